@@ -1,0 +1,216 @@
+"""Every knob of the workflow as frozen dataclasses, one docstring line a field. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from repro.errors import BadInput, nearest
+
+Protocol = Literal["as_released", "corrected", "both"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which language model, and where its residual stream is read."""
+
+    name: str = "tiny"
+    """A preset (tiny, smollm2-135m, pythia-160m-deduped, gemma-2-2b), a hub id, or a folder."""
+    layer_index: int | None = None
+    """Block L whose output (resid_post) is read; the preset's layer if not given."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the forward pass; auto = the preset's."""
+    revision: str | None = None
+    """Hub revision to pin; recorded in the provenance."""
+    layer_convention: Literal["block_output", "hidden_states"] = "block_output"
+    """block_output = output of block L; hidden_states = hidden_states[L], the output of block L-1 (as released)."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which text, and how it becomes sequences of tokens."""
+
+    name: str = "tiny"
+    """tiny (bundled English), tiny-labels (bundled glosses), a hub data set, or a txt/jsonl/parquet file or folder."""
+    config: str | None = None
+    """Configuration (subset) of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    label_column: str | None = None
+    """Column that holds a class label, kept per document and per token."""
+    skip_documents: int = 0
+    """Documents to skip first, so that evaluation text is disjoint from training text."""
+    max_tokens: int = 100_000
+    """Tokens to collect, padding not counted."""
+    seq_len: int = 128
+    """Tokens per sequence."""
+    packing: bool = True
+    """Pack documents end to end (True), or one document a sequence, right-padded (False)."""
+    batch_size: int = 32
+    """Sequences per forward pass."""
+
+
+@dataclass(frozen=True)
+class CheckpointRoots:
+    """Where the checkpoints of one variant lie."""
+
+    name: str = ""
+    """Name of the variant in tables; the key of the entry if not given."""
+    roots: tuple[str, ...] = ()
+    """Folders that are searched for checkpoints."""
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """What evaluation computes, and on how many tokens."""
+
+    max_tokens: int = 10_000
+    """Tokens of the store that are evaluated."""
+    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
+    """Token positions that are not evaluated, out of pad, bos, eos, first; pad only = as released."""
+    max_norm_ratio: float | None = None
+    """Drop tokens whose norm exceeds this many median norms; none are dropped if not given."""
+    amortization_gap: bool = True
+    """Compute the amortization gap of the encoder's codes."""
+    probe_ks: tuple[int, ...] = (1, 2)
+    """Numbers of latents the sparse probes may use."""
+    bootstrap: int = 200
+    """Bootstrap resamples behind each 95 % interval."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of a workflow YAML: collect, index, evaluate and visualize read the same file."""
+
+    output_dir: str = "outputs"
+    """Folder for everything that is written."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The language model."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """The text."""
+    sae_checkpoints: Mapping[str, CheckpointRoots] = field(default_factory=dict)
+    """Checkpoint folders by variant."""
+    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
+    """Inference modes to evaluate."""
+    semi_steps: int = 30
+    """ISTA steps from the encoder's code (semi-amortized)."""
+    non_steps: int = 200
+    """ISTA steps from zero (non-amortized, as released; corrected mode solves to a certified gap)."""
+    target_dense_semi_non: float = 0.1
+    """Target density of the released lambda search (as released only; corrected matches the encoder's L0)."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Metrics."""
+    seed: int = 0
+    """Seed of every random draw."""
+    protocol: Protocol = "both"
+    """as_released, corrected, or both."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+
+
+def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """Build a (nested) config dataclass from YAML values; an unknown key or a wrong type raises BadInput."""
+    import types
+    import typing
+
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{where or 'the config'} must be a mapping of keys to values, not {type(values).__name__}.")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            raise BadInput(f"Unknown key '{path}'{nearest(str(key), known)}; known keys: {', '.join(known)}.")
+        out[key] = _convert(hints[key], value, path, types, typing)
+    return cls(**out)
+
+
+def _convert(hint: Any, value: Any, path: str, types: Any, typing: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return from_mapping(hint, value, path)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path, types, typing)
+    if origin is Literal:
+        if value not in args:
+            raise BadInput(f"{path} is '{value}'; it must be one of {', '.join(map(str, args))}.")
+        return value
+    if origin is tuple:
+        if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+            raise BadInput(f"{path} must be a list, not {value!r}.")
+        return tuple(_convert(args[0], v, f"{path}[{i}]", types, typing) for i, v in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise BadInput(f"{path} must be a mapping, not {value!r}.")
+        return {k: _convert(args[1], v, f"{path}.{k}", types, typing) for k, v in value.items()}
+    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise BadInput(f"{path} must be {hint.__name__}, not {value!r}.")
+    return value
+
+
+def load_yaml(cls: type, path: str | Path) -> Any:
+    """Read a YAML file into a config dataclass."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"No config file at {path}; give --config the path of a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    return from_mapping(cls, values)
+
+
+def digest(*parts: Any) -> str:
+    """A short stable hash of JSON-able values and dataclasses: the key of everything that is cached."""
+    text = json.dumps(parts, sort_keys=True, default=lambda o: dataclasses.asdict(o) if dataclasses.is_dataclass(o) else str(o))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file, read in blocks."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomically(path: str | Path, write: Any) -> Path:
+    """Call write(temporary path in the same folder), then rename it to `path`: no half-written file has a final name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.draft{path.suffix}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def repo_root() -> Path:
+    """The checkout that holds data/ and notebooks/ (this package is installed from it with pip install -e)."""
+    return Path(__file__).resolve().parent.parent
+
+
+def cache_dir() -> Path:
+    """Where prepared data goes: $REPRO_CACHE, or data/cache in the checkout."""
+    return Path(os.environ.get("REPRO_CACHE") or repo_root() / "data" / "cache")
