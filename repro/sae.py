@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+import copy
+from dataclasses import KW_ONLY, asdict, dataclass, field
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,34 @@ class Config:
     """Width of the activations."""
     m: int
     """Number of latents."""
+    _: KW_ONLY
+    centred: bool = True
+    """Is b_dec subtracted from the input before the encoder?"""
+    normalisation: Literal["none", "unit_norm", "sqrt_d_norm", "layer_norm"] = "none"
+    """What is done to each token first and undone on the reconstruction: norm 1, norm sqrt(d), or mean 0 and std 1."""
+
+    def __post_init__(self) -> None:
+        if self.d < 1 or self.m < 1:
+            raise BadInput(f"An SAE needs d >= 1 and m >= 1, not d = {self.d}, m = {self.m}.")
+        if self.normalisation not in ("none", *_MOMENTS):
+            raise BadInput(f"normalisation is '{self.normalisation}'; it must be one of none, {', '.join(_MOMENTS)}.")
+
+
+def _unit_norm(x: Tensor) -> tuple[Tensor | float, Tensor]:
+    return 0.0, x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+
+
+def _sqrt_d_norm(x: Tensor) -> tuple[Tensor | float, Tensor]:
+    return 0.0, x.norm(dim=-1, keepdim=True) / x.shape[-1] ** 0.5
+
+
+def _layer_norm(x: Tensor) -> tuple[Tensor | float, Tensor]:
+    return x.mean(-1, keepdim=True), x.std(-1, keepdim=True)  # unbiased, as SAELens and OpenAI compute it
+
+
+# x [n, d] -> (shift, scale) of each token; the normalised token is (x - shift) / scale
+_MOMENTS = {"unit_norm": _unit_norm, "sqrt_d_norm": _sqrt_d_norm, "layer_norm": _layer_norm}
+_EPS = {"layer_norm": 1e-5}  # added to the scale going in, not coming out
 
 
 @dataclass
@@ -47,12 +76,13 @@ class SAE(nn.Module):
 
     name: ClassVar[str] = ""
     Config: ClassVar[type[Config]] = Config
-    centred: bool = True  # is b_dec subtracted before the encoder?
+    per_latent: ClassVar[tuple[str, ...]] = ("b_enc",)
+    """Tensors [m] in units of the code, which scale with it."""
+    latents_compete: ClassVar[bool] = False
+    """Are codes of different latents compared with each other (top-k)? Then their scales matter."""
 
     def __init__(self, config: Any, source: Source | None = None):
         super().__init__()
-        if config.d < 1 or config.m < 1:
-            raise BadInput(f"An SAE needs d >= 1 and m >= 1, not d = {config.d}, m = {config.m}.")
         self.config = config
         self.source = source or Source(family=self.name)
         d, m = config.d, config.m
@@ -71,12 +101,27 @@ class SAE(nn.Module):
         return self.activate(pre)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Input in the units that the encoder was trained on; per-token normalisations override this."""
-        return x
+        """Input in the units that the encoder was trained on (config.normalisation), [n, d]."""
+        if self.config.normalisation == "none":
+            return x
+        shift, scale = _MOMENTS[self.config.normalisation](x)
+        return (x - shift) / (scale + _EPS.get(self.config.normalisation, 0.0))
 
     def denormalise(self, x_hat: Tensor, x: Tensor | None) -> Tensor:
-        """Undo `normalise` on a reconstruction; x is the raw input it depends on."""
-        return x_hat
+        """Undo `normalise` on a reconstruction; x is the raw input it depends on. BadInput if that is missing."""
+        if self.config.normalisation == "none":
+            return x_hat
+        if x is None:
+            raise BadInput(
+                f"This SAE normalises each token ({self.config.normalisation}): call decode(z, x) with its input."
+            )
+        shift, scale = _MOMENTS[self.config.normalisation](x)
+        return x_hat * scale + shift
+
+    @property
+    def centred(self) -> bool:
+        """Is b_dec subtracted before the encoder?"""
+        return self.config.centred
 
     # --- what everybody calls -----------------------------------------------------------------
     def pre(self, x: Tensor) -> Tensor:
@@ -101,9 +146,14 @@ class SAE(nn.Module):
         return self.normalise(x) - self.b_dec
 
     @torch.no_grad()
-    def encode_sparse(self, x: Tensor, block: int = 4096) -> SparseCodes:
-        """encode, block by block, kept as nonzeros: never holds more than block x m numbers."""
+    def encode_sparse(self, x: Tensor, block: int | None = None) -> SparseCodes:
+        """encode, `block` rows at a time, kept as nonzeros: never holds more than a few times block x m numbers.
+
+        Without `block`, about 2^25 numbers (128 MiB). It changes the result only of an SAE that selects over each
+        batch (eval_activation = "batch_topk").
+        """
         self.check_input(x)
+        block = block or max(1, 2**25 // self.config.m)
         parts = [SparseCodes.from_dense(self.encode(x[i : i + block])) for i in range(0, max(len(x), 1), block)]
         return SparseCodes.cat(parts)
 
@@ -117,6 +167,30 @@ class SAE(nn.Module):
         if not torch.isfinite(x).all():
             rows = int((~torch.isfinite(x).all(1)).sum())
             raise BadInput(f"{rows} of {len(x)} activations hold NaN or Inf; collect again in float32 or bfloat16.")
+
+    @torch.no_grad()
+    def renormalised(self) -> SAE:
+        """The same SAE with unit atoms: codes scale by the old norms, reconstructions stay as they are.
+
+        Exact wherever each latent decides by itself; for the top-k families another scale means another
+        selection, so they raise BadInput unless their atoms have unit norm already (to 1e-3).
+        """
+        norms = self.W_dec.norm(dim=1)
+        norms = torch.where(norms > 0, norms, torch.ones_like(norms))
+        if self.latents_compete:
+            worst = (norms - 1).abs().max().item()
+            if worst > 1e-3:
+                raise BadInput(
+                    f"Atoms of this {self.name} SAE are off unit norm by up to {worst:.2g}, and rescaling them would "
+                    "change which latents are selected: use it as it is."
+                )
+            norms = torch.ones_like(norms)
+        out = copy.deepcopy(self)
+        out.W_dec.div_(norms[:, None])
+        out.W_enc.mul_(norms)
+        for name in self.per_latent:
+            getattr(out, name).mul_(norms)
+        return out
 
     def describe(self) -> dict[str, Any]:
         """Variant, config and source as plain values."""

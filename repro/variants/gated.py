@@ -1,0 +1,32 @@
+"""Gated: one path decides whether a latent fires, another how strongly (Rajamanoharan et al. 2024)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro import sae
+
+
+class Gated(sae.SAE):
+    """u = (x - b_dec) W_enc;  z = 1[u + gate_bias > 0] ReLU(exp(r_mag) u + mag_bias).
+
+    gate_bias, mag_bias, r_mag are [m]. `pre` gives u: the encoder has no bias of its own, so b_enc is a
+    buffer of zeros here, not a parameter.
+    """
+
+    name = "gated"
+    per_latent = ("b_enc", "gate_bias", "mag_bias")
+
+    def __init__(self, config: Any, source: sae.Source | None = None):
+        super().__init__(config, source)
+        del self.b_enc
+        self.register_buffer("b_enc", torch.zeros(config.m), persistent=False)
+        self.gate_bias = nn.Parameter(torch.zeros(config.m))
+        self.mag_bias = nn.Parameter(torch.zeros(config.m))
+        self.r_mag = nn.Parameter(torch.zeros(config.m))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        return (pre + self.gate_bias > 0) * (self.r_mag.exp() * pre + self.mag_bias).relu()

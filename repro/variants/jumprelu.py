@@ -1,0 +1,38 @@
+"""JumpReLU: a threshold of its own for every latent (Rajamanoharan et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from repro import sae
+
+
+@dataclass(frozen=True)
+class Config(sae.Config):
+    """Knobs of JumpReLU."""
+
+    centred: bool = False
+    """dictionary_learning and GemmaScope do not subtract b_dec; SAELens does."""
+
+
+class JumpReLU(sae.SAE):
+    """z = ReLU(pre 1[pre > threshold]), pre = x W_enc + b_enc, strictly above.
+
+    `threshold` [m] is the raw threshold (not its log), a parameter because training learns it (from 0.001, as
+    dictionary_learning starts); it may be negative, and then the outer ReLU decides.
+    """
+
+    name = "jumprelu"
+    per_latent = ("b_enc", "threshold")
+    Config: ClassVar[type[sae.Config]] = Config
+
+    def __init__(self, config: Any, source: sae.Source | None = None):
+        super().__init__(config, source)
+        self.threshold = nn.Parameter(torch.full((config.m,), 0.001))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        return (pre * (pre > self.threshold)).relu()

@@ -1,0 +1,32 @@
+"""Standard: ReLU latents, with the decoder bias subtracted first, and the older form without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from repro import sae
+
+
+class Standard(sae.SAE):
+    """z = ReLU((x - b_dec) W_enc + b_enc): dictionary_learning's AutoEncoder, SAELens's standard.
+
+    Atoms keep the norms that the file gives them (StandardTrainerAprilUpdate leaves them free);
+    `renormalised` gives the same reconstruction with unit atoms.
+    """
+
+    name = "standard"
+
+
+@dataclass(frozen=True)
+class UncentredConfig(sae.Config):
+    """Knobs of the un-centred form."""
+
+    centred: bool = False
+    """b_dec is only added on decoding."""
+
+
+class StandardUncentred(Standard):
+    """z = ReLU(x W_enc + b_enc): dictionary_learning's AutoEncoderNew."""
+
+    name = "standard_uncentred"
+    Config = UncentredConfig
