@@ -1,0 +1,15 @@
+"""Certified sparse inference: problems, solvers, and the one loop that runs them.
+
+    problem = Lasso(x, atoms, lam, nonneg=True)
+    solution = solve(problem, "auto", tol=1e-4)       # codes, objective, dual, gap, steps, converged
+    solve(problem, "ista", z0=z, max_steps=30, tol=None)  # exactly 30 published steps from z
+
+Adding a solver is one file with a frozen dataclass (`init`, `step`) and one entry of SOLVERS.
+"""
+
+from repro.solvers.fista import Fista
+from repro.solvers.ista import Ista
+from repro.solvers.loop import SOLVERS, solve
+from repro.solvers.problem import Lasso, Solution
+
+__all__ = ["SOLVERS", "Fista", "Ista", "Lasso", "Solution", "solve"]

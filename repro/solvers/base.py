@@ -1,0 +1,78 @@
+"""What a solver is: a frozen dataclass with `init` and `step`, and the state that it advances in place."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from repro.codes import SparseCodes
+from repro.objective import Certificate, certify
+from repro.solvers.problem import Lasso
+
+
+class State(Protocol):
+    """The rows still being solved: their codes, what is proven about them, and how to drop finished rows."""
+
+    def codes(self) -> SparseCodes: ...
+
+    def certificate(self) -> Certificate: ...
+
+    def keep(self, rows: Tensor) -> None: ...
+
+
+S = TypeVar("S", bound=State)
+
+
+class Solver(Protocol[S]):
+    """`init` builds the state of one block of rows from z0 (dense [b, m], or None for zero); `step` advances it."""
+
+    name: ClassVar[str]
+    check_every: ClassVar[int]  # steps between two certificates while a tolerance is asked for
+    default_max_steps: ClassVar[int]
+
+    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None) -> S: ...
+
+    def step(self, state: S) -> None: ...
+
+
+class DenseState:
+    """Dense codes z [b, m] of a block, the residual buffer r [b, d], and what else a first-order step needs."""
+
+    def __init__(self, problem: Lasso, z0: Tensor | SparseCodes | None):
+        self.problem = problem
+        if z0 is None:
+            self.z = torch.zeros(problem.n, problem.m, dtype=problem.x.dtype, device=problem.device)
+        else:
+            self.z = z0.to_dense() if isinstance(z0, SparseCodes) else z0.clone()
+        self.r = torch.empty_like(problem.x)
+
+    def codes(self) -> SparseCodes:
+        return SparseCodes.from_dense(self.z)
+
+    def certificate(self) -> Certificate:
+        p = self.problem
+        return certify(p.x, self.z, p.atoms, p.lam, p.nonneg)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the rows where the mask `rows` [b] is False."""
+        b = len(rows)
+        self.problem = self.problem[rows]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == b:
+                setattr(self, name, value[rows])
+
+
+def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float) -> None:
+    """y <- prox_{step lam}(y + step (x - y D) D^T), in place: two matrix products and one or two passes over y.
+
+    r [b, d] is overwritten with the residual at the y that came in.
+    """
+    torch.addmm(problem.x, y, problem.atoms, alpha=-1, out=r)
+    y.addmm_(r, problem.atoms.T, alpha=step)
+    t = problem.lam_column * step
+    if problem.nonneg:
+        y.sub_(t).clamp_min_(0)
+    else:
+        y.copy_(y - y.clamp(-t, t))  # soft thresholding

@@ -1,0 +1,139 @@
+"""Lasso, the problem that every solver takes, and Solution, what `solve` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from repro.codes import SparseCodes
+from repro.errors import BadInput
+from repro.objective import lipschitz
+
+LARGEST_NORM = 1e15
+"""Rows of x and atoms beyond this norm are refused: their squares leave float32."""
+
+
+@dataclass(frozen=True)
+class Lasso:
+    """min over z of 1/2 ||x - z @ atoms||^2 + lam ||z||_1, row by row, z >= 0 if nonneg.
+
+    x [n, d] and atoms [m, d] share a dtype (float32 or float64; half precision is raised to float32) and a device.
+    lam is a number or a tensor [n] (kept in float64). `L` may carry `objective.lipschitz(atoms)` where it is known already; else it is
+    computed when a solver first needs it. Raises BadInput for shapes that do not fit, NaN, Inf and negative lam.
+    """
+
+    x: Tensor
+    atoms: Tensor
+    lam: float | Tensor
+    nonneg: bool = True
+    L: float | None = None
+
+    def __post_init__(self) -> None:
+        x, atoms = self._matrix(self.x, "x"), self._matrix(self.atoms, "atoms")
+        if x.shape[1] != atoms.shape[1]:
+            raise BadInput(
+                f"x has width {x.shape[1]} and the atoms have width {atoms.shape[1]}; both are rows of the same space "
+                "(atoms [m, d], as W_dec)."
+            )
+        if len(atoms) == 0 or atoms.shape[1] == 0:
+            raise BadInput(
+                f"A dictionary needs at least one atom of width at least one, not shape {tuple(atoms.shape)}."
+            )
+        if x.device != atoms.device or x.dtype != atoms.dtype:
+            raise BadInput(
+                f"x is {x.dtype} on {x.device} and the atoms are {atoms.dtype} on {atoms.device}; move them together "
+                "with .to()."
+            )
+        lam = self.lam
+        if isinstance(lam, Tensor):
+            lam = lam.detach().to(device=x.device, dtype=torch.float64)
+            if lam.ndim > 0:
+                if lam.numel() not in (1, len(x)):
+                    raise BadInput(
+                        f"lam must be a number or one value per row ({len(x)}), not shape {tuple(lam.shape)}."
+                    )
+                lam = lam.reshape(-1).expand(len(x))
+            else:
+                lam = float(lam)
+        values = torch.as_tensor(lam, dtype=torch.float64)
+        if not bool((torch.isfinite(values) & (values >= 0)).all()):
+            raise BadInput("lam must be finite and at least 0.")
+        for name, value in (("x", x), ("atoms", atoms), ("lam", lam)):
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def _matrix(t: Tensor, name: str) -> Tensor:
+        if not isinstance(t, Tensor) or t.ndim != 2:
+            shape = tuple(t.shape) if hasattr(t, "shape") else type(t).__name__
+            raise BadInput(f"{name} must be a tensor of two dimensions ([n, d] and [m, d]), not {shape}.")
+        if not t.is_floating_point():
+            raise BadInput(f"{name} must hold floating-point numbers, not {t.dtype}; use .float().")
+        t = t.detach()
+        if t.dtype not in (torch.float32, torch.float64):
+            t = t.float()
+        if not bool(torch.isfinite(t).all()):
+            rows = int((~torch.isfinite(t).all(1)).sum())
+            raise BadInput(f"{rows} of the {len(t)} rows of {name} hold NaN or Inf; drop them or collect them again.")
+        if len(t) and t.dtype == torch.float32 and float(t.abs().amax()) > LARGEST_NORM:
+            raise BadInput(
+                f"{name} holds values beyond {LARGEST_NORM:.0e}, whose squares leave float32; divide {name} and lam "
+                "by a common scale or use float64."
+            )
+        return t
+
+    @property
+    def n(self) -> int:
+        return self.x.shape[0]
+
+    @property
+    def m(self) -> int:
+        return self.atoms.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.x.device
+
+    @property
+    def lipschitz(self) -> float:
+        """||D||_2^2, exact; computed once a problem."""
+        if self.L is None:
+            object.__setattr__(self, "L", lipschitz(self.atoms))
+        assert self.L is not None
+        return self.L
+
+    @property
+    def lam_column(self) -> Tensor:
+        """lam as [n, 1] (or [1, 1])."""
+        return torch.as_tensor(self.lam, dtype=self.x.dtype, device=self.device).reshape(-1, 1)
+
+    def __getitem__(self, rows: slice | Tensor) -> Lasso:
+        """The same problem for some rows; nothing is validated or computed again."""
+        part = object.__new__(Lasso)
+        lam = self.lam[rows] if isinstance(self.lam, Tensor) else self.lam
+        values = {"x": self.x[rows], "atoms": self.atoms, "lam": lam, "nonneg": self.nonneg, "L": self.L}
+        for name, value in values.items():
+            object.__setattr__(part, name, value)
+        return part
+
+    def with_lam(self, lam: float | Tensor) -> Lasso:
+        """The same x and atoms at another lam."""
+        return replace(self, lam=lam)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Codes with a proof: for every row, dual <= optimum <= objective, and gap = objective - dual.
+
+    objective, dual, gap: float64 [n]. steps: int64 [n], steps taken (iterations; outer passes of working_set).
+    converged: bool [n], the gap met `tol`; all False where no tolerance was asked for, unless the gap is 0.
+    """
+
+    codes: SparseCodes
+    objective: Tensor
+    dual: Tensor
+    gap: Tensor
+    steps: Tensor
+    converged: Tensor
+    solver: str = ""
