@@ -1,0 +1,325 @@
+"""Activations on disk: open a file, choose which tokens count, stream them in order or shuffled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.config import file_sha256
+from repro.errors import BadInput, nearest
+
+EXCLUDE = ("pad", "bos", "eos", "first")
+WINDOW_BYTES = 2**30  # shuffled reading stays inside a window of this size, so that the page cache can hold it
+RUN = 64  # neighbouring rows that enter a window together, so that a disk reads long stretches
+
+
+def window_runs(d: int) -> int:
+    """Runs that are shuffled together, for float32 rows of width d."""
+    return max(1024, WINDOW_BYTES // (4 * d * RUN))
+
+
+@dataclass(frozen=True)
+class Files:
+    """The names of the files that belong to one activation file."""
+
+    acts: Path
+
+    @property
+    def side(self) -> dict[str, Path]:
+        """Role -> path of the files beside the activations, in the order in which they are put in place."""
+        stem = self.acts.stem
+        names = {
+            "mask": f"{stem}.mask.npy",
+            "tokens": f"{stem.replace('acts_', 'tokens_', 1)}.npy",
+            "docs": f"{stem}.docs.npy",
+            "norms": f"{stem}.norms.npy",
+            "labels": f"{stem}.labels.npy",
+        }
+        return {role: self.acts.with_name(name) for role, name in names.items() if name != self.acts.name}
+
+    @property
+    def json(self) -> Path:
+        """Provenance; its presence says that all the others are complete."""
+        return self.acts.with_suffix(".json")
+
+
+@dataclass
+class Batch:
+    """Some rows: x [n, d] float32, docs [n] and index [n] int64 (document id; flat position in the store)."""
+
+    x: Tensor
+    docs: Tensor
+    index: Tensor
+
+
+@dataclass
+class ActivationStore:
+    """Memory-mapped activations x [S, T, d] with, per position, mask, tokens, docs [S, T]; labels [n_docs]."""
+
+    path: Path
+    x: np.ndarray
+    mask: np.ndarray
+    docs: np.ndarray
+    tokens: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    norms: np.ndarray | None = None
+    flat: bool = False
+
+    @property
+    def d(self) -> int:
+        """Width of the activations."""
+        return int(self.x.shape[-1])
+
+    def select(self, exclude: Sequence[str] = EXCLUDE, max_norm_ratio: float | None = None) -> Rows:
+        """The tokens that count, as rows.
+
+        pad = what the mask says; bos, eos = by token id (eos includes the token between packed documents);
+        first = column 0 of each sequence, where models without a BOS token put their attention sink.
+        max_norm_ratio drops tokens whose norm is more than this many times the median norm of the tokens that are
+        left by then. What a file cannot tell (token ids of a bare .npy, sequences of an [n, d] file) is not
+        excluded; `Rows.describe()["ignored"]` names it. Raises BadInput when nothing is left or values are not finite.
+        """
+        for word in exclude:
+            if word not in EXCLUDE:
+                raise BadInput(f"Cannot exclude '{word}'{nearest(word, EXCLUDE)}; choose from {', '.join(EXCLUDE)}.")
+        if max_norm_ratio is not None and not max_norm_ratio > 0:
+            raise BadInput(f"max_norm_ratio must be positive, not {max_norm_ratio}.")
+        keep = np.ones(self.mask.shape, bool)
+        dropped: dict[str, int] = {}
+        ignored: list[str] = []
+        for word in (w for w in EXCLUDE if w in exclude):
+            drop = self._positions(word)
+            if drop is None:
+                ignored.append(word)
+                continue
+            dropped[word] = int((keep & drop).sum())
+            keep &= ~drop
+        index = np.flatnonzero(keep)
+        if not index.size:
+            raise BadInput(f"No token of {self.path.name} is left after excluding {', '.join(exclude)}; exclude less.")
+        norms = self._norms(index)
+        if not np.isfinite(norms).all():
+            bad = int((~np.isfinite(norms)).sum())
+            raise BadInput(f"{self.path} holds NaN or infinite values in {bad} tokens; collect it again in float32.")
+        if max_norm_ratio is not None:
+            small = norms <= max_norm_ratio * float(np.median(norms))
+            dropped["norm"] = int((~small).sum())
+            index, norms = index[small], norms[small]
+            if not index.size:
+                raise BadInput(f"max_norm_ratio {max_norm_ratio} drops every token of {self.path.name}; raise it.")
+        description = {
+            "file": self.path.name,
+            "exclude": [w for w in EXCLUDE if w in exclude],
+            "ignored": ignored,
+            "max_norm_ratio": max_norm_ratio,
+            "positions": int(self.mask.size),
+            "kept": int(index.size),
+            "dropped": dropped,
+            "norm_median": float(np.median(norms)),
+            "norm_max": float(norms.max()),
+        }
+        return Rows(self, index, description)
+
+    def _positions(self, word: str) -> np.ndarray | None:
+        """Which positions [S, T] are of this kind; None where the file cannot tell."""
+        if word == "pad":
+            return ~self.mask
+        if word == "first":
+            if self.flat:
+                return None
+            drop = np.zeros(self.mask.shape, bool)
+            drop[:, 0] = True
+            return drop
+        if self.tokens is None:
+            return None
+        ids = self.meta.get("special_ids", {}).get(word, [])
+        return np.isin(self.tokens, ids) & self.mask
+
+    def _norms(self, index: np.ndarray) -> np.ndarray:
+        """Euclidean norms [n] of rows, from the file beside the activations or by reading them."""
+        if self.norms is not None:
+            return self.norms.reshape(-1)[index]
+        rows = Rows(self, index, {})
+        return torch.cat([torch.linalg.vector_norm(x, dim=1) for x in rows.blocks(16384)]).numpy()
+
+
+@dataclass
+class Rows:
+    """The chosen tokens of a store as rows [n, d]; nothing is read before it is asked for."""
+
+    store: ActivationStore
+    index: np.ndarray
+    description: dict[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return int(self.index.size)
+
+    @property
+    def d(self) -> int:
+        """Width of a row."""
+        return self.store.d
+
+    @property
+    def docs(self) -> np.ndarray:
+        """Document id [n] of each row."""
+        return self.store.docs.reshape(-1)[self.index]
+
+    def describe(self) -> dict[str, Any]:
+        """What was excluded and how much of it (each token counted once, in the order pad, bos, eos, first, norm)."""
+        return dict(self.description)
+
+    def read(self, rows: np.ndarray | slice) -> Tensor:
+        """Rows by number, in the order given -> float32 [k, d]."""
+        x = self.store.x.reshape(-1, self.d)
+        return torch.from_numpy(np.ascontiguousarray(x[self.index[rows]], dtype=np.float32))
+
+    def blocks(self, size: int = 8192) -> Iterator[Tensor]:
+        """All rows in order, in float32 blocks [<= size, d]."""
+        for i in range(0, self.n, size):
+            yield self.read(slice(i, i + size))
+
+    def batches(self, batch_size: int, seed: int, start_batch: int = 0) -> Iterator[Tensor]:
+        """Endless shuffled float32 batches [batch_size, d]; every epoch holds each row once (a batch may span two).
+
+        The same seed gives the same batches; start_batch resumes without reading what went before. Up to 1 GB of
+        rows are shuffled uniformly. A larger store is shuffled in two levels: runs of 64 neighbouring rows are dealt
+        at random into windows of 1 GB, and rows are shuffled within each window; reading stays fast on a disk.
+        """
+        if batch_size < 1:
+            raise BadInput(f"batch_size must be at least 1, not {batch_size}.")
+        position = start_batch * batch_size
+        parts: list[np.ndarray] = []
+        wanted = batch_size
+        for order in self._orders(seed, position):
+            while order.size:
+                parts.append(order[:wanted])
+                wanted -= parts[-1].size
+                order = order[parts[-1].size :]
+                if not wanted:
+                    yield self.read(np.concatenate(parts))
+                    parts, wanted = [], batch_size
+
+    def _orders(self, seed: int, position: int) -> Iterator[np.ndarray]:
+        """Row numbers in shuffled order from a position of the endless sequence on, a window at a time."""
+        runs = -(-self.n // RUN)
+        runs_per_window = window_runs(self.d)
+        epoch, start = divmod(position, self.n)
+        while True:
+            deal = np.random.default_rng((seed, epoch, 0)).permutation(runs)
+            for w, i in enumerate(range(0, runs, runs_per_window)):
+                members = np.sort(deal[i : i + runs_per_window])
+                size = members.size * RUN - (runs * RUN - self.n if members[-1] == runs - 1 else 0)
+                if start >= size:
+                    start -= size
+                    continue
+                rows = (members[:, None] * RUN + np.arange(RUN)).reshape(-1)[:size]  # only the last run is short
+                yield np.random.default_rng((seed, epoch, 1 + w)).permutation(rows)[start:]
+                start = 0
+            epoch += 1
+
+    def take(self, n: int, seed: int | None = None) -> Batch:
+        """min(n, self.n) rows in file order: the first ones, or with a seed a uniform sample without replacement."""
+        if n < 1:
+            raise BadInput(f"Ask for at least one token, not {n}.")
+        n = min(n, self.n)
+        if seed is None or n == self.n:
+            rows = np.arange(n)
+        else:
+            rows = np.sort(np.random.default_rng(seed).choice(self.n, n, replace=False))
+        index = self.index[rows]
+        docs = self.store.docs.reshape(-1)[index]
+        return Batch(self.read(rows), torch.from_numpy(docs.astype(np.int64)), torch.from_numpy(index.astype(np.int64)))
+
+
+def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
+    """Open collected activations, or any float .npy of shape [n, d] or [S, T, d], without reading them into memory.
+
+    A folder stands for the one acts_layer*.npy in it. A collected file is checked against its provenance (shapes,
+    bytes; with verify also every sha256). A bare .npy has only real tokens; its documents are its sequences (or rows).
+    Raises BadInput when the file is missing, cut off, incomplete, of another shape, or not made of floats.
+    """
+    files = Files(_find(Path(path)))
+    x = _map(files.acts)
+    if x.dtype.kind != "f" or x.ndim not in (2, 3) or not x.size or not x.flags.c_contiguous:
+        raise BadInput(
+            f"{files.acts} must hold floats of shape [n, d] or [sequences, seq_len, d] in C order, "
+            f"not {x.dtype} {list(x.shape)}."
+        )
+    flat = x.ndim == 2
+    if flat:
+        x = x.reshape(len(x), 1, -1)
+    if not files.json.is_file():
+        if any(p.is_file() for p in files.side.values()):
+            raise BadInput(
+                f"{files.json.name} is missing beside {files.acts}: run `repro collect` again to complete it."
+            )
+        docs = np.broadcast_to(np.arange(len(x), dtype=np.int32)[:, None], x.shape[:2])
+        return ActivationStore(files.acts, x, np.ones(x.shape[:2], bool), docs, flat=flat)
+
+    meta = _provenance(files)
+    for name, known in meta["files"].items():
+        file = files.acts.with_name(name)
+        if not file.is_file() or file.stat().st_size != known["bytes"]:
+            raise BadInput(f"{file} is missing or cut off (its provenance says {known['bytes']} bytes): collect again.")
+        if verify and file_sha256(file) != known["sha256"]:
+            raise BadInput(f"{file} has changed since it was collected (sha256 differs): collect again.")
+    side = {role: _map(p) for role, p in files.side.items() if p.name in meta["files"]}
+    per_position = [side[role] for role in ("mask", "tokens", "docs", "norms")]
+    if list(x.shape) != meta["shape"] or any(a.shape != x.shape[:2] for a in per_position):
+        raise BadInput(f"{files.acts} has shape {list(x.shape)}, its provenance or side files another: collect again.")
+    return ActivationStore(
+        files.acts,
+        x,
+        side["mask"],
+        side["docs"],
+        side["tokens"],
+        side.get("labels"),
+        tuple(meta.get("label_names", ())),
+        meta,
+        side["norms"],
+    )
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        found = [p for p in sorted(path.glob("acts_layer*.npy")) if p.stem.removeprefix("acts_layer").isdecimal()]
+        if len(found) != 1:
+            names = ", ".join(p.name for p in found) or "none"
+            raise BadInput(f"{path} must hold one acts_layer*.npy to be named as a folder; it has: {names}.")
+        return found[0]
+    if not path.is_file():
+        raise BadInput(f"No activations at {path}; `repro collect` writes them.")
+    if path.suffix != ".npy":
+        raise BadInput(f"{path} is not a .npy file; give activations saved with numpy.save.")
+    return path
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadInput(
+            f"{path} is not a complete .npy file ({' '.join(str(error).split())}): write it again."
+        ) from None
+
+
+def _provenance(files: Files) -> dict[str, Any]:
+    try:
+        meta = json.loads(files.json.read_text())
+        needed = {"shape", "files", "special_ids"} - set(meta)
+    except (ValueError, TypeError):
+        needed = {"valid JSON"}
+    if needed:
+        raise BadInput(f"{files.json} is not the provenance of collected activations (no {', '.join(sorted(needed))}).")
+    return meta
