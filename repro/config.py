@@ -183,7 +183,9 @@ def load_yaml(cls: type, path: str | Path) -> Any:
 
 def digest(*parts: Any) -> str:
     """A short stable hash of JSON-able values and dataclasses: the key of everything that is cached."""
-    text = json.dumps(parts, sort_keys=True, default=lambda o: dataclasses.asdict(o) if dataclasses.is_dataclass(o) else str(o))
+    text = json.dumps(
+        parts, sort_keys=True, default=lambda o: dataclasses.asdict(o) if dataclasses.is_dataclass(o) else str(o)
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

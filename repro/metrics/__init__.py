@@ -1,0 +1,93 @@
+"""What codes are judged by: `evaluate_codes` for one set of tokens, and the records that add up over many."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.codes import SparseCodes
+from repro.errors import BadInput
+from repro.metrics.absorption import absorption
+from repro.metrics.firing import Firing, Moments
+from repro.metrics.probing import Probe, norm_label, pool, probe
+from repro.metrics.reconstruction import Reconstruction, fve
+from repro.sae import SAE
+
+METRICS = {"reconstruction": Reconstruction, "firing": Firing}
+"""Streaming metrics: frozen records of sums with of(batch), +, − and value()."""
+
+
+def evaluate_codes(
+    x: Tensor,
+    codes: SparseCodes,
+    sae: SAE,
+    labels: Tensor | None = None,
+    protocol: str = "corrected",
+    *,
+    docs: Tensor | None = None,
+    train: Tensor | None = None,
+    ks: Sequence[int] = (1, 2),
+) -> dict[str, float]:
+    """All metrics of codes z of activations x [n, d] under one protocol.
+
+    as_released: x̂ = z @ W_dec without b_dec and with signed z; firing and probes on max(z, 0); the label is
+    1[‖x‖ > median]; ordered, fitted and scored on the same tokens.
+    corrected: the full decoder; `labels` are classes of tokens [n], or of documents [n_docs] when `docs [n]`
+    numbers the document of each token (codes are then averaged over a document); every class against the rest,
+    ordered and fitted where `train` is True, scored elsewhere, mean over classes. Without labels the released
+    label is used, held out: tokens of the first half train.
+    """
+    if protocol not in ("as_released", "corrected"):
+        raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
+    if len(x) != len(codes):
+        raise BadInput(f"There are {len(x)} activations but {len(codes)} codes; pass the codes of these activations.")
+    released = protocol == "as_released"
+    x_hat = codes.decode(sae.W_dec.detach()) if released else sae.decode(codes, x).detach()
+    out = Reconstruction.of(x, x_hat).value() | Firing.of(codes).value()
+    if released:
+        return out | probe_metrics(codes, norm_label(x), None, ks)[0]
+    if labels is None:
+        labels, docs = norm_label(x), None
+    if docs is not None:
+        codes = pool(codes, docs)
+    if train is None:
+        train = torch.arange(len(codes)) < len(codes) // 2
+    return out | probe_metrics(codes, labels, train, ks)[0]
+
+
+def probe_metrics(
+    codes: SparseCodes, labels: Tensor, train: Tensor | None, ks: Sequence[int]
+) -> tuple[dict[str, float], list[Probe]]:
+    """F1@k, dF1 = F1@2 − F1@1, absorption with its null and r_main: mean over the classes in `labels [n]`.
+
+    Two classes are one binary label; more are taken one against the rest.
+    """
+    if len(labels) != len(codes):
+        raise BadInput(f"There are {len(labels)} labels for {len(codes)} rows of codes; give one label a row.")
+    classes = [1] if int(labels.max()) <= 1 else sorted(int(c) for c in labels.unique())
+    probes, rows = [], []
+    scored = torch.ones(len(labels), dtype=torch.bool) if train is None else ~train.cpu()
+    for c in classes:
+        y = (labels == c).long()
+        p = probe(codes, y, sorted({*ks, 1, 2}), train)
+        on = scored.to(codes.values.device)
+        row = {f"F1@{k}": v for k, v in p.f1.items()} | {"dF1": p.f1[2] - p.f1[1], "r_main": p.r_main}
+        rows.append(row | absorption(codes[on], y.to(on.device)[on], p.order))
+        probes.append(p)
+    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, probes
+
+
+__all__ = [
+    "METRICS",
+    "Firing",
+    "Moments",
+    "Reconstruction",
+    "evaluate_codes",
+    "fve",
+    "norm_label",
+    "pool",
+    "probe_metrics",
+]

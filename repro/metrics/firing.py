@@ -1,0 +1,99 @@
+"""How often latents fire: L0, dead and dense latents, and the moments that probes are ordered by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from repro.codes import SparseCodes
+
+DEAD_RATE = 1e-6  # a latent is dead if it fires on at most this share of the evaluated tokens (released code)
+
+
+@dataclass(frozen=True)
+class Firing:
+    """Counts over tokens of positive codes, per latent. `a + b` is the record of both sets of tokens."""
+
+    n: int
+    fired: Tensor
+    """Tokens on which each latent is > 0, [m] int64."""
+    nonzeros: int
+    """Nonzero entries, of either sign: n · mean L0."""
+
+    @classmethod
+    def of(cls, codes: SparseCodes) -> Firing:
+        on = codes.values > 0
+        fired = torch.bincount(codes.indices[on], minlength=codes.m)
+        return cls(len(codes), fired, int((codes.values != 0).sum()))
+
+    def __add__(self, other: Firing) -> Firing:
+        return Firing(self.n + other.n, self.fired + other.fired, self.nonzeros + other.nonzeros)
+
+    def __sub__(self, other: Firing) -> Firing:
+        return Firing(self.n - other.n, self.fired - other.fired, self.nonzeros - other.nonzeros)
+
+    @property
+    def rate(self) -> Tensor:
+        """Firing rate of each latent, [m] float64."""
+        return self.fired.double() / max(self.n, 1)
+
+    def value(self) -> dict[str, float]:
+        """L0 = mean nonzeros a token; dead_rate, dense@0.1, dense@0.2 = shares of the m latents."""
+        rate = self.rate
+        return {
+            "L0": self.nonzeros / max(self.n, 1),
+            "dead_rate": float((rate <= DEAD_RATE).double().mean()),
+            "dense@0.1": float((rate >= 0.1).double().mean()),
+            "dense@0.2": float((rate >= 0.2).double().mean()),
+        }
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Σz, Σz², Σzy per latent over rows of positive codes, float64: all that ordering by correlation needs."""
+
+    n: int
+    z: Tensor
+    """Σ max(z, 0), [m]."""
+    zz: Tensor
+    """Σ max(z, 0)², [m]."""
+    zy: Tensor
+    """Σ max(z, 0)·y, [m]."""
+    y: float
+    """Σy of a label in {0, 1}."""
+
+    @classmethod
+    def of(cls, codes: SparseCodes, y: Tensor) -> Moments:
+        v = codes.values.clamp(min=0).double()
+        flat = codes.indices.flatten()
+
+        def by_latent(t: Tensor) -> Tensor:
+            return torch.zeros(codes.m, dtype=torch.float64, device=v.device).index_add_(0, flat, t.flatten())
+
+        y = y.double()
+        return cls(len(codes), by_latent(v), by_latent(v * v), by_latent(v * y[:, None]), float(y.sum()))
+
+    def __add__(self, other: Moments) -> Moments:
+        return Moments(self.n + other.n, self.z + other.z, self.zz + other.zz, self.zy + other.zy, self.y + other.y)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.z / max(self.n, 1)
+
+    @property
+    def std(self) -> Tensor:
+        """Population standard deviation of each latent, [m]."""
+        return (self.zz / max(self.n, 1) - self.mean.square()).clamp(min=0).sqrt()
+
+    def correlation(self) -> Tensor:
+        """Pearson r of each z-scored latent with y, with the released code's guards of 1e-6, [m]."""
+        p = self.y / max(self.n, 1)
+        covariance = self.zy / max(self.n, 1) - self.mean * p
+        scaled = self.std / (self.std + 1e-6)
+        return covariance / (self.std + 1e-6) / (scaled * ((p * (1 - p)) ** 0.5 + 1e-6) + 1e-6)
+
+    def order(self) -> Tensor:
+        """Latents by falling |r|, ties by index, [m]."""
+        return torch.argsort(-self.correlation().abs(), stable=True)

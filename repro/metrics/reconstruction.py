@@ -1,0 +1,51 @@
+"""How well codes reconstruct the activations: NMSE and FVE, as sums that add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Sums over tokens behind NMSE and FVE, float64. `a + b` is the record of both sets of tokens."""
+
+    n: int
+    sse: float
+    """Σ‖x − x̂‖²."""
+    sxx: float
+    """Σ‖x‖²."""
+    sx: Tensor
+    """Σx, [d]."""
+
+    @classmethod
+    def of(cls, x: Tensor, x_hat: Tensor) -> Reconstruction:
+        """x and x_hat [n, d]; squares are summed in float64, and x is shifted by nothing: n·‖mean‖² stays small enough."""
+        error = (x - x_hat).double()
+        wide = x.double()
+        return cls(len(x), float(error.square().sum()), float(wide.square().sum()), wide.sum(0))
+
+    def __add__(self, other: Reconstruction) -> Reconstruction:
+        return Reconstruction(self.n + other.n, self.sse + other.sse, self.sxx + other.sxx, self.sx + other.sx)
+
+    def __sub__(self, other: Reconstruction) -> Reconstruction:
+        return Reconstruction(self.n - other.n, self.sse - other.sse, self.sxx - other.sxx, self.sx - other.sx)
+
+    def value(self) -> dict[str, float]:
+        """NMSE = Σ‖x − x̂‖² / Σ‖x‖² (the paper's, uncentred); FVE = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ over these tokens."""
+        if self.n == 0:
+            return {"NMSE": float("nan"), "FVE": float("nan")}
+        centred = self.sxx - float(self.sx.square().sum()) / self.n
+        nan = float("nan")
+        return {
+            "NMSE": self.sse / self.sxx if self.sxx > 0 else nan,
+            "FVE": 1 - self.sse / centred if centred > 0 else nan,
+        }
+
+
+def fve(x: Tensor, x_hat: Tensor) -> float:
+    """Fraction of variance explained of one block, for progress bars and checks."""
+    with torch.no_grad():
+        return Reconstruction.of(x, x_hat).value()["FVE"]
