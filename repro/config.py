@@ -117,6 +117,104 @@ class RunConfig:
     """auto = cuda where there is one."""
 
 
+@dataclass(frozen=True)
+class Scale:
+    """One dial for everything an experiment needs; notebooks take its name and may change any field."""
+
+    name: str = "tiny"
+    """Name of the scale: where its tables lie under data/results/."""
+    model: str = "tiny"
+    """Language model (preset, hub id or folder)."""
+    layer: int | None = None
+    """Block whose output is read; the preset's if not given."""
+    dataset: str = "tiny"
+    """Text that activations are collected from; training tokens come first, evaluation tokens after them."""
+    labelled: str = "tiny-labels"
+    """Labelled documents for the probes."""
+    train_tokens: int = 200_000
+    """Tokens that SAEs are trained on."""
+    eval_tokens: int = 2_000
+    """Tokens of the corrected protocol, after the training tokens."""
+    released_tokens: int = 1_000
+    """Tokens of the as_released protocol (the first of the evaluation tokens; the paper took 10,000)."""
+    label_docs: int = 600
+    """Labelled documents: half order and fit the probes, half score them."""
+    seq_len: int = 128
+    """Tokens a sequence."""
+    m: int = 1024
+    """Latents of every SAE."""
+    steps: int = 500
+    """Training steps."""
+    batch_size: int = 1024
+    """Tokens a training step."""
+    lr: float | None = None
+    """Peak learning rate; grows as training gets shorter if not given (`training.recipe.Recipe.scaled`)."""
+    l1: tuple[float, ...] = (0.02, 0.06)
+    """L1 coefficients of the Standard SAEs."""
+    ks: tuple[int, ...] = (16, 32)
+    """k of the Top-K and BatchTopK SAEs."""
+    sweep_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50)
+    """ISTA steps of the semi sweep."""
+    max_norm_ratio: float | None = None
+    """Drop tokens whose norm exceeds this many medians, in training and evaluation."""
+    tol: float = 1e-3
+    """Relative duality gap of certified codes."""
+    bootstrap: int = 200
+    """Bootstrap resamples of the probes' intervals."""
+    seed: int = 0
+    """Seed of every random draw."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+
+
+SCALES: dict[str, Scale] = {
+    "tiny": Scale(),
+    "small": Scale(
+        name="small",
+        model="smollm2-135m",
+        train_tokens=1_000_000,
+        eval_tokens=10_000,
+        released_tokens=10_000,
+        label_docs=2_000,
+        m=4096,
+        steps=4_000,
+        batch_size=2048,
+        l1=(0.015, 0.03, 0.06),
+        ks=(20, 40, 80),
+        max_norm_ratio=5.0,
+    ),
+    "paper": Scale(
+        name="paper",
+        model="pythia-160m-deduped",
+        dataset="monology/pile-uncopyrighted",
+        train_tokens=500_000_000,
+        eval_tokens=10_000,
+        released_tokens=10_000,
+        label_docs=8_000,
+        seq_len=128,
+        m=16_384,
+        steps=244_140,
+        batch_size=2048,
+        lr=3e-4,
+        l1=(0.012, 0.015, 0.02, 0.03, 0.04, 0.06),
+        ks=(20, 40, 80, 160, 320, 640),
+        bootstrap=1000,
+    ),
+}
+
+
+def scale_of(name: str, **changes: Any) -> Scale:
+    """A scale by name with some fields changed; None leaves a field as it is. Raises BadInput for unknown names."""
+    if name not in SCALES:
+        raise BadInput(f"No scale '{name}'{nearest(name, SCALES)}; there are {', '.join(SCALES)}.")
+    known = [f.name for f in dataclasses.fields(Scale)]
+    for key in changes:
+        if key not in known:
+            raise BadInput(f"A scale has no '{key}'{nearest(key, known)}; it has {', '.join(known)}.")
+    given = {k: v for k, v in changes.items() if v is not None}
+    return from_mapping(Scale, dataclasses.asdict(SCALES[name]) | given)
+
+
 def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """Build a (nested) config dataclass from YAML values; an unknown key or a wrong type raises BadInput."""
     import types
@@ -137,7 +235,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
 
 def _convert(hint: Any, value: Any, path: str, types: Any, typing: Any) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return from_mapping(hint, value, path)
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in args:
@@ -183,9 +281,11 @@ def load_yaml(cls: type, path: str | Path) -> Any:
 
 def digest(*parts: Any) -> str:
     """A short stable hash of JSON-able values and dataclasses: the key of everything that is cached."""
-    text = json.dumps(
-        parts, sort_keys=True, default=lambda o: dataclasses.asdict(o) if dataclasses.is_dataclass(o) else str(o)
-    )
+
+    def plain(o: Any) -> Any:
+        return dataclasses.asdict(o) if dataclasses.is_dataclass(o) and not isinstance(o, type) else str(o)
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -196,7 +296,7 @@ def file_sha256(path: str | Path) -> str:
 
 
 def write_atomically(path: str | Path, write: Any) -> Path:
-    """Call write(temporary path in the same folder), then rename it to `path`: no half-written file has a final name."""
+    """Call write(temporary path in the same folder), then rename it: no half-written file has a final name."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.stem}.{os.getpid()}.draft{path.suffix}")

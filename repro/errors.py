@@ -9,7 +9,7 @@ class BadInput(ValueError):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """" (did you mean 'x'?)" for the closest known word, or an empty string."""
+    """ " (did you mean 'x'?)" for the closest known word, or an empty string."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean '{close[0]}'?)" if close else ""
 

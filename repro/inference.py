@@ -93,18 +93,23 @@ def infer(
         raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
     if lam is None and (mode != "amortized" or gap):
         lam = _default_lambda(sae, x, mode, protocol, steps, tol, variant)
+    problem = None if lam is None else Lasso(target, atoms, lam, nonneg)
+    taken = None
     if mode == "amortized":
         assert encoder is not None
-        codes, taken = encoder, None
+        codes = encoder
     elif mode == "non" and protocol == "corrected" and steps is None:
-        solution = solution or solve(Lasso(target, atoms, lam, nonneg), solver, tol=tol)
+        assert problem is not None
+        solution = solution or solve(problem, solver, tol=tol)
         codes, taken = solution.codes, int(solution.steps.max()) if len(x) else 0
     else:
+        assert problem is not None
         taken = steps if steps is not None else (SEMI_STEPS if mode == "semi" else NON_STEPS)
-        codes = solve(Lasso(target, atoms, lam, nonneg), _ista(atoms, protocol), encoder, taken, tol=None).codes
+        codes = solve(problem, _ista(atoms, protocol), encoder, taken, tol=None).codes
     lower = upper = objective = None
     if gap:
-        solution = solution or solve(Lasso(target, atoms, lam, nonneg), solver, z0=codes, tol=tol)
+        assert problem is not None and lam is not None
+        solution = solution or solve(problem, solver, z0=codes, tol=tol)
         objective = certify(target, codes, atoms, lam, nonneg).objective
         lower, upper = bracket(objective, solution.objective, solution.dual)
     x_hat = codes.decode(atoms) if protocol == "as_released" else sae.decode(codes, x)
@@ -145,9 +150,9 @@ def calibrate_lambda(
 ) -> float:
     """The lambda at which codes of x [n, d] have a mean L0 of target_l0, to a relative error of tol.
 
-    Bisection in log lambda between 1e-6 and 1 times the largest lambda_max, at the very steps that are used afterwards:
-    mode "semi" takes `steps` (30) ISTA steps from the encoder's code, "non" solves to `solve_tol` (or takes `steps` from
-    zero), warm-started from the last lambda. Raises BadInput for a target that no lambda reaches, and says why.
+    Bisection in log lambda between 1e-6 and 1 times the largest lambda_max, at the very steps that are used
+    afterwards: mode "semi" takes `steps` (30) ISTA steps from the encoder's code, "non" solves to `solve_tol` (or takes
+    `steps` from zero), warm-started from the last lambda. Raises BadInput for a target that no lambda reaches.
     """
     mode = check_mode(mode)
     if len(x) == 0:

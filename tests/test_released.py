@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from repro import released
-from repro.metrics import norm_label, probe_metrics
 from repro.codes import SparseCodes
+from repro.metrics import norm_label, probe_metrics
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -56,7 +56,7 @@ def test_ista_trajectories(golden):
 
 
 def test_default_step_is_the_released_one(golden):
-    g, j = golden
+    g, _ = golden
     lam = next(k for k in g if k.startswith("objective")).split("lam")[1].split("_")[0]
     z = released.ista_lasso(g["X"], g["D"], float(lam), 30)
     assert relative(z, g[f"ista_zero_lam{lam}_steps30"]) < 1e-4

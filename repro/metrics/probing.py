@@ -53,14 +53,14 @@ def probe(codes: SparseCodes, y: Tensor, ks: Sequence[int], train: Tensor | None
 
     fit_rows = torch.ones(len(codes), dtype=torch.bool) if train is None else train.cpu()
     test_rows = fit_rows if train is None else ~fit_rows
-    y = y.to(codes.values.device)
+    labels = y.cpu().numpy()
+    y_device = y.to(codes.values.device)
     device_rows = fit_rows.to(codes.values.device)
-    moments = Moments.of(codes[device_rows], y[device_rows])
+    moments = Moments.of(codes[device_rows], y_device[device_rows])
     order = moments.order()
     top = order[: max(ks)]
     z = codes_positive(codes, top)
     z = ((z - moments.mean[top]) / (moments.std[top] + 1e-6)).float().cpu().numpy()
-    labels = y.cpu().numpy()
     f1: dict[int, float] = {}
     predicted: dict[int, np.ndarray] = {}
     for k in ks:

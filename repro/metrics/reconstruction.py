@@ -22,7 +22,7 @@ class Reconstruction:
 
     @classmethod
     def of(cls, x: Tensor, x_hat: Tensor) -> Reconstruction:
-        """x and x_hat [n, d]; squares are summed in float64, and x is shifted by nothing: n·‖mean‖² stays small enough."""
+        """x and x_hat [n, d]; everything is summed in float64."""
         error = (x - x_hat).double()
         wide = x.double()
         return cls(len(x), float(error.square().sum()), float(wide.square().sum()), wide.sum(0))
