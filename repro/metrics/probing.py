@@ -59,8 +59,8 @@ def probe(codes: SparseCodes, y: Tensor, ks: Sequence[int], train: Tensor | None
     moments = Moments.of(codes[device_rows], y_device[device_rows])
     order = moments.order()
     top = order[: max(ks)]
-    z = codes_positive(codes, top)
-    z = ((z - moments.mean[top]) / (moments.std[top] + 1e-6)).float().cpu().numpy()
+    scaled = (codes_positive(codes, top) - moments.mean[top]) / (moments.std[top] + 1e-6)
+    z = scaled.float().cpu().numpy()
     f1: dict[int, float] = {}
     predicted: dict[int, np.ndarray] = {}
     for k in ks:
