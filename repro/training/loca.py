@@ -20,7 +20,7 @@ GROUP_KS = (6, 5, 4, 3, 3, 2, 2, 1)
 def angular_variance(
     sae: SAE, batches: Iterable[Tensor], protocol: Literal["as_released", "corrected"] = "corrected"
 ) -> tuple[Tensor, Tensor]:
-    """(AV [m] float64, tokens on which each latent fired [m]): AV_j = 1 - ||mean of x/||x|| over tokens where j fires||.
+    """(AV [m] float64, tokens each latent fired on [m]): AV_j = 1 - ||mean of x/||x|| over tokens where j fires||.
 
     as_released: latents that never fire keep a mean of 0, hence AV = 1, the highest of all.
     corrected: they get NaN, and a count correction removes what few tokens add: the squared length of a mean of c unit
