@@ -75,7 +75,7 @@ class SAE(nn.Module):
     """
 
     name: ClassVar[str] = ""
-    Config: ClassVar[type[Config]] = Config
+    Config: ClassVar[type[Any]] = Config
     per_latent: ClassVar[tuple[str, ...]] = ("b_enc",)
     """Tensors [m] in units of the code, which scale with it."""
     latents_compete: ClassVar[bool] = False

@@ -35,7 +35,7 @@ class BatchTopK(sae.SAE):
 
     name = "batch_topk"
     latents_compete = True
-    Config: ClassVar[type[sae.Config]] = Config
+    Config: ClassVar[type[Any]] = Config
     threshold: Tensor
 
     def __init__(self, config: Any, source: sae.Source | None = None):

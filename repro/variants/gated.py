@@ -23,7 +23,7 @@ class Gated(sae.SAE):
     def __init__(self, config: Any, source: sae.Source | None = None):
         super().__init__(config, source)
         del self.b_enc
-        self.register_buffer("b_enc", torch.zeros(config.m), persistent=False)
+        self.register_buffer("b_enc", torch.zeros(config.m))
         self.gate_bias = nn.Parameter(torch.zeros(config.m))
         self.mag_bias = nn.Parameter(torch.zeros(config.m))
         self.r_mag = nn.Parameter(torch.zeros(config.m))

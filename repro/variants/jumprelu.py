@@ -28,7 +28,7 @@ class JumpReLU(sae.SAE):
 
     name = "jumprelu"
     per_latent = ("b_enc", "threshold")
-    Config: ClassVar[type[sae.Config]] = Config
+    Config: ClassVar[type[Any]] = Config
 
     def __init__(self, config: Any, source: sae.Source | None = None):
         super().__init__(config, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class LocA(sae.SAE):
 
     name = "loca"
     latents_compete = True
-    Config: ClassVar[type[sae.Config]] = Config
+    Config: ClassVar[type[Any]] = Config
 
     def activate(self, pre: Tensor) -> Tensor:
         parts = []

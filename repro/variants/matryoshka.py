@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from repro import sae
 from repro.errors import BadInput
 from repro.variants import batch_topk
 
@@ -30,7 +29,7 @@ class MatryoshkaBatchTopK(batch_topk.BatchTopK):
     """BatchTopK inference over all latents; the first c latents, for c in `prefixes`, are dictionaries of their own."""
 
     name = "matryoshka_batch_topk"
-    Config: ClassVar[type[sae.Config]] = Config
+    Config: ClassVar[type[Any]] = Config
 
     @property
     def prefixes(self) -> tuple[int, ...]:

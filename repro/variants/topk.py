@@ -34,7 +34,7 @@ class TopK(sae.SAE):
 
     name = "topk"
     latents_compete = True
-    Config: ClassVar[type[sae.Config]] = Config
+    Config: ClassVar[type[Any]] = Config
     threshold: Tensor
 
     def __init__(self, config: Any, source: sae.Source | None = None):
