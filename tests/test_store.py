@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.activations import store as store_module
+from repro.activations import rows as rows_module
 from repro.activations.store import open_store
 from repro.config import file_sha256
 from repro.errors import BadInput
@@ -108,7 +108,7 @@ def bare(tmp_path, n, d=2):
 @pytest.mark.parametrize("n, runs_per_window", [(1, 1024), (63, 1024), (1000, 1024), (1000, 3), (640, 10), (641, 3)])
 def test_batches_hold_each_row_once_an_epoch_and_resume(tmp_path, monkeypatch, n, runs_per_window):
     rows = bare(tmp_path, n)
-    monkeypatch.setattr(store_module, "window_runs", lambda d: runs_per_window)
+    monkeypatch.setattr(rows_module, "window_runs", lambda d: runs_per_window)
     size, wanted = 7, 3 * n // 7 + 2
     stream = rows.batches(size, seed=1)
     got = torch.stack([next(stream)[:, 0] for _ in range(wanted)])

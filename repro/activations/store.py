@@ -1,28 +1,23 @@
-"""Activations on disk: open a file, choose which tokens count, stream them in order or shuffled."""
+"""Activations on disk: open and check a file, and choose which of its tokens count."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from repro.activations.rows import Batch, Rows
 from repro.config import file_sha256
 from repro.errors import BadInput, nearest
 
+__all__ = ["EXCLUDE", "ActivationStore", "Batch", "Files", "Rows", "open_store"]
+
 EXCLUDE = ("pad", "bos", "eos", "first")
-WINDOW_BYTES = 2**30  # shuffled reading stays inside a window of this size, so that the page cache can hold it
-RUN = 64  # neighbouring rows that enter a window together, so that a disk reads long stretches
-
-
-def window_runs(d: int) -> int:
-    """Runs that are shuffled together, for float32 rows of width d."""
-    return max(1024, WINDOW_BYTES // (4 * d * RUN))
 
 
 @dataclass(frozen=True)
@@ -48,15 +43,6 @@ class Files:
     def json(self) -> Path:
         """Provenance; its presence says that all the others are complete."""
         return self.acts.with_suffix(".json")
-
-
-@dataclass
-class Batch:
-    """Some rows: x [n, d] float32, docs [n] and index [n] int64 (document id; flat position in the store)."""
-
-    x: Tensor
-    docs: Tensor
-    index: Tensor
 
 
 @dataclass
@@ -150,96 +136,6 @@ class ActivationStore:
             return self.norms.reshape(-1)[index]
         rows = Rows(self, index, {})
         return torch.cat([torch.linalg.vector_norm(x, dim=1) for x in rows.blocks(16384)]).numpy()
-
-
-@dataclass
-class Rows:
-    """The chosen tokens of a store as rows [n, d]; nothing is read before it is asked for."""
-
-    store: ActivationStore
-    index: np.ndarray
-    description: dict[str, Any]
-
-    @property
-    def n(self) -> int:
-        """Number of rows."""
-        return int(self.index.size)
-
-    @property
-    def d(self) -> int:
-        """Width of a row."""
-        return self.store.d
-
-    @property
-    def docs(self) -> np.ndarray:
-        """Document id [n] of each row."""
-        return self.store.docs.reshape(-1)[self.index]
-
-    def describe(self) -> dict[str, Any]:
-        """What was excluded and how much of it (each token counted once, in the order pad, bos, eos, first, norm)."""
-        return dict(self.description)
-
-    def read(self, rows: np.ndarray | slice) -> Tensor:
-        """Rows by number, in the order given -> float32 [k, d]."""
-        x = self.store.x.reshape(-1, self.d)
-        return torch.from_numpy(np.ascontiguousarray(x[self.index[rows]], dtype=np.float32))
-
-    def blocks(self, size: int = 8192) -> Iterator[Tensor]:
-        """All rows in order, in float32 blocks [<= size, d]."""
-        for i in range(0, self.n, size):
-            yield self.read(slice(i, i + size))
-
-    def batches(self, batch_size: int, seed: int, start_batch: int = 0) -> Iterator[Tensor]:
-        """Endless shuffled float32 batches [batch_size, d]; every epoch holds each row once (a batch may span two).
-
-        The same seed gives the same batches; start_batch resumes without reading what went before. Up to 1 GB of
-        rows are shuffled uniformly. A larger store is shuffled in two levels: runs of 64 neighbouring rows are dealt
-        at random into windows of 1 GB, and rows are shuffled within each window; reading stays fast on a disk.
-        """
-        if batch_size < 1:
-            raise BadInput(f"batch_size must be at least 1, not {batch_size}.")
-        position = start_batch * batch_size
-        parts: list[np.ndarray] = []
-        wanted = batch_size
-        for order in self._orders(seed, position):
-            while order.size:
-                parts.append(order[:wanted])
-                wanted -= parts[-1].size
-                order = order[parts[-1].size :]
-                if not wanted:
-                    yield self.read(np.concatenate(parts))
-                    parts, wanted = [], batch_size
-
-    def _orders(self, seed: int, position: int) -> Iterator[np.ndarray]:
-        """Row numbers in shuffled order from a position of the endless sequence on, a window at a time."""
-        runs = -(-self.n // RUN)
-        runs_per_window = window_runs(self.d)
-        epoch, start = divmod(position, self.n)
-        while True:
-            deal = np.random.default_rng((seed, epoch, 0)).permutation(runs)
-            for w, i in enumerate(range(0, runs, runs_per_window)):
-                members = np.sort(deal[i : i + runs_per_window])
-                size = members.size * RUN - (runs * RUN - self.n if members[-1] == runs - 1 else 0)
-                if start >= size:
-                    start -= size
-                    continue
-                rows = (members[:, None] * RUN + np.arange(RUN)).reshape(-1)[:size]  # only the last run is short
-                yield np.random.default_rng((seed, epoch, 1 + w)).permutation(rows)[start:]
-                start = 0
-            epoch += 1
-
-    def take(self, n: int, seed: int | None = None) -> Batch:
-        """min(n, self.n) rows in file order: the first ones, or with a seed a uniform sample without replacement."""
-        if n < 1:
-            raise BadInput(f"Ask for at least one token, not {n}.")
-        n = min(n, self.n)
-        if seed is None or n == self.n:
-            rows = np.arange(n)
-        else:
-            rows = np.sort(np.random.default_rng(seed).choice(self.n, n, replace=False))
-        index = self.index[rows]
-        docs = self.store.docs.reshape(-1)[index]
-        return Batch(self.read(rows), torch.from_numpy(docs.astype(np.int64)), torch.from_numpy(index.astype(np.int64)))
 
 
 def open_store(path: str | Path, verify: bool = False) -> ActivationStore:

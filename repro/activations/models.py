@@ -1,0 +1,183 @@
+"""Language models: loading one, finding its blocks, and reading the activations of one block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro.activations.fetch import ModelSource, find_model
+from repro.activations.presets import Preset, layer_of
+from repro.config import ModelConfig
+from repro.errors import BadInput, missing_extra
+
+FAMILIES = "GPT-NeoX (Pythia), Gemma, Llama (also Mistral, Qwen), GPT-2, OPT"
+BLOCKS = (
+    "layers",
+    "h",
+    "decoder.layers",
+    "language_model.layers",
+)  # where those keep their blocks, from the base model
+ATTENTION = {"gemma2": "eager"}  # its logit soft-capping exists in no other implementation that runs everywhere
+
+
+@dataclass
+class LoadedModel:
+    """A causal LM in evaluation mode, its tokenizer, and the block that is read."""
+
+    model: nn.Module
+    tokenizer: Any
+    blocks: nn.ModuleList
+    layer: int
+    convention: str
+    provenance: dict[str, Any]
+    separator: int | None
+    special_ids: dict[str, list[int]] = field(default_factory=dict)
+    prepends_bos: bool = False
+
+    @property
+    def d(self) -> int:
+        """Width of the residual stream."""
+        config: Any = self.model.config
+        return int(config.get_text_config().hidden_size)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def activations(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Token ids [B, T] -> residual stream [B, T, d] in the model's dtype; mask is True at real tokens (None: all).
+
+        The output of block `layer` (resid_post), or what enters it if the convention is "hidden_states"; no later
+        block runs. This is the raw stream even for the last block, where the `hidden_states` of transformers hold
+        the final norm's output.
+        """
+        attention = None if mask is None or bool(mask.all()) else mask.to(self.device).long()
+        block, seen = self.blocks[self.layer], []
+
+        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            seen.append(args[0] if args else kwargs["hidden_states"])
+            raise _Stop
+
+        def after(module: nn.Module, args: tuple, output: Any) -> None:
+            seen.append(output[0] if isinstance(output, tuple) else output)
+            raise _Stop
+
+        if self.convention == "hidden_states":
+            handle = block.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = block.register_forward_hook(after)
+        try:
+            base = getattr(self.model, "base_model", self.model)
+            base(input_ids=tokens.to(self.device).long(), attention_mask=attention, use_cache=False)
+        except _Stop:
+            pass
+        finally:
+            handle.remove()
+        return seen[0]
+
+
+class _Stop(Exception):
+    """Leaves the forward pass once the block has been read."""
+
+
+def find_blocks(model: nn.Module) -> nn.ModuleList:
+    """The transformer blocks of a causal LM (or of its base model), first to last. Raises BadInput if unknown."""
+    base = getattr(model, "base_model", model)
+    for path in BLOCKS:
+        found: Any = base
+        for part in path.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, nn.ModuleList) and len(found):
+            return found
+    raise BadInput(f"Cannot find the blocks of {type(model).__name__}; known families: {FAMILIES}.")
+
+
+def pick_device(device: str) -> torch.device:
+    """auto, cpu or cuda -> a torch device that is there."""
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput("There is no CUDA device here; use --device cpu (or auto).")
+    return torch.device(device)
+
+
+def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | None = None) -> LoadedModel:
+    """Load a causal LM in evaluation mode on a device. Raises BadInput with what to change."""
+    try:
+        import transformers
+    except ImportError:
+        raise missing_extra("transformers", "lm") from None
+    where, layer = pick_device(device), layer_of(config)
+    source = source or find_model(config)
+    transformers.utils.logging.disable_progress_bar()
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        settings = transformers.AutoConfig.from_pretrained(source.folder, **local)
+        attention = ATTENTION.get(settings.model_type)
+        dtype = _dtype(config.dtype, source.preset, settings)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **local)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            source.folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(
+            f"Cannot load {source.name} from {source.folder}: {str(error).strip().splitlines()[0]}"
+        ) from error
+    model.eval().requires_grad_(False).to(where)
+    blocks = find_blocks(model)
+    if not 0 <= layer < len(blocks):
+        raise BadInput(f"{source.name} has blocks 0 to {len(blocks) - 1}; model.layer_index {layer} is out of range.")
+    provenance = {
+        "name": source.name,
+        "source": source.preset.source if source.preset else str(source.folder),
+        "revision": source.revision,
+        "fingerprint": source.fingerprint,
+        "license": source.preset.license if source.preset else None,
+        "architecture": type(model).__name__,
+        "dtype": str(dtype).removeprefix("torch."),
+        "attention": getattr(model.config, "_attn_implementation", attention),
+        "blocks": len(blocks),
+        "layer": layer,
+        "layer_convention": config.layer_convention,
+    }
+    return as_loaded(model, tokenizer, layer, config.layer_convention, provenance, source.preset)
+
+
+def as_loaded(
+    model: nn.Module,
+    tokenizer: Any,
+    layer: int,
+    convention: str = "block_output",
+    provenance: dict[str, Any] | None = None,
+    preset: Preset | None = None,
+) -> LoadedModel:
+    """Wrap a model and tokenizer that are in memory already, and find out about their special tokens."""
+    eos, bos, pad = tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id
+    separator = eos
+    if preset is not None and preset.separator is not None:
+        separator = tokenizer.convert_tokens_to_ids(preset.separator)
+    first = list(tokenizer("a").input_ids[:1])
+    plain = list(tokenizer("a", add_special_tokens=False).input_ids[:1])
+    special = {
+        "bos": [i for i in (bos,) if i is not None],
+        "eos": sorted({i for i in (eos, separator) if i is not None}),
+        "pad": [i for i in (pad,) if i is not None],
+    }
+    prepends = bos is not None and first == [bos] and plain != [bos]
+    return LoadedModel(
+        model.eval(), tokenizer, find_blocks(model), layer, convention, provenance or {}, separator, special, prepends
+    )
+
+
+def _dtype(wanted: str, preset: Preset | None, settings: Any) -> torch.dtype:
+    """float16 weights run in float32: residual streams of large models overflow in float16."""
+    if wanted == "auto":
+        wanted = preset.dtype if preset else ""
+    if wanted:
+        return torch.float32 if wanted == "float32" else torch.bfloat16
+    return torch.bfloat16 if settings.dtype == torch.bfloat16 else torch.float32

@@ -1,0 +1,154 @@
+"""Where text comes from: the bundled sets, local files and folders, and the datasets library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repro.activations.files import READERS, reader_of, rows_of, split_files
+from repro.config import DatasetConfig, file_sha256, repo_root
+from repro.errors import BadInput, missing_extra, nearest
+
+BUNDLED = {"tiny": "data/tiny/general.jsonl.gz", "tiny-labels": "data/tiny/glosses.jsonl.gz"}
+BUNDLED_SPLITS = ("train", "test", "all")
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, its class name (None without labels), and its row number in the source."""
+
+    text: str
+    label: str | None
+    id: int
+
+
+def documents(config: DatasetConfig) -> Iterator[Document]:
+    """The documents of a data set in order, from row `skip_documents` on; rows without text are passed over.
+
+    name = tiny, tiny-labels (split train, test or all), a .txt file (one document), a .jsonl, .csv or .parquet file
+    (one document a row; .gz is unpacked), a folder of those, or a data set of the hub, which is streamed.
+    Raises BadInput for a missing file, column or split, for rows that are not text, and when no text is found.
+    """
+    found = False
+    label_column = _label_column(config)
+    for number, row in _numbered_rows(config):
+        text = _field(row, config.text_column, "dataset.text_column", number)
+        label = None if label_column is None else _field(row, label_column, "dataset.label_column", number)
+        if text is None or (isinstance(text, str) and not text.strip()):
+            continue
+        if not isinstance(text, str):
+            raise BadInput(f"Column '{config.text_column}' of {config.name} holds {type(text).__name__}, not text.")
+        if label_column is not None and label is None:
+            raise BadInput(f"Row {number} of {config.name} has no label in column '{label_column}'.")
+        found = True
+        yield Document(text, None if label is None else str(label), number)
+    if not found:
+        raise BadInput(
+            f"{config.name} holds no text (split {config.split}, after skipping {config.skip_documents} rows); "
+            "check dataset.name, split, text_column and skip_documents."
+        )
+
+
+def source_fingerprint(config: DatasetConfig) -> str:
+    """What identifies the text: a hash over the files, or the commit of a hub data set where it can be looked up."""
+    files = _local_files(config)
+    if files is not None:
+        return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in files).encode()).hexdigest()
+    folder = Path(config.name).expanduser()
+    if folder.is_dir():
+        return str(folder.resolve())
+    try:
+        from huggingface_hub import HfApi
+
+        return str(HfApi().dataset_info(config.name, timeout=10).sha)
+    except Exception:  # offline: the name has to do, and the tokens' own hash is in the provenance
+        return config.name
+
+
+def _label_column(config: DatasetConfig) -> str | None:
+    return config.label_column or ("label" if config.name == "tiny-labels" else None)
+
+
+def _field(row: dict[str, Any], column: str, key: str, number: int) -> Any:
+    if column not in row:
+        columns = ", ".join(map(str, row))
+        raise BadInput(f"Row {number} has no column '{column}' (it has: {columns}); set {key}.")
+    return row[column]
+
+
+def _numbered_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows with their number; a number counts every row of the split, so that a later run can skip up to it."""
+    files = _local_files(config)
+    if files is None:
+        yield from _hub_rows(config)
+        return
+    wanted = config.split if config.name == "tiny-labels" and config.split != "all" else None
+    rows = (row for path in files for row in rows_of(path, config.text_column))
+    rows = (row for row in rows if wanted is None or row.get("split") == wanted)
+    for number, row in enumerate(rows):
+        if number >= config.skip_documents:
+            yield number, row
+
+
+def _local_files(config: DatasetConfig) -> list[Path] | None:
+    """The files that hold the split, in order; None for what the datasets library has to read."""
+    if config.name in BUNDLED:
+        if config.split not in BUNDLED_SPLITS or (config.name == "tiny" and config.split == "test"):
+            known = BUNDLED_SPLITS if config.name == "tiny-labels" else ("train", "all")
+            raise BadInput(f"{config.name} has no split '{config.split}'; it has: {', '.join(known)}.")
+        return [_existing(repo_root() / BUNDLED[config.name])]
+    path = Path(config.name).expanduser()
+    if path.is_dir():
+        return None if _is_hub_layout(path) else split_files(path, config.split)
+    if path.is_file() or reader_of(path) is not None or config.name.startswith((".", "/", "~")):
+        if reader_of(_existing(path)) is None:
+            raise BadInput(f"Cannot read {path}: it takes {', '.join(READERS)} (also .gz), or a folder of those.")
+        if config.split != "train":
+            raise BadInput(f"{path} is one file without splits; drop dataset.split ('{config.split}').")
+        return [path]
+    if config.name.count("/") != 1 and "/" in config.name:
+        raise BadInput(f"No text at {path}; give a file, a folder, a hub data set, or {' or '.join(BUNDLED)}.")
+    close = nearest(config.name, BUNDLED)
+    if close:
+        raise BadInput(f"Unknown data set '{config.name}'{close}.")
+    return None
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise BadInput(f"No text at {path}; check dataset.name.")
+    return path
+
+
+def _is_hub_layout(folder: Path) -> bool:
+    """A data set card with a header says which files make up which split; the datasets library reads it."""
+    card = folder / "README.md"
+    return card.is_file() and card.read_text(errors="replace").startswith("---")
+
+
+def _hub_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Rows of a hub data set (or of a folder laid out like one), streamed; class numbers become class names."""
+    try:
+        import datasets
+    except ImportError:
+        raise missing_extra("datasets", "lm") from None
+    try:
+        stream = datasets.load_dataset(config.name, config.config, split=config.split, streaming=True)
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(
+            f"Cannot open data set '{config.name}' (config {config.config}, split {config.split}): {reason} "
+            f"Give a local file or folder, or one of {', '.join(BUNDLED)}, where there is no hub."
+        ) from None
+    label_column = _label_column(config)
+    feature = (stream.features or {}).get(label_column) if label_column else None
+    names = getattr(feature, "names", None)
+    if config.skip_documents:
+        stream = stream.skip(config.skip_documents)
+    for number, row in enumerate(stream, config.skip_documents):
+        if names and isinstance(row.get(label_column), int):
+            row = {**row, label_column: names[row[label_column]]}
+        yield number, row
