@@ -211,7 +211,12 @@ def _corrected(sae: SAE, data: EvalData, modes: Sequence[str], o: EvalOptions) -
         elif mode == "non" and solution is not None:
             row |= gap_summary(torch.zeros_like(solution.gap), solution.gap)
             row["converged"] = float(solution.converged.double().mean())
-        row |= _labelled_metrics(sae, data, mode, used, steps.get(mode), o)
+        probed = codes_of.codes
+        if data.labelled is not None:
+            probed = infer(
+                sae, data.labelled.tokens.x, mode, lam=used, steps=steps.get(mode), tol=o.tol, gap=False
+            ).codes
+        row |= probe_row(data, probed, o)
         yield row
 
 
@@ -234,24 +239,19 @@ def token_metrics(x: Tensor, x_hat: Tensor, codes: SparseCodes, docs: Tensor) ->
     return out
 
 
-def _labelled_metrics(
-    sae: SAE, data: EvalData, mode: str, lam: float | None, steps: int | None, o: EvalOptions
-) -> dict[str, float | str]:
+def probe_row(data: EvalData, codes: SparseCodes, o: EvalOptions) -> dict[str, float | str]:
+    """Held-out probes and absorption with intervals, from codes of the labelled tokens (of the tokens if none are)."""
     if data.labelled is None:
-        x = data.tokens.x
-        codes = infer(sae, x, mode, lam=lam, steps=steps, tol=o.tol, gap=False).codes
-        labels, train, name = norm_label(x), torch.arange(len(x)) < len(x) // 2, "norm above median, held out"
+        labels, train = norm_label(data.tokens.x), torch.arange(len(codes)) < len(codes) // 2
+        name = "norm above median, held out"
     else:
-        tokens = data.labelled.tokens
-        codes = infer(sae, tokens.x, mode, lam=lam, steps=steps, tol=o.tol, gap=False).codes
-        codes = pool(codes, tokens.docs)
+        codes = pool(codes, data.labelled.tokens.docs)
         labels, train, name = data.labelled.labels, data.labelled.train, " / ".join(data.labelled.names)
     values, probes = probe_metrics(codes, labels, train, o.probe_ks)
     out: dict[str, float | str] = {"label": name, **values}
     for key, (low, high) in bootstrap_f1(probes, (1, 2), o.bootstrap, o.seed).items():
         out |= {f"{key}_low": low, f"{key}_high": high}
-    positives = sum(int((p.y == 1).sum()) for p in probes)
-    low, high = wilson(values["absorption"], positives)
+    low, high = wilson(values["absorption"], sum(int((p.y == 1).sum()) for p in probes))
     return out | {"absorption_low": low, "absorption_high": high}
 
 

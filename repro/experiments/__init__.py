@@ -1,0 +1,1 @@
+"""One module a section of the paper: run(scale) -> table, figures(table) -> plotly; the notebooks only call these."""

@@ -1,0 +1,190 @@
+"""§5: one dictionary, three ways to its codes, under both protocols."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from repro.config import Scale, repo_root
+from repro.evaluate import evaluate_checkpoints
+from repro.experiments.setup import options, prepare
+from repro.experiments.tables import save_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+METRICS = ("NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "dense@0.2", "F1@1", "F1@2", "dF1", "absorption")
+LABELS = {
+    "NMSE": "NMSE (lower is better)",
+    "FVE": "FVE (higher is better)",
+    "L0": "L0 (mean nonzeros a token)",
+    "dead_rate": "dead latents (share)",
+    "amort_gap_mean": "amortization gap J(z) − J* (units of ‖x‖²)",
+    "amort_gap_relative": "amortization gap, share of the objective",
+    "dense@0.1": "latents firing on ≥ 10 % of tokens (share)",
+    "dF1": "ΔF1 = F1@2 − F1@1",
+    "absorption": "absorption (share of positives)",
+}
+
+
+def run(scale: Scale) -> pd.DataFrame:
+    """Every final SAE of the scale x three modes x both protocols, one row each."""
+    started = time.perf_counter()
+    ready = prepare(scale)
+    rows = evaluate_checkpoints(ready.finals(), ready.data, options(scale), ready.folder / "rows", ready.device)
+    return save_table(
+        "comparison", scale, rows, time.perf_counter() - started, data=ready.data.tokens.info, key=ready.data.key
+    )
+
+
+def paper_numbers() -> pd.DataFrame:
+    """What the paper reports for these modes (data/paper.csv)."""
+    import pandas as pd
+
+    return pd.read_csv(repo_root() / "data" / "paper.csv")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean over sparsities of each metric by protocol, variant and mode."""
+    columns = [c for c in (*METRICS, "absorption_null", "lam") if c in table]
+    out = table.groupby(["protocol", "variant", "mode"], sort=False)[columns].mean()
+    return out.round(4)
+
+
+def changes(table: pd.DataFrame) -> pd.DataFrame:
+    """Metric of a mode minus metric of the encoder, SAE by SAE: what refinement changed, long format."""
+    import pandas as pd
+
+    keys = ["protocol", "variant", "sparsity"]
+    names = [m for m in METRICS if m in table]
+    base = table[table["mode"] == "amortized"].set_index(keys)[names]
+    parts = []
+    for mode in ("semi", "non"):
+        part = table[table["mode"] == mode].set_index(keys)[names]
+        parts.append((part - base).dropna(how="all").assign(mode=mode).reset_index())
+    return pd.concat(parts, ignore_index=True)
+
+
+def groups(table: pd.DataFrame, *columns: str) -> list[tuple[Any, pd.DataFrame]]:
+    """(values of the columns, rows that have them), in order of appearance."""
+    return list(table.groupby(list(columns), sort=False))
+
+
+def metric_figure(table: pd.DataFrame, metric: str, title: str = "") -> Figure:
+    """One metric against the mode, a line an SAE: released (dotted) and corrected (solid, with intervals)."""
+    import plotly.graph_objects as go
+
+    from repro.report.theme import VARIANT_COLORS, caption, interval
+
+    names = {"amortized": "encoder", "semi": "semi", "non": "optimum"}
+    figure = go.Figure()
+    shown: set[str] = set()
+    for (protocol, variant, _sparsity), part in groups(table, "protocol", "variant", "sparsity"):
+        part = part.set_index("mode").reindex([m for m in names if m in set(part["mode"])]).reset_index()
+        label = f"{variant}, {'released' if protocol == 'as_released' else 'corrected'}"
+        trace: dict[str, Any] = {
+            "x": [names[m] for m in part["mode"]],
+            "y": part[metric],
+            "mode": "lines+markers",
+            "name": label,
+            "legendgroup": label,
+            "showlegend": label not in shown,
+            "line": {"color": VARIANT_COLORS[variant], "dash": "dot" if protocol == "as_released" else "solid"},
+            "marker": {"symbol": "circle-open" if protocol == "as_released" else "circle"},
+            "hovertext": [f"sparsity {s:g}, L0 {l:.4g}" for s, l in zip(part["sparsity"], part["L0"])],
+        }
+        if f"{metric}_low" in part and protocol == "corrected":
+            trace["error_y"] = interval(part[metric], part[f"{metric}_low"], part[f"{metric}_high"])
+        figure.add_trace(go.Scatter(**trace))
+        shown.add(label)
+    figure.update_layout(xaxis_title="inference", yaxis_title=LABELS.get(metric, metric), title=title or None)
+    if metric in ("NMSE", "L0"):
+        figure.update_yaxes(type="log")
+    text = (
+        f"{LABELS.get(metric, metric)} of the same dictionaries under three kinds of inference. "
+        "Dotted, hollow: the released protocol."
+    )
+    return caption(figure, text)
+
+
+def density_figure(table: pd.DataFrame) -> Figure:
+    """NMSE against L0: is a mode better at the same number of nonzeros, or does it only use more of them?"""
+    import plotly.graph_objects as go
+
+    from repro.report.theme import MODE_COLORS, MODE_SYMBOLS, caption
+
+    figure = go.Figure()
+    for (protocol, mode), part in groups(table, "protocol", "mode"):
+        released = protocol == "as_released"
+        figure.add_trace(
+            go.Scatter(
+                x=part["L0"],
+                y=part["NMSE"],
+                mode="markers",
+                name=f"{mode}, {'released' if released else 'corrected'}",
+                marker={
+                    "color": MODE_COLORS[mode],
+                    "symbol": MODE_SYMBOLS[mode] + ("-open" if released else ""),
+                    "size": 10,
+                },
+                hovertext=[f"{v} {s:g}" for v, s in zip(part["variant"], part["sparsity"])],
+            )
+        )
+    d = int(table["d"].iloc[0])
+    figure.add_vline(
+        x=d, line_dash="dash", annotation_text=f"d = {d}: no optimum has more", annotation_position="top left"
+    )
+    figure.update_layout(xaxis_title="L0 (mean nonzeros a token)", yaxis_title="NMSE")
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log")
+    return caption(
+        figure,
+        "Reconstruction error against the number of nonzeros. Filled: corrected, all three modes at the encoder's L0. "
+        "Hollow: the released protocol, where refined codes use far more nonzeros than any optimum can have.",
+    )
+
+
+def null_figure(table: pd.DataFrame) -> Figure:
+    """Absorption against what independent latents of the same density would show."""
+    import plotly.graph_objects as go
+
+    from repro.report.theme import MODE_COLORS, MODE_SYMBOLS, caption, interval
+
+    figure = go.Figure()
+    for (protocol, mode), part in groups(table, "protocol", "mode"):
+        released = protocol == "as_released"
+        marker = {"color": MODE_COLORS[mode], "symbol": MODE_SYMBOLS[mode] + ("-open" if released else ""), "size": 10}
+        error = (
+            {}
+            if released
+            else {"error_y": interval(part["absorption"], part["absorption_low"], part["absorption_high"])}
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=part["absorption_null"],
+                y=part["absorption"],
+                mode="markers",
+                marker=marker,
+                name=f"{mode}, {'released' if released else 'corrected'}",
+                hovertext=[f"{v} {s:g}" for v, s in zip(part["variant"], part["sparsity"])],
+                **error,
+            )
+        )
+    figure.add_trace(
+        go.Scatter(x=[0, 1], y=[0, 1], mode="lines", name="explained by density", line={"dash": "dash", "width": 1})
+    )
+    figure.update_layout(xaxis_title="absorption expected from density alone", yaxis_title="absorption measured")
+    return caption(
+        figure,
+        "Measured absorption against the value that independent latents with the same firing rates would give. "
+        "On the dashed line the number says how dense the codes are, and nothing else.",
+    )
+
+
+def figures(table: pd.DataFrame) -> dict[str, Figure]:
+    """All figures of the section by name."""
+    out = {
+        metric: metric_figure(table, metric) for metric in ("NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption")
+    }
+    return out | {"density": density_figure(table), "null": null_figure(table)}

@@ -1,0 +1,105 @@
+"""§4.3: metrics of the encoder's codes along training, and the gap between encoder and optimum."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import TYPE_CHECKING, Any
+
+from repro.config import Scale
+from repro.evaluate import evaluate_checkpoints
+from repro.experiments.comparison import LABELS
+from repro.experiments.setup import options, prepare
+from repro.experiments.tables import save_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+VARIANTS = ("standard", "topk")  # the paper's §4.3 follows these two
+
+
+def run(scale: Scale) -> pd.DataFrame:
+    """Every checkpoint of the Standard and Top-K trajectories, amortized codes, both protocols.
+
+    corrected: one lambda a trajectory, the one that matches the final encoder's L0, so that gaps along it belong to one
+    objective. as_released: a lambda of its own at every checkpoint, k from the checkpoint, 10 % of the latents if none.
+    """
+    started = time.perf_counter()
+    ready = prepare(scale)
+    rows: list[dict[str, Any]] = []
+    released = options(scale, modes=("amortized",), protocols=("as_released",), target_dense=0.1, released_k=True)
+    corrected = options(scale, modes=("amortized",), protocols=("corrected",))
+    wanted = [c for c in ready.checkpoints if c["variant"] in VARIANTS]
+    rows += evaluate_checkpoints(wanted, ready.data, released, ready.folder / "rows", ready.device)
+    for final in (c for c in wanted if c["final"]):
+        trajectory = [c for c in wanted if c["trainer"] == final["trainer"] and c["variant"] == final["variant"]]
+        matched = evaluate_checkpoints([final], ready.data, corrected, ready.folder / "rows", ready.device)
+        fixed = dataclasses.replace(corrected, lam=matched[0].get("lam"))
+        rows += evaluate_checkpoints(trajectory, ready.data, fixed, ready.folder / "rows", ready.device)
+    return save_table("dynamics", scale, rows, time.perf_counter() - started, key=ready.data.key)
+
+
+def trajectory_figure(table: pd.DataFrame, metric: str, protocol: str = "corrected") -> Figure:
+    """One metric along training (log axis, step 0 drawn at half the first step), a line a sparsity."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    from repro.report.theme import VARIANT_COLORS, caption, interval
+
+    part = table[table["protocol"] == protocol]
+    variants = [v for v in VARIANTS if v in set(part["variant"])]
+    figure = make_subplots(1, len(variants), subplot_titles=variants, shared_yaxes=True, horizontal_spacing=0.04)
+    last = part["step"].max()
+    first = part.loc[part["step"] > 0, "step"].min() if (part["step"] > 0).any() else 1
+    for column, variant in enumerate(variants, 1):
+        lines = part[part["variant"] == variant].sort_values("step").groupby("sparsity")
+        for i, (sparsity, line) in enumerate(lines):
+            trace: dict[str, Any] = {
+                "x": line["step"].where(line["step"] > 0, first / 2) / last,
+                "y": line[metric],
+                "mode": "lines+markers",
+                "name": f"{variant} {sparsity:g}",
+                "line": {"color": VARIANT_COLORS[variant], "dash": ("solid", "dash", "dot", "dashdot")[i % 4]},
+                "hovertext": [f"step {int(s)}, L0 {l:.4g}" for s, l in zip(line["step"], line["L0"])],
+            }
+            if f"{metric}_low" in line and line[f"{metric}_low"].notna().any():
+                trace["error_y"] = interval(line[metric], line[f"{metric}_low"], line[f"{metric}_high"])
+            figure.add_trace(go.Scatter(**trace), 1, column)
+    figure.update_xaxes(type="log", title_text="share of training", tickformat="~p")
+    figure.update_yaxes(title_text=LABELS.get(metric, metric), col=1)
+    if metric in ("NMSE", "L0", "amort_gap_mean") and (part[metric] > 0).all():
+        figure.update_yaxes(type="log")
+    name = "as released" if protocol == "as_released" else "corrected"
+    return caption(
+        figure, f"{LABELS.get(metric, metric)} along training, {name}. The first point is random initialisation."
+    )
+
+
+def gap_against_pathology(table: pd.DataFrame, protocol: str = "corrected") -> pd.DataFrame:
+    """Spearman correlation, over the trained checkpoints of each trajectory, of the gap with each metric (claim C4).
+
+    The gap is relative, (J − J*) / J, where the table has it; step 0 is left out, since nothing is trained there.
+    """
+    import pandas as pd
+
+    rows = []
+    gap = "amort_gap_relative" if protocol == "corrected" else "amort_gap_mean"
+    part = table[(table["protocol"] == protocol) & (table["step"] > 0)]
+    for (variant, sparsity), line in part.groupby(["variant", "sparsity"], sort=False):
+        for metric in ("step", "NMSE", "dead_rate", "dense@0.1", "absorption", "dF1"):
+            pair = line[[gap, metric]].dropna()
+            defined = len(pair) > 2 and pair.nunique().min() > 1
+            rho = pair[gap].corr(pair[metric], method="spearman") if defined else float("nan")
+            rows.append({"variant": variant, "sparsity": sparsity, "metric": metric, "rho": rho, "points": len(pair)})
+    return pd.DataFrame(rows).pivot_table(index=["variant", "sparsity"], columns="metric", values="rho").round(2)
+
+
+def figures(table: pd.DataFrame) -> dict[str, Figure]:
+    """All figures of the section by name; `released_*` are those of the released protocol."""
+    out = {}
+    for metric in ("NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "amort_gap_relative"):
+        out[metric] = trajectory_figure(table, metric)
+    for metric in ("NMSE", "dead_rate", "dense@0.1", "amort_gap_mean"):
+        out[f"released_{metric}"] = trajectory_figure(table, metric, "as_released")
+    return out

@@ -1,0 +1,103 @@
+"""Result tables: written with their provenance, found again by scale, committed ones where none is fresh."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repro.config import Scale, cache_dir, repo_root, write_atomically
+from repro.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def committed() -> Path:
+    """Tables that travel with the repository."""
+    return repo_root() / "data" / "results"
+
+
+def fresh() -> Path:
+    """Tables computed here, ignored by git."""
+    return cache_dir() / "results"
+
+
+def save_table(name: str, scale: Scale, rows: list[dict[str, Any]], seconds: float, **extra: Any) -> pd.DataFrame:
+    """Write rows as <scale>/<name>.parquet and .csv under `fresh()`, with a JSON of where they come from."""
+    import pandas as pd
+
+    table = pd.DataFrame(rows)
+    folder = fresh() / scale.name
+    write_atomically(folder / f"{name}.csv", lambda p: table.to_csv(p, index=False, float_format="%.8g"))
+    write_atomically(folder / f"{name}.parquet", lambda p: table.to_parquet(p, index=False))
+    about = {"scale": dataclasses.asdict(scale), "seconds": round(seconds, 1), **provenance(), **extra}
+    write_atomically(folder / f"{name}.json", lambda p: p.write_text(json.dumps(about, indent=1) + "\n"))
+    return pd.read_csv(folder / f"{name}.csv")
+
+
+def load_table(name: str, scale: str) -> pd.DataFrame | None:
+    """The fresh table of a scale, else the committed one, else None."""
+    import pandas as pd
+
+    for folder in (fresh(), committed()):
+        if (folder / scale / f"{name}.csv").is_file():
+            return pd.read_csv(folder / scale / f"{name}.csv")
+    return None
+
+
+def need_table(name: str, scale: str) -> pd.DataFrame:
+    """load_table, or BadInput that says how to compute it."""
+    table = load_table(name, scale)
+    if table is None:
+        raise BadInput(f"There is no table '{name}' for scale '{scale}' yet; set recompute to True to compute it.")
+    return table
+
+
+def both_scales(name: str, table: pd.DataFrame, scale: str) -> pd.DataFrame:
+    """This table together with the tables of the other scales that exist, told apart by the column `scale`."""
+    import pandas as pd
+
+    parts = [table.assign(scale=scale)]
+    for other in ("tiny", "small", "paper"):
+        if other != scale:
+            found = load_table(name, other)
+            if found is not None:
+                parts.append(found.assign(scale=other))
+    return pd.concat(parts, ignore_index=True)
+
+
+def about(name: str, scale: str) -> dict[str, Any]:
+    """Provenance of a table, or an empty dict."""
+    for folder in (fresh(), committed()):
+        path = folder / scale / f"{name}.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+    return {}
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, device, versions and time of this run."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return {
+        "commit": _commit(),
+        "device": device,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        done = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, check=True, timeout=10)
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
