@@ -1,0 +1,166 @@
+"""Run: what one SAE in training leaves on disk, in dictionary_learning's layout, and how it is taken up again.
+
+trainer_{i}/config.json, ae.pt, checkpoints/ae_{step}.pt and eval_results.json are theirs; log.jsonl and
+training_state.pt (only while unfinished) are ours. eval_results.json is written last: it says that the run is finished.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro.checkpoints.dictionary_learning import CLASSES, state_dict
+from repro.config import digest, write_atomically
+from repro.errors import BadInput
+from repro.sae import SAE
+from repro.training.recipe import Job, Recipe
+from repro.training.trainer import BETAS, Trainer
+from repro.variants import VARIANTS
+
+TRAINER_CLASS = {
+    "standard": "StandardTrainerAprilUpdate",
+    "topk": "TopKTrainer",
+    "batch_topk": "BatchTopKTrainer",
+    "matryoshka_batch_topk": "MatryoshkaBatchTopKTrainer",
+    "gated": "GatedSAETrainer",
+    "jumprelu": "JumpReluTrainer",
+}
+STATE = "training_state.pt"
+
+
+class Run:
+    """One SAE and its folder."""
+
+    def __init__(self, folder: Path, job: Job, recipe: Recipe, about: dict[str, Any], device: torch.device):
+        """`about`: scale, d, lm_name, layer, data. BadInput if the folder holds a run with another config."""
+        self.folder, self.job, self.recipe, self.scale = folder, job, recipe, float(about["scale"])
+        self.config = _config(job, recipe, about, str(device))
+        self._refuse_other()
+        self.finished = (folder / "eval_results.json").is_file() and (folder / "ae.pt").is_file()
+        if self.finished:
+            return
+        self.trainer = Trainer(job, recipe, about["d"], device)
+        if (folder / STATE).is_file():
+            self.trainer.load_state(torch.load(folder / STATE, map_location="cpu", weights_only=True))
+        else:
+            self._write("config.json", lambda draft: draft.write_text(json.dumps(self.config, indent=2) + "\n"))
+        self._cut_log()
+
+    def save_weights(self, sae: SAE, step: int | None = None) -> None:
+        """ae.pt, or checkpoints/ae_{step}.pt."""
+        name = "ae.pt" if step is None else f"checkpoints/ae_{step}.pt"
+        self._write(name, lambda draft: torch.save(state_dict(sae), draft))
+
+    def save_state(self) -> None:
+        """Everything that the next step depends on; also read when a run is taken up on another device."""
+        self._write(STATE, lambda draft: torch.save(self.trainer.state(), draft))
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line to log.jsonl."""
+        with (self.folder / "log.jsonl").open("a") as f:
+            f.write(json.dumps(line) + "\n")
+
+    def finish(self, sae: SAE, results: dict[str, Any]) -> None:
+        """Write the SAE and its evaluation, and drop the state."""
+        self.save_weights(sae)
+        self._write("eval_results.json", lambda draft: draft.write_text(json.dumps(results, indent=2) + "\n"))
+        (self.folder / STATE).unlink(missing_ok=True)
+        self.finished = True
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        try:
+            write_atomically(self.folder / name, write)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error):
+                raise BadInput(
+                    f"No space left for {self.folder / name}: free some and run the same command again; training "
+                    "goes on from its last saved state."
+                ) from None
+            raise
+
+    def _refuse_other(self) -> None:
+        file = self.folder / "config.json"
+        if not file.is_file():
+            return
+        try:
+            there = json.loads(file.read_text()).get("repro")
+        except ValueError:
+            there = None
+        here = json.loads(json.dumps(self.config["repro"]))
+        if there is None or there["digest"] != here["digest"]:
+            changed = "it was not trained by this program" if there is None else "; ".join(_differences(there, here))
+            raise BadInput(
+                f"{self.folder} holds another run ({changed}): choose another output folder, or delete that one."
+            )
+
+    def _cut_log(self) -> None:
+        """Drop lines of steps that will be done again."""
+        file = self.folder / "log.jsonl"
+        if not file.is_file():
+            return
+        lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
+        kept = [line for line in lines if json.loads(line)["step"] < self.trainer.step]
+        self._write("log.jsonl", lambda draft: draft.write_text("".join(f"{line}\n" for line in kept)))
+
+
+def bytes_needed(jobs: list[Job], recipe: Recipe, d: int) -> int:
+    """Bytes that training these SAEs writes at most: checkpoints, and two copies of the state while one is replaced."""
+    weights = sum(4 * (2 * job.m * d + 4 * job.m + d) for job in jobs)
+    return weights * (len(recipe.checkpoint_steps()) + 6)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
+    out: list[str] = []
+    for key in sorted({*there, *here} - {"digest"}):
+        a, b = there.get(key), here.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += _differences(a, b, f"{path}{key}.")
+        elif a != b:
+            out.append(f"{path}{key} is {a} there and {b} here")
+    return out
+
+
+def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dict[str, Any]:
+    """config.json: dictionary_learning's keys under trainer and buffer, what decides the weights under repro."""
+    cls = VARIANTS[job.variant]
+    layer, d = about["layer"], about["d"]
+    trainer: dict[str, Any] = {
+        "trainer_class": TRAINER_CLASS[job.variant],
+        "dict_class": next(name for name, c in CLASSES.items() if c is cls),
+        "lr": recipe.lr,
+        "steps": recipe.steps,
+        "warmup_steps": recipe.warmup_steps,
+        "decay_start": int(recipe.decay_start * recipe.steps),
+        "seed": job.seed,
+        "activation_dim": d,
+        "dict_size": job.m,
+        "device": device,
+        "layer": layer,
+        "lm_name": about["lm_name"],
+        "wandb_name": f"{TRAINER_CLASS[job.variant]}-{about['lm_name']}-resid_post_layer_{layer}",
+        "submodule_name": f"resid_post_layer_{layer}",
+    }
+    if job.sparsity_name == "k":
+        trainer |= {
+            "k": int(job.sparsity),
+            "auxk_alpha": recipe.auxk_alpha,
+            "threshold_beta": recipe.threshold_beta,
+            "threshold_start_step": recipe.threshold_start_step,
+            "top_k_aux": max(1, d // 2),
+        }
+    else:
+        trainer |= {job.sparsity_name: job.sparsity, "sparsity_warmup_steps": recipe.sparsity_warmup_steps}
+    if job.variant == "jumprelu":
+        trainer |= {"bandwidth": recipe.bandwidth, "sparsity_penalty": 1.0}
+    if job.variant == "matryoshka_batch_topk":
+        trainer["group_sizes"] = list(job.config(d).group_sizes)
+    buffer = {"d_submodule": d, "io": "out", "n_ctxs": None, "ctx_len": None, "out_batch_size": recipe.batch_size}
+    identity = {"job": asdict(job), "recipe": asdict(recipe)} | about
+    ours = identity | {"adam_betas": BETAS.get(job.variant, (0.9, 0.999)), "digest": digest(identity)}
+    return {"trainer": trainer, "buffer": buffer, "repro": ours}

@@ -1,0 +1,229 @@
+"""train: several SAEs on one stream of activations; each batch is read once, every SAE takes one step on it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from repro.codes import SparseCodes
+from repro.config import Device
+from repro.errors import BadInput
+from repro.metrics import Firing, Reconstruction
+from repro.sae import SAE, Source
+from repro.training.files import Run, bytes_needed
+from repro.training.recipe import Job, Recipe
+from repro.training.trainer import Stats
+
+SCALE_TOKENS = 16_384  # tokens whose mean square norm is the scale
+EVAL_TOKENS = 16_384  # training tokens that stand in where none are held out
+LOG_LINES = 200  # lines of log.jsonl in a whole run
+
+
+class Stream(Protocol):
+    """What training needs of activations; repro.activations.store.Rows has it."""
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def d(self) -> int: ...
+    def batches(self, batch_size: int, seed: int, start_batch: int = 0) -> Iterator[Tensor]: ...
+    def take(self, n: int, seed: int | None = None) -> Any: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
+def train(
+    rows: Stream,
+    jobs: Sequence[Job],
+    recipe: Recipe,
+    output_dir: str | Path,
+    lm_name: str = "",
+    layer: int | None = None,
+    device: Device = "auto",
+    *,
+    held_out: Tensor | None = None,
+    state_every: int | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Train every job on the same batches of `rows` -> the folders of the SAEs, in the order of the jobs.
+
+    Written to output_dir/{variant}/resid_post_layer_{layer}/trainer_{i}, i counting the jobs of a variant. Every
+    `state_every` steps (a tenth of the run, at most 1,000) and at the later checkpoints the full state is saved:
+    an interrupted run goes on from there and ends, on a CPU with the same number of threads, in the same bits. Finished
+    SAEs are not trained again. `held_out` [n, d], raw, is what eval_results.json is computed on; else training tokens.
+    On a CPU, SAEs train side by side, one a core, as far as there are that many.
+    Raises BadInput before training for input that cannot work, and when a loss stops being finite.
+    """
+    jobs = list(jobs)
+    _check(rows, jobs, recipe, held_out)
+    where = _device(device)
+    scale = _scale(rows, recipe)
+    about = {"d": rows.d, "lm_name": lm_name, "layer": layer, "scale": scale, "data": rows.describe()}
+    counts: dict[str, int] = {}
+    runs = []
+    for job in jobs:
+        i = counts[job.variant] = counts.get(job.variant, -1) + 1
+        folder = Path(output_dir) / job.variant / f"resid_post_layer_{layer}" / f"trainer_{i}"
+        runs.append((folder, job))
+    _check_space(Path(output_dir), jobs, recipe, rows.d)
+    opened = [Run(folder, job, recipe, about, where) for folder, job in runs]
+    active = [run for run in opened if not run.finished]
+    if active:
+        _loop(rows, active, recipe, where, scale, state_every or max(1, min(1000, recipe.steps // 10)), progress)
+        _finish(rows, active, recipe, where, held_out)
+    return [run.folder for run in opened]
+
+
+def _loop(
+    rows: Stream, runs: list[Run], recipe: Recipe, device: torch.device, scale: float, state_every: int, progress: bool
+) -> None:
+    saved = set(recipe.checkpoint_steps()) - {recipe.steps}
+    log_every = max(1, recipe.steps // LOG_LINES)
+    start = min(run.trainer.step for run in runs)
+    memory = threading.local()  # one [n, m] buffer a thread, not one an SAE
+    began = time.monotonic()
+
+    def advance(run: Run, x: Tensor, variance: float) -> Stats:
+        step = run.trainer.step
+        if step in saved:
+            run.save_weights(run.trainer.sae(scale, x, Source(family=run.job.variant, step=step)), step)
+        if step and (step % state_every == 0 or (step in saved and step > state_every)):
+            run.save_state()
+        stats = run.trainer.update(x, _buffer(memory, len(x), run.job.m, device))
+        if not math.isfinite(stats.loss):
+            raise BadInput(
+                f"The loss of {run.job.variant} at {run.job.sparsity_name} = {run.job.sparsity:g} is {stats.loss} at "
+                f"step {step}: lower the learning rate (it is {recipe.lr:g})."
+            )
+        if step % log_every == 0 or step == recipe.steps - 1:
+            done = (step + 1 - start) * recipe.batch_size
+            speed = done / max(time.monotonic() - began, 1e-9)
+            line = asdict(stats) | {"FVE": 1 - stats.sse / variance, "tokens": (step + 1) * recipe.batch_size}
+            run.log({k: round(v, 6) for k, v in line.items()} | {"tokens_per_s": round(speed)})
+        return stats
+
+    total = recipe.steps * recipe.batch_size
+    bar = tqdm(total=total, initial=start * recipe.batch_size, unit="tok", unit_scale=True, disable=not progress)
+    with bar, _workers(len(runs), device) as each:
+        batches = rows.batches(recipe.batch_size, recipe.seed, start_batch=start)
+        for step in range(start, recipe.steps):
+            x = next(batches).to(device) / scale
+            variance = float((x - x.mean(0)).square().sum()) / len(x)
+            due = [run for run in runs if run.trainer.step == step]  # a resumed run may be ahead of another
+            stats = list(each(lambda run, x=x, v=variance: advance(run, x, v), due))
+            bar.update(recipe.batch_size)
+            if progress and stats:
+                bar.set_postfix_str(_summary(stats, variance), refresh=False)
+
+
+def _finish(rows: Stream, runs: list[Run], recipe: Recipe, device: torch.device, held_out: Tensor | None) -> None:
+    last = next(rows.batches(recipe.batch_size, recipe.seed, start_batch=recipe.steps - 1)).to(device)
+    tokens = held_out if held_out is not None else rows.take(EVAL_TOKENS, seed=recipe.seed).x
+    for run in runs:
+        sae = run.trainer.sae(run.scale, last / run.scale, Source(family=run.job.variant, step=recipe.steps))
+        results = evaluate(sae, tokens.to(device))
+        results["tokens"] = "training" if held_out is None else "held out"
+        run.finish(sae, results)
+
+
+@torch.no_grad()
+def evaluate(sae: SAE, x: Tensor, block: int = 4096) -> dict[str, Any]:
+    """NMSE, FVE, L0, dead_rate, dense@0.1, dense@0.2 and n_tokens of the encoder's own codes of raw x [n, d]."""
+    parts: list[tuple[Reconstruction, Firing]] = []
+    for rows in x.split(block):
+        z = sae.encode(rows)
+        parts.append((Reconstruction.of(rows, sae.decode(z, rows)), Firing.of(SparseCodes.from_dense(z))))
+    fit, firing = parts[0]
+    for more_fit, more_firing in parts[1:]:
+        fit, firing = fit + more_fit, firing + more_firing
+    return fit.value() | firing.value() | {"n_tokens": len(x)}
+
+
+@contextmanager
+def _workers(jobs: int, device: torch.device) -> Iterator[Any]:
+    """A map over SAEs: side by side on a CPU, cores divided among them; one after the other elsewhere.
+
+    SAEs share nothing but the batch, so whole SAEs divide among cores better than the small operations of one do.
+    """
+    threads = torch.get_num_threads()
+    side_by_side = min(threads, jobs) if device.type == "cpu" else 1
+    if side_by_side == 1:
+        yield map
+        return
+    torch.set_num_threads(max(1, threads // side_by_side))
+    try:
+        with ThreadPoolExecutor(side_by_side) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _buffer(memory: threading.local, n: int, m: int, device: torch.device) -> Tensor:
+    buffers: dict[int, Tensor] = memory.__dict__.setdefault("buffers", {})
+    if m not in buffers:
+        buffers[m] = torch.empty(n, m, device=device)
+    return buffers[m]
+
+
+def _summary(stats: list[Stats], variance: float) -> str:
+    def span(values: list[float], form: str) -> str:
+        low, high = format(min(values), form), format(max(values), form)
+        return low if low == high else f"{low}-{high}"
+
+    fve = span([1 - s.sse / variance for s in stats], ".2f")
+    return f"FVE {fve}, L0 {span([s.L0 for s in stats], '.0f')}, dead {span([s.dead for s in stats], '.2f')}"
+
+
+def _scale(rows: Stream, recipe: Recipe) -> float:
+    """sqrt(mean |x|^2) over a sample of tokens; 1 without normalisation."""
+    x = rows.take(SCALE_TOKENS, seed=recipe.seed).x
+    if not bool(torch.isfinite(x).all()):
+        raise BadInput("The activations hold NaN or infinite values; collect them again in float32 or bfloat16.")
+    scale = float(x.double().square().sum(1).mean().sqrt())
+    if scale == 0:
+        raise BadInput("All activations are 0: check the layer they were collected from.")
+    return scale if recipe.normalise else 1.0
+
+
+def _check(rows: Stream, jobs: list[Job], recipe: Recipe, held_out: Tensor | None) -> None:
+    if not jobs:
+        raise BadInput("There is no SAE to train: give at least one sparsity.")
+    if len(set(jobs)) < len(jobs):
+        twice = next(job for job in jobs if jobs.count(job) > 1)
+        raise BadInput(f"{twice.variant} at {twice.sparsity_name} = {twice.sparsity:g} is asked for twice.")
+    for job in jobs:
+        job.config(rows.d)
+    if rows.n < recipe.batch_size:
+        raise BadInput(f"There are {rows.n} tokens, fewer than one batch of {recipe.batch_size}; lower the batch size.")
+    if held_out is not None and (held_out.ndim != 2 or held_out.shape[1] != rows.d or not len(held_out)):
+        raise BadInput(
+            f"The held-out activations have shape {tuple(held_out.shape)}, but training reads width {rows.d}: "
+            "collect both from the same model and layer."
+        )
+
+
+def _check_space(folder: Path, jobs: list[Job], recipe: Recipe, d: int) -> None:
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    need, free = bytes_needed(jobs, recipe, d), shutil.disk_usage(there).free
+    if need > free:
+        raise BadInput(
+            f"Training {len(jobs)} SAEs writes up to {need / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB free: "
+            "free some, or train fewer SAEs or checkpoints."
+        )
+
+
+def _device(device: str) -> torch.device:
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("There is no CUDA device here; use device auto or cpu.")
+    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

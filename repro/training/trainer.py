@@ -1,0 +1,140 @@
+"""Trainer: one SAE with its optimizer and counters; one update a batch, a checkpoint or its full state at any step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repro.sae import SAE, Source
+from repro.training.losses import LOSSES, Loss, Situation
+from repro.training.recipe import Job, Recipe
+from repro.training.weights import Weights, geometric_median
+
+BETAS = {"gated": (0.0, 0.999), "jumprelu": (0.0, 0.999)}  # as in dictionary_learning; Adam's usual ones elsewhere
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one update saw, before the weights moved."""
+
+    step: int
+    loss: float
+    sse: float
+    """Mean over tokens of |x - x_hat|^2, in units of the normalised input."""
+    L0: float
+    dead: float
+    """Share of latents that have not fired for `dead_after_tokens`."""
+    threshold: float
+    lr: float
+
+
+class Trainer:
+    """An SAE in training on normalised activations x / scale. Nothing here is random after the initial weights."""
+
+    def __init__(self, job: Job, recipe: Recipe, d: int, device: torch.device | str = "cpu"):
+        self.job, self.recipe, self.device = job, recipe, torch.device(device)
+        self.weights = Weights(job, d, device)
+        self.parameters = list(self.weights.tensors.values())
+        # fused: one pass over memory instead of a dozen
+        self.adam = torch.optim.Adam(self.parameters, betas=BETAS.get(job.variant, (0.9, 0.999)), fused=True)
+        self.silent = torch.zeros(job.m, dtype=torch.long, device=device)  # tokens since each latent fired
+        self.step = 0
+        self.threshold = -1.0  # moving average; -1 = not started
+        self.last_threshold = 0.0
+
+    def update(self, x: Tensor, buffer: Tensor | None = None) -> Stats:
+        """One step on x [n, d]; `buffer` [n, m] is memory that may be overwritten."""
+        recipe, w = self.recipe, self.weights
+        if self.step == 0 and self.job.sparsity_name == "k":
+            with torch.no_grad():
+                w.b_dec.copy_(geometric_median(x))
+
+        loss = self._loss(x, buffer)
+        self.silent += len(x)
+        self.silent[loss.fired] = 0
+        loss.total.backward()
+        if w.unit_norm:
+            remove_parallel(w.W_dec)
+        torch.nn.utils.clip_grad_norm_(self.parameters, recipe.grad_clip)
+        for group in self.adam.param_groups:
+            group["lr"] = recipe.lr_at(self.step)
+        self.adam.step()
+        self.adam.zero_grad(set_to_none=True)
+        if w.unit_norm:
+            with torch.no_grad():
+                w.W_dec.div_(w.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        self._follow(loss)
+        stats = Stats(
+            self.step,
+            float(loss.total.detach()),
+            float(loss.error.square().sum()) / len(x),
+            loss.nonzeros / len(x),
+            float((self.silent >= recipe.dead_after_tokens).float().mean()),
+            self.threshold,
+            recipe.lr_at(self.step),
+        )
+        self.step += 1
+        return stats
+
+    def sae(self, scale: float, x: Tensor, source: Source | None = None) -> SAE:
+        """The SAE as it stands, for raw activations. A threshold whose average has not started is that of batch x."""
+        if self.job.sparsity_name != "k":
+            return self.weights.to_sae(scale, source=source)
+        threshold = self.threshold if self.threshold >= 0 else self._loss(x).threshold or 0.0
+        return self.weights.to_sae(scale, threshold, source)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next update depends on."""
+        return {
+            "weights": {name: t.detach() for name, t in self.weights.tensors.items()},
+            "adam": self.adam.state_dict(),
+            "silent": self.silent,
+            "step": self.step,
+            "threshold": self.threshold,
+            "last_threshold": self.last_threshold,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Continue from what `state` returned."""
+        with torch.no_grad():
+            for name, t in self.weights.tensors.items():
+                t.copy_(state["weights"][name])
+        self.adam.load_state_dict(state["adam"])
+        self.silent.copy_(state["silent"])
+        self.step, self.threshold = state["step"], state["threshold"]
+        self.last_threshold = state["last_threshold"]
+
+    def _loss(self, x: Tensor, buffer: Tensor | None = None) -> Loss:
+        situation = Situation(
+            sparsity=self.job.sparsity,
+            warm=self.recipe.sparsity_factor(self.step),
+            bandwidth=self.recipe.bandwidth,
+            auxk_alpha=self.recipe.auxk_alpha,
+            silent=self.silent,
+            dead_after=self.recipe.dead_after_tokens,
+            guess=self.last_threshold,
+            buffer=buffer,
+        )
+        return LOSSES[self.job.variant](self.weights, x, situation)
+
+    def _follow(self, loss: Loss) -> None:
+        """Moving average of the threshold."""
+        if loss.threshold is None:
+            return
+        self.last_threshold = loss.threshold
+        if self.step <= self.recipe.threshold_start_step:
+            return
+        beta = self.recipe.threshold_beta
+        started = self.threshold >= 0
+        self.threshold = beta * self.threshold + (1 - beta) * loss.threshold if started else loss.threshold
+
+
+@torch.no_grad()
+def remove_parallel(atoms: Tensor) -> None:
+    """Take from the gradient of unit atoms [m, d] what points along them: it would only be undone by rescaling."""
+    grad = atoms.grad
+    assert grad is not None
+    grad.addcmul_((grad * atoms).sum(1, keepdim=True), atoms, value=-1)
