@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "valid", "dev", "test")
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The readable files of a split, which their names (train-0.parquet) or folders (train/) say; all if none says so."""
+    """The readable files of a split, told by their names (train-0.parquet) or folders (train/); all if none tells."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and reader_of(p) and not p.name.startswith("."))
     if not files:
         raise BadInput(f"No text in {folder}; it needs files that end in {', '.join(READERS)} (also .gz).")
@@ -38,6 +38,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def rows_of(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
+    """The rows of one file; a .txt file is one row. Raises BadInput when it cannot be read."""
     reader = reader_of(path)
     assert reader is not None
     try:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from repro.activations.fetch import ModelSource, find_model
@@ -14,12 +15,7 @@ from repro.config import ModelConfig
 from repro.errors import BadInput, missing_extra
 
 FAMILIES = "GPT-NeoX (Pythia), Gemma, Llama (also Mistral, Qwen), GPT-2, OPT"
-BLOCKS = (
-    "layers",
-    "h",
-    "decoder.layers",
-    "language_model.layers",
-)  # where those keep their blocks, from the base model
+BLOCKS = ("layers", "h", "decoder.layers", "language_model.layers")  # where the base models of those keep them
 ATTENTION = {"gemma2": "eager"}  # its logit soft-capping exists in no other implementation that runs everywhere
 
 
@@ -44,11 +40,17 @@ class LoadedModel:
         return int(config.get_text_config().hidden_size)
 
     @property
+    def vocabulary(self) -> int:
+        """Rows of the token embedding; every token id is smaller."""
+        model: Any = self.model
+        return int(model.get_input_embeddings().weight.shape[0])
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def activations(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Token ids [B, T] -> residual stream [B, T, d] in the model's dtype; mask is True at real tokens (None: all).
 
@@ -121,13 +123,21 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
         attention = ATTENTION.get(settings.model_type)
         dtype = _dtype(config.dtype, source.preset, settings)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **local)
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            source.folder, dtype=dtype, attn_implementation=attention, use_safetensors=True, **local
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            **local,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(
             f"Cannot load {source.name} from {source.folder}: {str(error).strip().splitlines()[0]}"
         ) from error
+    model, missing = loaded[0], loaded[1]["missing_keys"]
+    if missing:  # transformers would draw these at random
+        raise BadInput(f"{source.folder} lacks weights of {type(model).__name__}, such as {min(missing)}.")
     model.eval().requires_grad_(False).to(where)
     blocks = find_blocks(model)
     if not 0 <= layer < len(blocks):

