@@ -315,6 +315,7 @@ def evaluate_checkpoints(
     not computed again. A checkpoint that cannot be read gives one row with its reason as `note`.
     """
     from repro.checkpoints import CheckpointError, load_sae
+    from repro.variants import BatchTopK, MatryoshkaBatchTopK
 
     folder = Path(folder)
     on_device = EvalData(
@@ -337,7 +338,9 @@ def evaluate_checkpoints(
             rows += [row | known for row in json.loads(done.read_text())]
             continue
         try:
-            sae = load_sae(entry["path"], step=entry.get("step"), fallback_batch_topk=True).to(device).eval()
+            sae = load_sae(entry["path"]).to(device)
+            if isinstance(sae, BatchTopK | MatryoshkaBatchTopK) and sae.threshold < 0:
+                sae = load_sae(entry["path"], eval_activation="batch_topk").to(device)  # saved before it had one
         except CheckpointError as error:
             rows.append({**known, "note": str(error)})
             continue

@@ -152,7 +152,7 @@ def calibrate_lambda(
 
     Bisection in log lambda between 1e-6 and 1 times the largest lambda_max, at the very steps that are used
     afterwards: mode "semi" takes `steps` (30) ISTA steps from the encoder's code, "non" solves to `solve_tol` (or takes
-    `steps` from zero), warm-started from the last lambda. Raises BadInput for a target that no lambda reaches.
+    `steps` from zero). Raises BadInput for a target that no lambda reaches.
     """
     mode = check_mode(mode)
     if len(x) == 0:
@@ -174,12 +174,12 @@ def calibrate_lambda(
     if top <= 0:
         raise BadInput("No atom points along any of these activations, so every lambda gives empty codes.")
     low, high = math.log(1e-6 * top), math.log(top)
-    warm, seen = None, {}
+    seen = {}
     for _ in range(max_bisections):
         middle = (low + high) / 2
         problem = base.with_lam(math.exp(middle))
         if certified:
-            codes = warm = solve(problem, solver, z0=warm, tol=solve_tol).codes
+            codes = solve(problem, solver, tol=solve_tol).codes  # cold, as afterwards: a warm start changes L0
         else:
             codes = solve(problem, "ista", z0, steps if steps is not None else SEMI_STEPS, tol=None).codes
         reached = float(codes.l0.double().mean())

@@ -122,8 +122,8 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     figure.update_yaxes(title_text="angular variance", col=1)
     return caption(
         figure,
-        "Angular variance of each latent against how often it fires. The released rule gives latents that never fire the "
-        "highest value of all, 1, so they head the group with the largest k.",
+        "Angular variance of each latent against how often it fires. The released rule gives latents that never fire "
+        "the highest value of all, 1, so they head the group with the largest k.",
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from repro.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig, Scale, cache_dir, digest
+from repro.config import DatasetConfig, Device, MetricsConfig, ModelConfig, RunConfig, Scale, cache_dir, digest
 from repro.evaluate import EvalData, EvalOptions, open_data
 
 TOKENS_A_DOCUMENT = 40  # upper bound of the mean length of a labelled document
@@ -24,23 +24,25 @@ class Prepared:
     """The training tokens (`activations.store.Rows`)."""
     folder: Path
     """Where all of it lies."""
-    device: str
+    device: Literal["cpu", "cuda"]
 
     def finals(self, variant: str | None = None) -> list[dict[str, Any]]:
         """Checkpoints at the end of training, of one variant if given."""
         return [c for c in self.checkpoints if c["final"] and variant in (None, c["variant"])]
 
 
-def device_of(name: str) -> str:
-    """cpu or cuda."""
+def device_of(name: Device) -> Literal["cpu", "cuda"]:
+    """auto -> cuda where there is one, else cpu."""
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
 
 
 def activations(scale: Scale) -> tuple[Path, Path, Path]:
     """Collect (or find) the activations of a scale: (folder, store of general text, store of labelled text)."""
-    from repro.activations import collect
+    from repro.activations.collect import collect
 
     model = ModelConfig(name=scale.model, layer_index=scale.layer)
     key = digest(
@@ -69,7 +71,8 @@ def prepare(scale: Scale) -> Prepared:
     """Activations, SAEs and evaluation data of a scale; what exists is not made again."""
     from repro.activations.rows import Rows
     from repro.activations.store import open_store
-    from repro.training import Job, Recipe, train
+    from repro.training.recipe import Job, Recipe
+    from repro.training.train import train
 
     device = device_of(scale.device)
     folder, text, labelled = activations(scale)

@@ -50,7 +50,7 @@ def trained(ready: Prepared) -> pd.DataFrame:
 
 
 def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, dict[str, float]]:
-    """(the largest codes of one token by encoder, semi and optimum; objective and gap of each) of the first such SAE."""
+    """(largest codes of one token by encoder, semi and optimum; objective and gap of each) of the first such SAE."""
     import pandas as pd
 
     from repro.checkpoints import load_sae
