@@ -183,9 +183,9 @@ def dictionary(folder: Path) -> Iterator[str]:
     data = decompress(next(folder.glob("usr/share/dictd/*.dict.dz")).read_bytes())
     places = set()
     for line in next(folder.glob("usr/share/dictd/*.index")).read_text().splitlines():
-        word, at, size = line.split("\t")
+        word, *place = line.split("\t")
         if not word.startswith(("00-database", "00database")):  # the notices of the dictionary itself
-            places.add((_base64(at), _base64(size)))
+            places.add((_base64(place[0]), _base64(place[1])))
     for at, size in sorted(places):
         entry = data[at : at + size].decode().strip("\n")
         yield jargon_entry(entry) if "jargon" in folder.name else unwrap(entry.split("\n"))
