@@ -175,6 +175,8 @@ def main() -> None:
         of_side.sort(key=lambda row: draw(f"order/{row['source']}/{row['id']}"))
     write_jsonl_gz(args.out / "general.jsonl.gz", rows["general"])
     write_jsonl_gz(args.out / "glosses.jsonl.gz", glosses)
+    for stale in args.cache.glob("*.npy"):  # tokens of an earlier text
+        stale.unlink()
     write_jsonl_gz(args.cache / "train.jsonl.gz", rows["train"])
     write_jsonl_gz(args.cache / "validation.jsonl.gz", rows["validation"])
     (args.out / "WORDNET_LICENSE.txt").write_text(licence(folder["wordnet"]))
