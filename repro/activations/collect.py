@@ -57,8 +57,6 @@ def collect(config: RunConfig) -> Path:
             if _is_done(final, key):
                 _say(f"{final.acts} is there already, from the same model, text and options.")
                 return final.acts
-            if final.json.is_file():
-                _say(f"{final.acts} is of another model, text or options; it is replaced when the new one is complete.")
             next(documents(data))  # text that cannot be read is an error before the model is loaded
             loaded = load_model(config.model, config.device, source)
             _write(loaded, config, draft, key)
@@ -172,12 +170,15 @@ def _provenance(
 
 
 def _is_done(final: Files, key: str) -> bool:
+    """Is this very collection there, whole? Says why a file that is there will be replaced."""
     if _read(final.json).get("key") != key:
+        if final.json.is_file():
+            _say(f"{final.acts} is of another model, text or options; it is replaced when the new one is complete.")
         return False
     try:
         open_store(final.acts)
     except BadInput as error:
-        _say(f"{error}")
+        _say(str(error))
         return False
     return True
 

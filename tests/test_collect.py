@@ -1,0 +1,359 @@
+"""Collection: packing, padding, what is on disk, and that a killed run ends in the same bytes."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import time
+
+import language_models
+import numpy as np
+import pytest
+import torch
+
+from repro.activations import collect as collect_module
+from repro.activations import forward as forward_module
+from repro.activations.collect import collect, collect_texts
+from repro.activations.models import as_loaded, load_model
+from repro.activations.store import open_store
+from repro.activations.text import Document
+from repro.activations.tokenise import Count, sequences
+from repro.config import DatasetConfig, ModelConfig, RunConfig
+from repro.errors import BadInput
+
+pytest.importorskip("transformers")
+WORDS = language_models.TEXT.split()
+TEXTS = [" ".join(WORDS[i % 7 :][: 1 + (5 * i) % 17]) for i in range(60)]
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return language_models.save(tmp_path_factory.mktemp("models") / "neox", "gpt_neox")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": t, "topic": "xyz"[len(t) % 3]}) + "\n" for t in TEXTS))
+    return path
+
+
+@pytest.fixture
+def config(lm, corpus, tmp_path):
+    return RunConfig(
+        output_dir=str(tmp_path / "out"),
+        model=ModelConfig(name=str(lm), layer_index=1),
+        dataset=DatasetConfig(name=str(corpus), max_tokens=400, seq_len=16, batch_size=4),
+        device="cpu",
+    )
+
+
+def changed(config, **options):
+    return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, **options))
+
+
+def digests(folder):
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.suffix == ".npy"}
+
+
+# --- tokens -------------------------------------------------------------------------------------------
+
+
+def rows_of(texts, seq_len, packing, max_tokens=10**6, bos=False):
+    loaded = as_loaded(language_models.model("llama"), language_models.tokenizer(bos), 0)
+    count = Count()
+    docs = (Document(t, None, i) for i, t in enumerate(texts))
+    rows = list(sequences(loaded, docs, seq_len, packing, max_tokens, count))
+    encode = [loaded.tokenizer(t, add_special_tokens=False).input_ids for t in texts]
+    return [(ids.tolist(), of.tolist()) for ids, of, _ in rows], count, encode
+
+
+@pytest.mark.parametrize("seq_len", [1, 3, 16, 1000])
+def test_packing_joins_documents_with_eos(seq_len):
+    rows, count, encoded = rows_of(TEXTS, seq_len, packing=True)
+    stream = [t for ids in encoded for t in [*ids, 0]]
+    owner = [i for i, ids in enumerate(encoded) for _ in [*ids, 0]]
+    assert [t for ids, _ in rows for t in ids] == stream and [o for _, of in rows for o in of] == owner
+    assert all(len(ids) == seq_len for ids, _ in rows[:-1])
+    assert dataclasses.astuple(count) == (60, 0, len(stream), 59, True)
+
+
+def test_packing_with_bos_puts_it_in_front_of_every_sequence():
+    rows, count, encoded = rows_of(TEXTS, 16, packing=True, bos=True)
+    stream = [t for ids in encoded for t in [*ids, 0]]
+    assert all(ids[0] == 1 and of[0] == of[1] for ids, of in rows)
+    assert [t for ids, _ in rows for t in ids[1:]] == stream
+    assert count.tokens == len(stream) + len(rows)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_one_document_a_sequence(bos):
+    rows, count, encoded = rows_of(["", *TEXTS], 16, packing=False, bos=bos)
+    front = [1] if bos else []
+    assert [ids for ids, _ in rows] == [(front + ids)[:16] for ids in encoded if ids]
+    assert [of for _, of in rows] == [[i] * len(ids) for i, (ids, _) in enumerate(rows)]
+    assert count.truncated == sum(len(front + ids) > 16 for ids in encoded) > 0
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("max_tokens", [1, 15, 16, 17, 200])
+def test_exactly_as_many_tokens_as_asked(packing, max_tokens):
+    rows, count, _ = rows_of(TEXTS, 16, packing, max_tokens)
+    everything = rows_of(TEXTS, 16, packing)[0]
+    assert sum(len(ids) for ids, _ in rows) == count.tokens == max_tokens and not count.exhausted
+    assert [t for ids, _ in rows for t in ids] == [t for ids, _ in everything for t in ids][:max_tokens]
+    assert count.documents == rows[-1][1][-1] + 1 == count.last_row + 1
+
+
+def test_tokenizer_of_another_model_is_noticed():
+    loaded = as_loaded(language_models.model("llama"), language_models.tokenizer(), 0)
+    loaded.model.resize_token_embeddings(20)
+    with pytest.raises(BadInput, match="tokenizer of another model"):
+        list(sequences(loaded, [Document("zzz", None, 0)], 8, True, 99, Count()))
+    with pytest.raises(BadInput, match="seq_len must be at least"):
+        list(sequences(loaded, [Document("zzz", None, 0)], 0, True, 99, Count()))
+
+
+# --- files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("family", language_models.FAMILIES)
+def test_what_is_on_disk_is_what_transformers_computes(tmp_path, corpus, family, packing):
+    folder = language_models.save(tmp_path / "lm", family, bos=family == "llama")
+    path = collect(
+        RunConfig(
+            output_dir=str(tmp_path / "out"),
+            model=ModelConfig(name=str(folder), layer_index=1),
+            dataset=DatasetConfig(
+                name=str(corpus), max_tokens=300, seq_len=16, batch_size=3, packing=packing, label_column="topic"
+            ),
+            device="cpu",
+        )
+    )
+    store = open_store(path, verify=True)
+    assert path.name == "acts_layer1.npy" and store.x.dtype == np.float32 and store.d == 32
+    assert store.mask.sum() == 300 == store.meta["tokens"]
+    model = load_model(ModelConfig(name=str(folder), layer_index=1), "cpu").model
+    for s in range(len(store.x)):
+        n = store.mask[s].sum()
+        with torch.no_grad():
+            theirs = model(torch.tensor(store.tokens[s : s + 1, :n]).long(), output_hidden_states=True).hidden_states[
+                2
+            ][0]
+        torch.testing.assert_close(torch.tensor(store.x[s, :n]), theirs, rtol=1e-5, atol=1e-6)
+        assert store.mask[s, :n].all() and not store.mask[s, n:].any()
+        assert not store.x[s, n:].any() and (store.docs[s, n:] == -1).all() and (store.tokens[s, n:] == 2).all()
+    np.testing.assert_allclose(store.norms, np.linalg.norm(store.x, axis=-1), rtol=1e-5)
+    assert store.label_names == ("x", "y", "z") and len(store.labels) == store.docs.max() + 1 == store.meta["documents"]
+    assert [store.label_names[i] for i in store.labels] == ["xyz"[len(t) % 3] for t in TEXTS[: len(store.labels)]]
+    assert store.meta["special_ids"] == {"bos": [1], "eos": [0], "pad": [2]}
+    kept = store.select()
+    flat = store.tokens.reshape(-1)[kept.index]
+    assert kept.n > 0 and not set(flat.tolist()) & {0, 1} and (kept.index % 16).min() > 0
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_released_convention_reads_the_block_before(config):
+    here = open_store(collect(config)).x.copy()
+    other = dataclasses.replace(
+        config,
+        output_dir=config.output_dir + "2",
+        model=dataclasses.replace(config.model, layer_index=2, layer_convention="hidden_states"),
+    )
+    released = open_store(collect(other))
+    np.testing.assert_array_equal(released.x, here)
+    assert released.meta["site"] == "resid_pre" and released.path.name == "acts_layer2.npy"
+
+
+def test_a_second_call_does_nothing_and_other_options_replace(config, capsys, monkeypatch):
+    first = collect(config)
+    before, stamp = digests(first.parent), first.stat().st_mtime_ns
+    with monkeypatch.context() as m:
+        m.setattr(collect_module, "load_model", lambda *_: pytest.fail("the model was loaded"))
+        assert collect(config) == first
+    assert first.stat().st_mtime_ns == stamp and "there already" in capsys.readouterr().err
+    labelled = changed(config, label_column="topic")
+    collect(labelled)
+    assert "is replaced" in capsys.readouterr().err and open_store(first).labels is not None
+    collect(config)
+    assert open_store(first).labels is None and digests(first.parent) == before  # no label file is left behind
+    first.write_bytes(first.read_bytes()[:-8])
+    collect(config)
+    assert "not a complete .npy file" in capsys.readouterr().err and digests(first.parent) == before
+
+
+def test_text_that_ends_early_is_said(config):
+    store = open_store(collect(changed(config, max_tokens=10**6)))
+    assert store.meta["text_exhausted"] and store.meta["next_document"] == 60 == store.meta["documents"]
+    shorter = open_store(collect(config))
+    assert not shorter.meta["text_exhausted"]
+    skip = shorter.meta["next_document"]
+    rest = open_store(collect(changed(config, skip_documents=skip, max_tokens=50)))
+    first = load_model(config.model, "cpu").tokenizer(TEXTS[skip]).input_ids
+    assert rest.tokens.reshape(-1)[: len(first)].tolist() == first
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("when", [0, 2])
+@pytest.mark.parametrize("where", ["forward", "put"])
+def test_resumed_files_are_the_same_bytes(config, monkeypatch, packing, when, where):
+    config = changed(config, packing=packing)
+    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")).parent)
+    real, calls = getattr(forward_module, where), []
+
+    def dying(loaded, *args):
+        calls.append(1)
+        if len(calls) > when:
+            if where == "put":  # half a batch is on disk when the run dies
+                batch, _, _, x, norms = args
+                x[batch[0]] = norms[batch[0]] = np.nan
+            raise Killed
+        return real(loaded, *args)
+
+    monkeypatch.setattr(collect_module, where, dying)
+    with pytest.raises(Killed):
+        collect(config)
+    out = collect_module.Path(config.output_dir)
+    assert [p.name for p in out.iterdir()] == [".acts_layer1.draft"]
+    ran = []
+    monkeypatch.setattr(collect_module, where, lambda *args: (ran.append(1), real(*args))[1])
+    assert digests(collect(config).parent) == whole
+    batches = -(-len(np.load(out / "tokens_layer1.npy")) // 4)
+    assert batches - when <= len(ran) <= batches - when + 1  # the last batch before the kill may be lost
+
+
+@pytest.mark.parametrize("renamed", range(7))
+def test_killed_while_files_get_their_names(config, monkeypatch, renamed):
+    collect(changed(config, max_tokens=100, label_column="topic"))  # something older is replaced
+    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")).parent)
+    real, calls = os.replace, []
+
+    def dying(source, target):
+        if collect_module.PROGRESS not in str(target) and ".draft" not in str(target):
+            calls.append(1)
+            if len(calls) > renamed:
+                raise Killed
+        real(source, target)
+
+    acts = collect_module.Path(config.output_dir) / "acts_layer1.npy"
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", dying)
+        if renamed < 6:
+            with pytest.raises(Killed):
+                collect(config)
+            with pytest.raises(BadInput, match=r"json is missing beside"):
+                open_store(acts)
+        else:
+            collect(config)
+    assert digests(collect(config).parent) == whole
+    open_store(acts, verify=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kill_9(config, monkeypatch):
+    """Real kills of a slowed run, each a batch later than the last; then the run that finishes."""
+    real = collect_module.forward
+    for kill_at in (1, 2, 3):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+
+            def slow(*args, writer=writer):
+                os.write(writer, b".")
+                time.sleep(0.1)
+                return real(*args)
+
+            monkeypatch.setattr(collect_module, "forward", slow)
+            collect(config)
+            os._exit(0)  # not reached
+        for _ in range(kill_at):
+            assert os.read(reader, 1) == b"."
+        time.sleep(0.05)
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        os.close(reader)
+        os.close(writer)
+    draft = collect_module.Path(config.output_dir) / ".acts_layer1.draft"
+    assert json.loads((draft / collect_module.PROGRESS).read_text())["batches"] >= 2
+    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")).parent)
+    assert digests(collect(config).parent) == whole
+
+
+def test_two_runs_at_once(config):
+    folder = collect_module.Path(config.output_dir) / ".acts_layer1.draft"
+    with collect_module._only_one(folder), pytest.raises(BadInput, match=r"Another `repro collect`"):
+        collect(config)
+    collect(config)
+
+
+# --- what is wrong --------------------------------------------------------------------------------------
+
+
+def test_nan_activations_name_the_fix(config, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = language_models.save(tmp_path / "broken", "gpt_neox")
+    weights = load_file(folder / "model.safetensors")
+    weights["gpt_neox.layers.1.mlp.dense_4h_to_h.bias"][3] = float("inf")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for dtype, fix in [("bfloat16", r"set model\.dtype: float32"), ("float32", "the weights are damaged")]:
+        model = ModelConfig(name=str(folder), layer_index=1, dtype=dtype)
+        with pytest.raises(BadInput, match=f"NaN or infinite activations in {dtype}: {fix}"):
+            collect(dataclasses.replace(config, model=model))
+    assert not list(collect_module.Path(config.output_dir).glob("*.npy"))
+    collect(dataclasses.replace(config, model=dataclasses.replace(model, layer_index=0)))  # block 0 is fine
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"seq_len": 65}, "more than the 64 positions"),
+        ({"max_tokens": 0}, "at least 1"),
+        ({"skip_documents": -1}, "at least 0"),
+        ({"skip_documents": 60}, "holds no text"),
+        ({"split": "test"}, "without splits"),
+        ({"text_column": "body"}, "no column 'body'"),
+        ({"name": "/no/such.txt"}, "No text at"),
+    ],
+)
+def test_bad_options_leave_nothing(config, options, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        collect(changed(config, **options))
+    out = collect_module.Path(config.output_dir)
+    assert not out.exists() or not list(out.iterdir())
+
+
+def test_full_disk_is_said_before_the_work(config, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(BadInput, match=r"no room for \(No space left on device\)"):
+        collect(config)
+    assert not list(collect_module.Path(config.output_dir).iterdir())
+
+
+def test_output_that_cannot_be_written(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="choose another output_dir"):
+        collect(dataclasses.replace(config, output_dir=str(tmp_path / "file" / "out")))
+
+
+# --- in memory ------------------------------------------------------------------------------------------
+
+
+def test_texts_in_memory_equal_the_files(config):
+    stored = open_store(collect(changed(config, packing=False)))
+    loaded = load_model(config.model, "cpu")
+    held = collect_texts(loaded, TEXTS[: stored.meta["documents"]], seq_len=16, batch_size=4, max_tokens=400)
+    np.testing.assert_array_equal(held.docs, stored.docs)
+    np.testing.assert_array_equal(held.x, stored.x)
+    assert held.select().n == stored.select().n
+    with pytest.raises(BadInput, match="no text"):
+        collect_texts(loaded, [])
