@@ -1,0 +1,57 @@
+// Draws the figures of a page in the colours of its theme, and lets widgets typeset their equations.
+
+// The widget library calls MathJax 2's queue; MathJax 3 has none. Deferred scripts have run by this event, and
+// the widgets wait for "load", so the stand-in is in place in time.
+document.addEventListener("DOMContentLoaded", () => {
+  if (window.MathJax && !window.MathJax.Hub) {
+    window.MathJax.Hub = { Queue: ([, , node]) => window.MathJax.typesetPromise?.([node]).catch(() => {}) };
+  }
+});
+
+(() => {
+  const narrow = () => window.matchMedia("(max-width: 640px)").matches;
+  const config = {
+    displaylogo: false,
+    responsive: true,
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg" },
+  };
+
+  function layoutOf(figure) {
+    const layout = structuredClone(figure.stored.layout);
+    delete layout.width; // the page decides
+    if ("themed" in figure.dataset) {
+      const ink = document.documentElement.dataset.theme === "dark" ? "dark" : "light";
+      layout.template = structuredClone(window.plotTemplates[ink]);
+      if (narrow()) {
+        layout.template.layout.font.size = 12;
+        layout.template.layout.margin.l = 44;
+      }
+    }
+    return layout;
+  }
+
+  function draw(figure) {
+    const plot = figure.querySelector(".plot");
+    const options = { ...config, displayModeBar: narrow() ? false : "hover" };
+    if (plot.data) return window.Plotly.react(plot, plot.data, layoutOf(figure), options);
+    const { data, frames } = structuredClone(figure.stored);
+    return window.Plotly.newPlot(plot, { data, layout: layoutOf(figure), config: options, frames });
+  }
+
+  async function drawAll() {
+    for (const figure of document.querySelectorAll("figure.plotly-figure")) {
+      if (!figure.stored) figure.stored = JSON.parse(figure.querySelector("script").textContent);
+      await draw(figure);
+      await new Promise((next) => setTimeout(next)); // the page stays responsive between figures
+    }
+  }
+
+  document.addEventListener("DOMContentLoaded", () => {
+    if (!window.Plotly) return;
+    let turn = drawAll();
+    const again = () => (turn = turn.then(drawAll));
+    new MutationObserver(again).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    window.matchMedia("(max-width: 640px)").addEventListener("change", again);
+  });
+})();

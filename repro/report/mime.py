@@ -1,0 +1,102 @@
+"""How a plotly output becomes HTML in the book: data in the page, one shared plotly.js, a picture without scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+from functools import cache
+from typing import Any, ClassVar
+
+from docutils import nodes
+
+from repro.report.theme import template
+
+PLOTLY_MIME = "application/vnd.plotly.v1+json"
+
+
+class PlotlyRenderer:
+    """myst-nb plugin (entry point `myst_nb.mime_renderers`); book/_static/book.js draws what it leaves in the page."""
+
+    mime_priority_overrides: ClassVar = [("*", PLOTLY_MIME, 1)]
+
+    @staticmethod
+    def handle_mime(renderer: Any, data: Any, inline: bool) -> list[nodes.Element] | None:
+        """Nodes for a block of plotly JSON; None leaves every other output to myst-nb."""
+        if inline or data.mime_type != PLOTLY_MIME:
+            return None
+        renderer.add_js_file("plotly", plotly_js_name(), {"defer": "defer"})
+        renderer.add_js_file("plot-templates", None, {"body": _page_templates()})
+        opening, closing = figure_html(data.content)
+        return [_raw(opening), *_picture(renderer, data), _raw(closing)]
+
+
+def plotly_js_name() -> str:
+    """File name of plotly.js in the book; its version is in the name, so that a cached old one is never used."""
+    from plotly.offline import get_plotlyjs_version
+
+    return f"plotly-{get_plotlyjs_version()}.min.js"
+
+
+def figure_html(figure: dict[str, Any]) -> tuple[str, str]:
+    """The HTML of a figure before and after what a reader without scripts sees: plotly JSON, then the caption.
+
+    A figure in our theme is stored without its template: the page's script supplies the light or the dark one.
+    """
+    layout = dict(figure.get("layout", {}))
+    themed = layout.get("template") == _spelled_out("neutral")
+    if themed:
+        del layout["template"]
+    words = _meta(layout).get("caption")
+    height = int(layout.get("height") or template()["layout"]["height"])
+    body = {"data": figure.get("data", []), "layout": layout, "frames": figure.get("frames", [])}
+    # "</script>" inside a label would end the element early; "<\\/" is the same string to a JSON parser.
+    text = json.dumps(body, separators=(",", ":")).replace("</", "<\\/")
+    opening = (
+        f'<figure class="plotly-figure"{" data-themed" if themed else ""}>'
+        f'<div class="plot" role="img" aria-label="{html.escape(_alt(layout))}" style="height:{height}px"></div>'
+        f'<script type="application/json">{text}</script><noscript>'
+    )
+    return opening, f"</noscript>{f'<figcaption>{html.escape(words)}</figcaption>' if words else ''}</figure>"
+
+
+def _meta(layout: dict[str, Any]) -> dict[str, Any]:
+    meta = layout.get("meta")
+    return meta if isinstance(meta, dict) else {}
+
+
+def _alt(layout: dict[str, Any]) -> str:
+    """The text alternative: as given to theme.caption, or else the title."""
+    title = layout.get("title") or {}
+    return _meta(layout).get("alt") or (title.get("text") if isinstance(title, dict) else title) or "Figure"
+
+
+@cache
+def _page_templates() -> str:
+    """The light and the dark template, once a page."""
+    templates = {ink: _spelled_out(ink) for ink in ("light", "dark")}
+    return f"window.plotTemplates = {json.dumps(templates, separators=(',', ':'))};"
+
+
+@cache
+def _spelled_out(ink: str) -> dict[str, Any]:
+    """A template as plotly writes it into a notebook: named colour scales become lists, which plotly.js needs."""
+    import plotly.graph_objects as go
+
+    return json.loads(go.Figure(layout={"template": template(ink)}).to_json())["layout"]["template"]
+
+
+def _picture(renderer: Any, data: Any) -> list[nodes.Element]:
+    """The PNG of the same output, if the notebook carries one (REPRO_PNG=1), or a sentence."""
+    _, outputs = renderer.renderer.nb_client.code_cell_outputs(data.cell_index)
+    png = outputs[data.output_index].get("data", {}).get("image/png")
+    if not png:
+        return [_raw("<p>This figure needs JavaScript.</p>")]
+    found = renderer.render_image(dataclasses.replace(data, mime_type="image/png", content=png))
+    for node in found:
+        node["alt"] = _alt(data.content["layout"])
+    return found
+
+
+def _raw(text: str) -> nodes.raw:
+    return nodes.raw(text=text, format="html")

@@ -1,0 +1,253 @@
+"""The built book in Chromium: a small sample always, and the real one (book/_build/html) where it has been built."""
+
+import functools
+import http.server
+import shutil
+import threading
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from repro.config import repo_root
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+REAL = repo_root() / "book" / "_build" / "html"
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium (apt-get install chromium)"),
+]
+
+SAMPLE = [
+    ("markdown", "# Sample section\n\nThe objective $J(z)$ of one token:\n\n$$J(z) = \\tfrac12 \\|x - zD\\|^2$$"),
+    ("parameters", "seed: int = 0  # seed of every draw"),
+    (
+        "code",
+        "import ipywidgets as widgets\nimport pandas as pd\nimport plotly.graph_objects as go\n"
+        "from repro.report import theme\ntheme.use_theme()",
+    ),
+    (
+        "code",
+        "figure = go.Figure()\nfor mode in ('amortized', 'semi', 'non'):\n"
+        "    figure.add_scatter(x=[0, 5, 10], y=[1, 0.5, 0.1 * len(mode)], name=mode, **theme.mode_style(mode))\n"
+        "theme.caption(figure.update_layout(xaxis_title='steps', yaxis_title='gap'), 'The gap falls.')",
+    ),
+    ("code", "go.Figure(go.Heatmap(z=[[0, 1], [2, 3]], colorbar_title='rate'))"),
+    ("code", "pd.DataFrame([[1 / 3] * 12], columns=[f'a long name {i}' for i in range(12)]).style.format('{:.6f}')"),
+    (
+        "code",
+        "slider, bar = widgets.IntSlider(30, description='steps'), widgets.IntProgress(30)\n"
+        "widgets.jslink((slider, 'value'), (bar, 'value'))\nwidgets.VBox([slider, bar])",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory) -> Path:
+    """A book of one notebook, run and built the way the real one is."""
+    from repro.report.book import build
+    from repro.report.runner import execute
+
+    folder = tmp_path_factory.mktemp("sample")
+    cells = [
+        nbformat.v4.new_markdown_cell(text)
+        if kind == "markdown"
+        else nbformat.v4.new_code_cell(text, metadata={"tags": [kind] if kind == "parameters" else []})
+        for kind, text in SAMPLE
+    ]
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata={"language_info": {"name": "python"}}), folder / "sample.ipynb"
+    )
+    (folder / "params").mkdir()
+    (folder / "params" / "tiny.yaml").write_text("sample:\n")
+    source, book = repo_root() / "book", folder / "book"
+    kept = ("_build", "executed", "_generated")
+    shutil.copytree(source, book, ignore=shutil.ignore_patterns(*kept))
+    pages = [{"file": name} for name in ("how-to-read", "executed/sample", "runs", "log")]
+    (book / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "index", "chapters": pages}))
+    execute("sample", notebooks_dir=folder, out_dir=book / "executed")
+    return build(book)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module", params=["sample", "real"])
+def site(request):
+    """(address, folder) of a book served on this machine."""
+    folder = REAL if request.param == "real" else request.getfixturevalue("sample")
+    if not (folder / "index.html").is_file():
+        pytest.skip("book/_build/html has not been built (make report)")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/", folder
+    server.shutdown()
+    server.server_close()
+
+
+def pages_of(folder: Path) -> list[str]:
+    """Every page of the book, without search and index helpers of the theme."""
+    found = [str(p.relative_to(folder)) for p in sorted(folder.rglob("*.html"))]
+    return [p for p in found if p not in ("search.html", "genindex.html") and not p.startswith("_")]
+
+
+def open_page(browser, address: str, width: int = 1440, theme: str = "light", **options):
+    """A page in a fresh context, and the list that collects everything it did wrong."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
+    page, wrong = context.new_page(), []
+    home = address.split("//")[0] + "//" + address.split("//")[1].split("/")[0]
+    page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
+    page.on("request", lambda r: r.url.startswith((home, "data:", "blob:")) or wrong.append(f"request: {r.url}"))
+    page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.status}: {r.url}"))
+    page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
+    page.goto(address, wait_until="load")
+    settle(page)
+    return page, wrong
+
+
+def settle(page) -> None:
+    """Wait until every figure is drawn."""
+    page.wait_for_function(
+        "[...document.querySelectorAll('figure.plotly-figure .plot')].every(p => p.querySelector('.main-svg'))"
+    )
+
+
+def test_every_page_stands_alone(browser, site):
+    """No request leaves the page, nothing fails, figures have traces, equations are set, nothing scrolls sideways."""
+    address, folder = site
+    problems = []
+    for name in pages_of(folder):
+        for width, theme in ((1440, "light"), (390, "dark")):
+            page, wrong = open_page(browser, address + name, width, theme)
+            counts = page.evaluate("[...document.querySelectorAll('.plotly-figure .plot')].map(p => p.data.length)")
+            wrong += [f"figure {i} has no trace" for i, n in enumerate(counts) if n == 0]
+            if page.locator(".math").count():
+                page.wait_for_function(
+                    "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container').length"
+                )
+            wrong += ["equation with an error"] * page.locator("mjx-merror").count()
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            wrong += [f"{wide} px of sideways scroll"] if wide > 0 else []
+            wrong += ["wrong theme"] if page.evaluate("document.documentElement.dataset.theme") != theme else []
+            problems += [f"{name} at {width} px: {text}" for text in wrong]
+            page.context.close()
+        size = (folder / name).stat().st_size
+        problems += [f"{name} has {size} bytes of its own"] if size > 100_000 else []
+    assert not problems, "\n".join(problems)
+
+
+def test_sidebar_navigates(browser, site):
+    address, _ = site
+    for width in (1440, 390):
+        page, wrong = open_page(browser, address + "index.html", width)
+        if width == 390:
+            page.locator(".primary-toggle").first.click()
+        link = page.locator(
+            ".bd-sidebar-primary a[href$='how-to-read.html']:visible, dialog a[href$='how-to-read.html']:visible"
+        )
+        link.first.click()
+        page.wait_for_url("**/how-to-read.html")
+        assert page.locator("h1").first.inner_text().startswith("How to read this book")
+        assert not wrong
+        page.context.close()
+
+
+def test_search_finds_a_page(browser, site):
+    address, _ = site
+    page, wrong = open_page(browser, address + "index.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("certificate")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search.html?q=certificate*")
+    page.locator("#search-results li a").first.wait_for()
+    assert "How to read this book" in page.locator("#search-results").inner_text()
+    assert not wrong
+    page.context.close()
+
+
+def first_figure_page(folder: Path) -> str:
+    for name in pages_of(folder):
+        if 'class="plotly-figure"' in (folder / name).read_text():
+            return name
+    pytest.skip("no page with a figure")
+
+
+def test_theme_button_recolours_figures(browser, site):
+    address, folder = site
+    page, wrong = open_page(browser, address + first_figure_page(folder))
+    ink = "getComputedStyle(document.querySelector('.plot .xtick text, .plot .ytick text, .plot .legendtext')).fill"
+    before, theme = page.evaluate(ink), page.evaluate("document.documentElement.dataset.theme")
+    traces = page.evaluate("document.querySelector('.plot').data.length")
+    for _ in range(3):  # the button goes round auto, light and dark
+        page.locator("button.theme-switch-button:visible").first.click()
+        page.wait_for_timeout(200)
+        if page.evaluate("document.documentElement.dataset.theme") != theme:
+            break
+    page.wait_for_function(f"{ink} !== '{before}'")
+    assert page.evaluate("document.querySelector('.plot').data.length") == traces
+    assert not wrong
+    page.context.close()
+
+
+def test_legend_and_widgets_work_without_a_kernel(browser, sample):
+    """Opened as files, as a reader of a downloaded book does."""
+    page, wrong = open_page(browser, (sample / "executed" / "sample.html").as_uri())
+    assert page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.data.length)") == [3, 1]
+    assert page.locator(".plot .heatmaplayer image").count() == 1
+    assert page.locator("figcaption").inner_text() == "The gap falls."
+    page.locator(".plot .legendtoggle").first.click()
+    page.wait_for_function("document.querySelector('.plot').data[0].visible === 'legendonly'")
+    bar = page.locator(".progress-bar, .widget-hprogress .progress div").first
+    bar.wait_for()
+    before = bar.bounding_box()["width"]
+    handle = page.locator(".noUi-handle").first
+    handle.focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    assert bar.bounding_box()["width"] > before
+    assert not wrong
+    page.context.close()
+
+
+def test_readers_without_scripts_are_told(browser, sample):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((sample / "executed" / "sample.html").as_uri())
+    assert page.locator("noscript p").all_text_contents() == ["This figure needs JavaScript."] * 2
+    assert page.locator(".plot:visible").count() == 0
+    context.close()
+
+
+def test_plotly_comes_from_the_wheel_and_only_where_needed(sample):
+    import plotly
+
+    shared = list((sample / "_static").glob("plotly-*.min.js"))
+    assert [p.read_bytes() for p in shared] == [
+        (Path(plotly.__file__).parent / "package_data/plotly.min.js").read_bytes()
+    ]
+    with_plots = [name for name in pages_of(sample) if shared[0].name in (sample / name).read_text()]
+    assert with_plots == ["executed/sample.html"]
+    assert "thebe" not in (sample / "index.html").read_text().lower()

@@ -1,0 +1,285 @@
+"""The report's machinery: colours against the WCAG and CIELAB formulas, notebooks run for real, pages as HTML."""
+
+import itertools
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+
+from repro.config import repo_root
+from repro.errors import BadInput
+from repro.report import book, mime, theme
+from repro.report.runner import NotebookFailed, execute, plan, record, scale_parameters
+
+v4 = nbformat.v4
+
+
+def notebook(folder: Path, name: str, *cells: str, parameters: str | None = None) -> Path:
+    """Write folder/name.ipynb with one code cell each; `parameters` becomes the tagged cell."""
+    made = [v4.new_code_cell(source) for source in cells]
+    if parameters is not None:
+        made.insert(0, v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    language = {"kernelspec": {"name": "other", "display_name": "?"}, "language_info": {"name": "python"}}
+    path = folder / f"{name}.ipynb"
+    nbformat.write(v4.new_notebook(cells=made, metadata=language), path)
+    return path
+
+
+def scales(folder: Path, text: str, scale: str = "tiny") -> None:
+    (folder / "params").mkdir(exist_ok=True)
+    (folder / "params" / f"{scale}.yaml").write_text(text)
+
+
+# --- theme -----------------------------------------------------------------------------------------------------------
+
+
+def linear(color: str) -> np.ndarray:
+    """sRGB hex -> linear RGB (IEC 61966-2-1)."""
+    c = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2 contrast ratio."""
+    low, high = sorted(linear(c) @ [0.2126, 0.7152, 0.0722] for c in (a, b))
+    return (high + 0.05) / (low + 0.05)
+
+
+def cielab(rgb: np.ndarray) -> np.ndarray:
+    """Linear RGB -> CIELAB under D65."""
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    t = to_xyz @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089]
+    x, y, z = np.where(t > 216 / 24389, np.cbrt(t), (24389 / 27 * t + 16) / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+SIGHT = {  # Machado, Oliveira & Fernandes 2009, severity 1
+    "normal": np.eye(3),
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+@pytest.mark.parametrize("sight", SIGHT)
+def test_palette_stays_apart_for_every_kind_of_sight(sight):
+    labs = {c: cielab(np.array(SIGHT[sight]) @ linear(c)) for c in theme.PALETTE}
+    nearest = min((np.linalg.norm(labs[a] - labs[b]), a, b) for a, b in itertools.combinations(labs, 2))
+    assert nearest[0] > 20, nearest
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#121212"])
+def test_palette_and_neutral_text_read_on_both_pages(page):
+    for color in theme.PALETTE:
+        assert contrast(color, page) > 2.9, color
+    assert contrast(theme.INKS["neutral"][0], page) > 4
+    ink = theme.INKS["light" if page == "#ffffff" else "dark"]
+    assert contrast(ink[0], page) > 7
+
+
+def test_use_theme_makes_figures_travel_as_json(monkeypatch):
+    import plotly.graph_objects as go
+    import plotly.io as pio
+
+    monkeypatch.delenv("REPRO_PNG", raising=False)
+    before = pio.templates.default, pio.renderers.default
+    try:
+        theme.use_theme()
+        figure = go.Figure(go.Scatter(y=[1, 2], **theme.mode_style("semi_amortized", "as_released")))
+        assert pio.renderers.default == "plotly_mimetype"
+        assert figure.layout.template.layout.paper_bgcolor == "rgba(0,0,0,0)"
+        assert figure.data[0].marker.symbol == "diamond-open"
+        assert figure.data[0].line.dash == "dot"
+    finally:
+        pio.templates.default, pio.renderers.default = before
+
+
+def test_interval_is_asymmetric_around_the_value():
+    bars = theme.interval([1.0, 2.0], [0.5, 1.75], [1.25, 4.0])
+    assert bars["array"] == [0.25, 2.0]
+    assert bars["arrayminus"] == [0.5, 0.25]
+
+
+# --- runner ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_records_itself_and_is_not_repeated(tmp_path, monkeypatch):
+    decoy = tmp_path / "jupyter" / "kernels" / "python3"  # another project's kernel of the same name
+    decoy.mkdir(parents=True)
+    broken = {"argv": ["/bin/false"], "display_name": "x", "language": "python"}
+    (decoy / "kernel.json").write_text(json.dumps(broken))
+    monkeypatch.setenv("JUPYTER_PATH", str(decoy.parent.parent))
+    notebook(
+        tmp_path,
+        "one",
+        "import os, sys\nprint(sys.executable, seed, rate, scale)",
+        parameters="seed: int = 0\nrate: float = 0.5\nscale: str = 'none'",
+    )
+    scales(tmp_path, "one: {seed: 3}\n")
+    done = execute("one", "tiny", {"rate": "1e-3"}, notebooks_dir=tmp_path, out_dir=tmp_path / "out")
+    outputs = [o for c in nbformat.read(done.path, 4).cells for o in c.get("outputs", [])]
+    assert [o.text for o in outputs] == [f"{sys.executable} 3 0.001 tiny\n"]  # and nothing about TCP on stderr
+    run = record(done.path)
+    assert run["parameters"] == {"seed": 3, "rate": 0.001, "scale": "tiny"}
+    assert run["seconds"] == done.seconds > 0
+    assert run["peak_mb"] > 10
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["one.ipynb"]
+
+    again = execute("one", "tiny", {"rate": 1e-3}, notebooks_dir=tmp_path, out_dir=tmp_path / "out")
+    assert again.skipped
+    assert again.seconds == done.seconds
+    key = plan("one", "tiny", {"rate": 1e-3}, tmp_path).key
+    assert key == run["key"]
+    assert key != plan("one", "tiny", {"rate": 2e-3}, tmp_path).key
+    monkeypatch.setenv("REPRO_PNG", "1")
+    assert key != plan("one", "tiny", {"rate": 1e-3}, tmp_path).key
+    monkeypatch.delenv("REPRO_PNG")
+    notebook(tmp_path, "one", "print('changed')", parameters="seed: int = 0\nrate: float = 0.5\nscale: str = 'none'")
+    assert key != plan("one", "tiny", {"rate": 1e-3}, tmp_path).key
+
+
+def test_a_failed_run_keeps_the_earlier_result_and_names_the_cell(tmp_path):
+    notebook(tmp_path, "two", "x = 1", "x / 0  # here", "x = 2", parameters="n: int = 1")
+    scales(tmp_path, "two:\n")
+    earlier = notebook(tmp_path, "earlier").read_text()
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "two.ipynb").write_text(earlier)
+    with pytest.raises(
+        NotebookFailed, match=r"two failed in cell \[3\] `x / 0  # here`: ZeroDivisionError: .*by zero"
+    ) as e:
+        execute("two", notebooks_dir=tmp_path, out_dir=out)
+    assert "\n" not in str(e.value)
+    assert (out / "two.ipynb").read_text() == earlier
+    assert sorted(p.name for p in out.iterdir()) == ["two.failed.ipynb", "two.ipynb"]
+
+
+def test_killed_report_goes_on_where_it_stopped(tmp_path):
+    notebook(tmp_path, "a", "print('a')")
+    flag = tmp_path / "running"
+    notebook(
+        tmp_path,
+        "b",
+        f"import pathlib, time\npathlib.Path({str(flag)!r}).touch()\ntime.sleep(t)",
+        parameters="t: float = 60.0",
+    )
+    scales(tmp_path, "a:\nb:\n")
+    out = tmp_path / "out"
+    script = (
+        "from pathlib import Path\nfrom repro.report.runner import execute\n"
+        f"for n in 'ab': execute(n, notebooks_dir=Path({str(tmp_path)!r}), out_dir=Path({str(out)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    end = time.time() + 60
+    while not flag.exists() and time.time() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert flag.exists()
+    assert (out / "a.ipynb").is_file()
+    assert not (out / "b.ipynb").exists()
+    assert execute("a", notebooks_dir=tmp_path, out_dir=out).skipped
+    assert not execute("b", "tiny", {"t": 0.0}, notebooks_dir=tmp_path, out_dir=out).skipped
+    assert sorted(p.name for p in out.iterdir()) == ["a.ipynb", "b.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "values", "sentence"),
+    [
+        ("won", "tiny", {}, r"No notebook 'won' \(did you mean 'one'\?\)"),
+        ("one", "tini", {}, r"No scale 'tini' \(did you mean 'tiny'\?\)"),
+        (
+            "one",
+            "tiny",
+            {"sede": 1},
+            r"no parameter 'sede' \(did you mean 'seed'\?\); its parameters: seed, ks",
+        ),
+        ("one", "tiny", {"seed": "x"}, "'seed' of one must be int like 0, not 'x'"),
+        ("one", "tiny", {"seed": True}, "must be int"),
+        ("one", "tiny", {"rate": "much"}, "must be float"),
+        ("bare", "tiny", {"seed": 1}, "its parameters: none"),
+    ],
+)
+def test_bad_input_is_one_sentence(tmp_path, name, scale, values, sentence):
+    notebook(tmp_path, "one", "1", parameters="seed: int = 0\nks: tuple = (1, 2)\nrate = 0.5")
+    notebook(tmp_path, "bare", "1")
+    scales(tmp_path, "one: {}\nbare: {}\n")
+    with pytest.raises(BadInput, match=sentence):
+        plan(name, scale, values, tmp_path)
+
+
+def test_values_are_converted_only_where_the_meaning_is_plain(tmp_path):
+    notebook(tmp_path, "one", "1", parameters="ks: tuple = (1, 2)\nrate = 0.5\npath = None\nthird = 1 / 3\nlate: int")
+    scales(tmp_path, "one: {ks: [3], rate: 1, path: x, third: 0.5}\n")
+    assert plan("one", notebooks_dir=tmp_path).parameters == {"ks": (3,), "rate": 1.0, "path": "x", "third": 0.5}
+
+
+def test_scale_file_must_be_a_mapping(tmp_path):
+    scales(tmp_path, "- one\n")
+    with pytest.raises(BadInput, match="must map the name of each notebook"):
+        scale_parameters("tiny", tmp_path)
+
+
+@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
+def test_parameters_of_every_scale_fit_the_notebooks(scale):
+    if not (repo_root() / "notebooks" / "params" / f"{scale}.yaml").is_file():
+        pytest.skip("no parameters for this scale in this checkout")
+    for name in scale_parameters(scale):
+        plan(name, scale)
+
+
+# --- pages -----------------------------------------------------------------------------------------------------------
+
+
+def test_figure_html_is_small_and_safe():
+    import plotly.graph_objects as go
+
+    figure = go.Figure(go.Scatter(y=[1, 2], name="</script><b>"), layout={"template": theme.template()})
+    theme.caption(figure, "A < B", alt='a "line"')
+    opening, closing = mime.figure_html(json.loads(figure.to_json()))
+    assert "</script>" not in opening.split('type="application/json">')[1].split("</script><noscript>")[0]
+    stored = json.loads(opening.split('type="application/json">')[1].split("</script><noscript>")[0])
+    assert stored["data"][0]["name"] == "</script><b>"
+    assert "template" not in stored["layout"]
+    assert "data-themed" in opening
+    assert 'aria-label="a &quot;line&quot;"' in opening
+    assert "<figcaption>A &lt; B</figcaption>" in closing
+    foreign, _ = mime.figure_html(json.loads(go.Figure(layout={"template": "plotly_dark"}).to_json()))
+    assert "data-themed" not in foreign  # another template is kept as it is
+    assert '"template"' in foreign
+
+
+def test_build_refuses_a_page_that_was_not_executed(tmp_path):
+    (tmp_path / "_toc.yml").write_text("root: index\nparts: [{chapters: [{file: executed/one}, {file: log}]}]\n")
+    with pytest.raises(BadInput, match="Not executed yet: one; `repro report` runs them"):
+        book.build(tmp_path)
+
+
+def test_runs_table_adds_up(tmp_path):
+    for name, seconds in (("one", 1.5), ("two", 2.25)):
+        run = {"scale": "tiny", "seconds": seconds, "peak_mb": 10.0, "finished": "2026-01-02T03:04:05+00:00"}
+        made = v4.new_notebook(metadata={"repro": {**run, "machine": "m", "versions": {"torch": "2"}}})
+        nbformat.write(made, tmp_path / f"{name}.ipynb")
+    nbformat.write(v4.new_notebook(), tmp_path / "by-hand.ipynb")
+    (tmp_path / "broken.draft.ipynb").write_text("{")
+    text = book.runs_table(tmp_path)
+    assert "| one | tiny | 1.5 s | 10 MB | 2026-01-02 03:04 |" in text
+    assert "| together | | 3.8 s |" in text
+    assert text.count("Machine: m.") == 1
+    assert book.runs_table(tmp_path / "nowhere") == "*No notebook has been executed yet.*\n"
+
+
+def test_vendored_files_are_small_and_licensed():
+    vendor = repo_root() / "book" / "vendor"
+    files = [p for p in vendor.rglob("*") if p.is_file()]
+    assert files
+    assert max(p.stat().st_size for p in files) < 5_000_000
+    for folder in {p.parent for p in files} - {vendor}:
+        assert any(p.name.startswith("LICENSE") for p in folder.iterdir()), folder
+        assert f"`{folder.name}/`" in (vendor / "README.md").read_text()
