@@ -58,6 +58,7 @@ class Source:
     family: str = ""
     path: str = ""
     sha256: str = ""
+    trainer: int | None = None
     step: int | None = None
     layer: int | None = None
     lm_name: str = ""

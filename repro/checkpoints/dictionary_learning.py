@@ -119,7 +119,7 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         step=step,
         layer=trainer["layer"] if isinstance(trainer.get("layer"), int) else where.layer,
         lm_name=str(trainer.get("lm_name") or ""),
-        sparsity=_sparsity(trainer, extra.get("k")),
+        sparsity=sparsity(trainer, extra.get("k")),
         k=extra.get("k"),
         extra={"format": "dictionary_learning", "trainer": trainer},
     )
@@ -189,7 +189,7 @@ def _k(weights: Weights, trainer: dict[str, Any]) -> int:
     return int(k)
 
 
-def _sparsity(trainer: dict[str, Any], k: int | None) -> float | None:
+def sparsity(trainer: dict[str, Any], k: int | None) -> float | None:
     """What the run was told: k, a target L0, or an L1 coefficient."""
     for name in ("k", "target_l0", "l1_penalty", "initial_sparsity_penalty", "sparsity_penalty"):
         value = trainer.get(name)

@@ -16,7 +16,7 @@ from repro.checkpoints import (
     saelens,
     sparsify,
 )
-from repro.checkpoints.locate import Location, locate
+from repro.checkpoints.locate import Location, StepNotFound, locate
 from repro.checkpoints.plan import Options, Plan
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.config import file_sha256
@@ -41,6 +41,7 @@ def load_sae(
     layer: int | None = None,
     as_released: bool = False,
     eval_activation: Literal["threshold", "batch_topk"] | None = None,
+    fallback_batch_topk: bool = False,
     norm_scaling_factor: float | None = None,
     scaled_atoms: bool = False,
     device: str = "cpu",
@@ -48,10 +49,12 @@ def load_sae(
     """Read an SAE of any supported format, with the inference of the library that trained it.
 
     path: a weights file, or a folder with one checkpoint in it or below it.
-    step: an intermediate checkpoint of the run (checkpoints/ae_{step}.pt, ..._checkpoints/trainer_i_step_{step}).
+    step: an intermediate checkpoint of the run (checkpoints/ae_{step}.pt, ..._checkpoints/trainer_i_step_{step});
+        without it, or with the run's last step, the final one.
     layer: pick this layer in a folder of several, and refuse an SAE whose config names another.
     as_released: read the lossy ae.pt of a LocA folder as the release evaluates it (a dense ReLU encoder).
-    eval_activation: "batch_topk" lets a BatchTopK SAE without a threshold select over each batch.
+    eval_activation: "batch_topk" lets a BatchTopK SAE select over each batch, as in training.
+    fallback_batch_topk: do so only where the threshold was never set (the first steps of a trajectory).
     norm_scaling_factor: SAELens's factor for expected_average_only_in, where its files do not hold it.
     scaled_atoms: accept a top-k SAE of dictionary_learning whose atoms do not have unit norm.
 
@@ -60,16 +63,22 @@ def load_sae(
     place: at its peak, extra memory is the SAE itself and a few MiB.
     Raises CheckpointError, one sentence, when exact inference cannot be guaranteed.
     """
-    options = Options(as_released, eval_activation, norm_scaling_factor, scaled_atoms)
-    if as_released and (Path(path) / "ae.pt").is_file() and (Path(path) / "multi_encoder_sae.pt").is_file():
-        path = Path(path) / "ae.pt"
-    where = locate(path, step, layer)
-    plan = plan_of(where, options)
+    options = Options(as_released, eval_activation, fallback_batch_topk, norm_scaling_factor, scaled_atoms)
+    path = Path(path)
+    if as_released and (path / "ae.pt").is_file() and (path / "multi_encoder_sae.pt").is_file():
+        path = path / "ae.pt"
+    try:
+        plan = plan_of(locate(path, step, layer), options)
+    except StepNotFound:
+        if not path.is_file() or (plan := plan_of(locate(path), options)).source.step != step:
+            raise
     told = plan.source.layer
     if layer is not None and told not in (None, layer):
-        raise CheckpointError(f"{where.weights} was trained on layer {told}, not {layer}; leave layer out to load it.")
+        raise CheckpointError(
+            f"{plan.source.path} was trained on layer {told}, not {layer}; leave layer out to load it."
+        )
     plan.source.layer = told if told is not None else layer
-    plan.source.sha256 = file_sha256(where.weights)
+    plan.source.sha256 = file_sha256(plan.source.path)
     return plan.build(options).to(device)
 
 
@@ -86,7 +95,7 @@ def plan_of(where: Location, options: Options) -> Plan:
                 except BadInput as error:
                     raise CheckpointError(f"{where.weights}: {error}") from None
                 weights.refuse_unknown()
-                plan.source = replace(plan.source, path=str(where.weights))
+                plan.source = replace(plan.source, path=str(where.weights), trainer=where.trainer)
                 return plan
     hint = (
         "put the cfg.json or config.json of its training run beside it"

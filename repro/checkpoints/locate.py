@@ -27,6 +27,10 @@ _SPARSITY = re.compile(r"(?:^|[/_-])(?:l0|sparsity|k)[_=-](\d+(?:\.\d+)?)(?=[/_.
 _LAYER = re.compile(r"(?:^|[/_.-])(?:(?:layer|layers|blocks)[_.]|h\.)(\d+)(?=[/_.]|$)")
 
 
+class StepNotFound(CheckpointError):
+    """There is no checkpoint of the step that was asked for."""
+
+
 @dataclass(frozen=True)
 class Location:
     """One weights file, the config beside it, and what its path says."""
@@ -89,15 +93,19 @@ def _in_folder(folder: Path, step: int | None, layer: int | None) -> Path:
     below = [p for name in WEIGHT_NAMES for p in sorted(folder.rglob(name))]
     if layer is not None:
         below = [p for p in below if parse_layer(p) == layer]
+    finals = [p for p in below if parse_path(p)["step"] is None]
     if step is None:  # intermediate checkpoints only when asked for
-        below = [p for p in below if parse_path(p)["step"] is None] or below
+        below = finals or below
+    elif len(finals) == 1:
+        return _at_step(finals[0].parent, step)
     else:
-        below = [p for p in below if parse_path(p)["step"] == step] or [_at_step(p.parent, step) for p in below]
+        below = [p for p in below if parse_path(p)["step"] == step]
     if not below:
         lone = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES]
         if len(lone) == 1 and step is None:
             return lone[0]
-        asked = f" for layer {layer}" if layer is not None else ""
+        wanted = [f"{name} {value}" for name, value in (("layer", layer), ("step", step)) if value is not None]
+        asked = f" of {' and '.join(wanted)}" if wanted else ""
         raise CheckpointError(
             f"{folder} holds no checkpoint{asked}: none of {', '.join(WEIGHT_NAMES)} lies in it or below it; "
             "give the path of the weights file itself."
@@ -120,10 +128,13 @@ def _at_step(folder: Path, step: int) -> Path:
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    final = folder / "ae.pt"
+    if final.is_file() and (read_config(final).get("trainer") or {}).get("steps") == step:
+        return final  # a run's last step is its final checkpoint
     have = [*folder.glob("checkpoints/ae_*.pt"), *layered.glob(f"{folder.name}_step_*/ae.pt")]
     steps = sorted({s for p in have if (s := parse_path(p)["step"]) is not None})
     known = f"its steps are {', '.join(map(str, steps))}" if steps else "it has none; leave step out for the final one"
-    raise CheckpointError(f"{folder} has no checkpoint of step {step}: {known}.")
+    raise StepNotFound(f"{folder} has no checkpoint of step {step}: {known}.")
 
 
 def read_config(weights: Path) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def save_sae(sae: SAE, path: str | Path) -> Path:
         "source": asdict(sae.source),
     }
     header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "sae": json.dumps(described, default=str)}
-    state = {k: v.detach().to("cpu", torch.float32).contiguous().clone() for k, v in sae.state_dict().items()}
+    state = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in sae.state_dict().items()}
     write_atomically(path, lambda draft: save_file(state, draft, metadata=header))
     text = json.dumps(described, indent=1, default=str) + "\n"
     write_atomically(path.with_suffix(".json"), lambda draft: draft.write_text(text))
@@ -86,4 +86,6 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         if not shape:
             number = weights.number(k)
             tensors[k] = constant(torch.tensor(number))
-    return Plan(cls, config, Source(**described["source"]), tensors)
+    source = Source(**described["source"])
+    source.extra.setdefault("format", "repro")
+    return Plan(cls, config, source, tensors)

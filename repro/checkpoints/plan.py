@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ class Options:
 
     as_released: bool = False
     eval_activation: Literal["threshold", "batch_topk"] | None = None
+    fallback_batch_topk: bool = False
     norm_scaling_factor: float | None = None
     scaled_atoms: bool = False
 
@@ -38,21 +39,25 @@ class Plan:
     def build(self, options: Options) -> SAE:
         """Read the weights. CheckpointError for what only the weights can tell."""
         state = {name: read() for name, read in self.tensors.items()}
+        if getattr(self.config, "eval_activation", None) == "threshold" and state["threshold"] < 0:
+            self._without_threshold(float(state["threshold"]), options)
         with torch.device("meta"):  # no memory for initial values that are overwritten anyway
             sae = self.cls(self.config, self.source)
         sae.load_state_dict(state, assign=True)
         if self.unit_atoms and not options.scaled_atoms:
             self._check_norms(state["W_dec"])
-        threshold = state.get("threshold")
-        needs_threshold = getattr(self.config, "eval_activation", None) == "threshold"
-        if needs_threshold and threshold is not None and threshold < 0:
-            raise CheckpointError(
-                f"The threshold of {self.source.path} is {threshold.item():g}, so it was never set (the run saved it "
-                "before the threshold starts, or its library has none): pass eval_activation='batch_topk' to select "
-                "over each batch, as in training."
-            )
         self.source.extra["notes"] = self.notes
         return sae.requires_grad_(False).eval()
+
+    def _without_threshold(self, threshold: float, options: Options) -> None:
+        if not options.fallback_batch_topk:
+            raise CheckpointError(
+                f"The threshold of {self.source.path} is {threshold:g}, so it was never set (the run saved it before "
+                "thresholds start, or its library has none): pass eval_activation='batch_topk' to select over each "
+                "batch, as in training."
+            )
+        self.config = replace(self.config, eval_activation="batch_topk")
+        self.notes.append("Its threshold was never set, so it keeps the n k largest latents of each batch of n tokens.")
 
     def _check_norms(self, atoms: Tensor) -> None:
         worst = float((atoms.norm(dim=1) - 1).abs().max())

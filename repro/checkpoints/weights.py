@@ -52,11 +52,15 @@ class Weights:
             raise CheckpointError(
                 f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its repository."
             )
-        open_as = {".safetensors": self._open_safetensors, ".npz": self._open_npz}.get(path.suffix, self._open_torch)
-        open_as()
+        if path.suffix == ".safetensors":
+            self._open_safetensors()
+        elif path.suffix == ".npz":
+            self._open_npz()
+        else:
+            self._open_torch(head)
 
     # --- opening, one method a container ------------------------------------------------------
-    def _open_torch(self) -> None:
+    def _open_torch(self, head: bytes) -> None:
         try:
             try:
                 content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
@@ -66,6 +70,10 @@ class Weights:
                     raise
                 content = torch.load(self.path, map_location="cpu", weights_only=True)  # PyTorch < 1.6 wrote no zip
         except pickle.UnpicklingError:
+            if head[:2] not in (b"PK", b"\x80\x02", b"\x80\x04"):  # neither a zip archive nor a pickle
+                raise CheckpointError(
+                    f"{self.path} is not a complete PyTorch file; download or save it again."
+                ) from None
             raise CheckpointError(
                 f"{self.path} holds Python objects beside tensors, and opening those could run code: "
                 "save only the state_dict() with torch.save and load that."

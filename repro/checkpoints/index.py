@@ -1,0 +1,119 @@
+"""index_checkpoints: one row for every SAE below some folders, from configs, names and shapes; no weights are kept."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from repro.checkpoints.load import plan_of
+from repro.checkpoints.locate import SUFFIXES, WEIGHT_NAMES, Location, parse_layer, parse_path, read_config
+from repro.checkpoints.plan import Options
+from repro.checkpoints.weights import CheckpointError
+from repro.config import file_sha256
+from repro.errors import BadInput
+from repro.variants import VARIANTS
+
+_EXPECTED = re.compile(rf"^(?:{'|'.join(map(re.escape, WEIGHT_NAMES))}|ae_\d+\.pt)$")
+# files that training leaves beside the weights
+_NOT_WEIGHTS = re.compile(r"optim|sched|state|meta|sparsity\.|rng|whiten|\.draft\.", re.IGNORECASE)
+_LOCA = "multi_encoder_sae.pt"
+
+
+def index_checkpoints(
+    roots: Mapping[str, Sequence[str | Path]], hashes: bool = True, progress: bool = True
+) -> list[dict[str, Any]]:
+    """Rows for every checkpoint below the roots; `roots` maps a name of the user's choice to files and folders.
+
+    Columns: name (the key of `roots`), variant (how its codes are computed), family (how it was trained), path,
+    trainer, step (None = final), final, sparsity (k, target L0 or L1 coefficient from its config; from its path only
+    where that spells it out), k, d, m, layer, lm_name, format, sha256 (None without `hashes`), bytes, status
+    ("ok" or "refused"), reason (why refused, or what to know).
+    A file with the name of a checkpoint that cannot be read becomes a refused row; other files that are no SAE
+    (optimizer states, metadata) are passed over. Raises BadInput if a root does not exist or nothing is found.
+    """
+    for paths in roots.values():
+        for path in paths:
+            if not Path(path).expanduser().exists():
+                raise BadInput(f"There is no {path} to search for checkpoints; correct sae_checkpoints in the config.")
+    found = [(name, root, file) for name, paths in roots.items() for root, file in _candidates(paths)]
+    bar = tqdm(found, desc="index", unit="file", disable=None if progress else True)
+    rows = [row for name, root, file in bar if (row := _row(name, root, file, hashes)) is not None]
+    if not rows:
+        searched = ", ".join(str(p) for paths in roots.values() for p in paths) or "no folder"
+        raise BadInput(
+            f"No SAE checkpoint below {searched}; name a folder that holds {', '.join(WEIGHT_NAMES[1:4])} or the like."
+        )
+    return rows
+
+
+def _candidates(paths: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
+    """(root, file) for every file that may hold an SAE; each file once."""
+    seen: set[Path] = set()
+    for root in (Path(p).expanduser() for p in paths):
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix in SUFFIXES)
+        for file in files:
+            if file.resolve() in seen or not file.is_file() or file.name.startswith("."):
+                continue
+            loca = (file.parent / _LOCA).is_file() and file.name != _LOCA  # its other files hold parts of the same SAE
+            if loca or (_NOT_WEIGHTS.search(file.name) and not _EXPECTED.match(file.name)):
+                continue
+            seen.add(file.resolve())
+            yield root, file
+
+
+def _row(name: str, root: Path, file: Path, hashes: bool) -> dict[str, Any] | None:
+    told = parse_path(file.relative_to(root.parent))  # what lies above the root says nothing about the SAE
+    row: dict[str, Any] = {
+        "name": name,
+        "variant": None,
+        "family": None,
+        "path": str(file),
+        "trainer": told["trainer"],
+        "step": told["step"],
+        "final": told["step"] is None,
+        "sparsity": told["sparsity"],
+        **dict.fromkeys(("k", "d", "m", "layer", "lm_name", "format", "sha256")),
+        "bytes": file.stat().st_size,
+        "status": "refused",
+        "reason": "",
+    }
+    try:
+        trainer, step = told["trainer"], told["step"]
+        where = Location(
+            file,
+            read_config(file),
+            None if trainer is None else int(trainer),
+            None if step is None else int(step),
+            parse_layer(file.relative_to(root.parent)),
+        )
+        plan = plan_of(where, Options())
+        sha256 = file_sha256(file) if hashes else None
+    except Exception as error:  # one bad file must not end the index of hundreds
+        if not _EXPECTED.match(file.name):
+            return None
+        reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        return row | {"reason": reason}
+    source, config = plan.source, plan.config
+    notes = list(plan.notes)
+    if name in VARIANTS and name != plan.cls.name:
+        notes.append(f"Listed under {name}, but it is {plan.cls.name}.")
+    return row | {
+        "variant": plan.cls.name,
+        "family": source.family,
+        "step": source.step,
+        "final": source.step is None,
+        "sparsity": source.sparsity if source.sparsity is not None else told["sparsity"],
+        "k": source.k,
+        "d": config.d,
+        "m": config.m,
+        "layer": source.layer,
+        "lm_name": source.lm_name,
+        "format": source.extra.get("format"),
+        "sha256": sha256,
+        "status": "ok",
+        "reason": " ".join(notes),
+    }

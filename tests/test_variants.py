@@ -1,0 +1,218 @@
+"""Every variant: the same properties for all, and hand examples where they differ."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from repro.errors import BadInput
+from repro.sae import SAE
+from repro.variants import VARIANTS, BatchTopK, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, TopK
+
+D, M, N = 7, 30, 13
+KNOBS = {"k": 4, "group_sizes": (6, 8, 16), "group_ks": (1, 2, 3)}
+
+
+def random_sae(variant: str, seed: int = 0, unit: bool = True, **knobs) -> SAE:
+    """An SAE with random weights, biases and thresholds."""
+    cls = VARIANTS[variant]
+    fields = {f.name for f in dataclasses.fields(cls.Config)}
+    sae = cls(cls.Config(D, M, **{k: v for k, v in KNOBS.items() if k in fields} | knobs))
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in sae.parameters():
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        if unit:
+            sae.W_dec.div_(sae.W_dec.norm(dim=1, keepdim=True))
+        if isinstance(sae, BatchTopK):
+            sae.threshold.fill_(0.9)
+    return sae.requires_grad_(False)
+
+
+def tokens(n: int = N, seed: int = 1) -> torch.Tensor:
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed)) * 2 + 0.5
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_codes_are_nonnegative_and_the_same_in_blocks(variant):
+    sae, x = random_sae(variant), tokens()
+    z = sae.encode(x)
+    assert z.shape == (N, M)
+    assert (z >= 0).all() and (z > 0).any()
+    sparse = sae.encode_sparse(x, block=5)
+    assert torch.equal(sparse.to_dense(), torch.cat([sae.encode(b) for b in x.split(5)]))
+    torch.testing.assert_close(sae.decode(sparse, x), sae.decode(sparse.to_dense(), x))
+    assert sae.train_activate(sae.pre(x)).shape == (N, M)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_renormalised_reconstructs_the_same(variant):
+    sae, x = random_sae(variant, unit=False), tokens()
+    if sae.latents_compete:
+        with pytest.raises(BadInput, match="would change which latents are selected"):
+            sae.renormalised()
+        sae = random_sae(variant)
+    out = sae.renormalised()
+    torch.testing.assert_close(out.W_dec.norm(dim=1), torch.ones(M))
+    torch.testing.assert_close(out.decode(out.encode(x), x), sae.decode(sae.encode(x), x), rtol=1e-4, atol=1e-5)
+    assert torch.equal(out.encode(x) != 0, sae.encode(x) != 0)
+    torch.testing.assert_close(out.encode(x), sae.encode(x) * sae.W_dec.norm(dim=1), rtol=1e-4, atol=1e-5)
+
+
+def test_renormalised_keeps_zero_atoms():
+    sae = random_sae("standard")
+    sae.W_dec[3] = 0
+    out = sae.renormalised()
+    assert torch.isfinite(out.W_enc).all() and (out.W_dec[3] == 0).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_permuting_latents_permutes_codes(variant):
+    sae, x = random_sae(variant), tokens()
+    sizes = getattr(sae.config, "group_sizes", (M,))  # latents stay in their group
+    order = torch.cat([g[torch.randperm(len(g))] for g in torch.arange(M).split(sizes)])
+    other = random_sae(variant)
+    for name, tensor in other.state_dict().items():
+        if name == "W_enc":
+            other.W_enc.copy_(sae.W_enc[:, order])
+        elif tensor.shape[:1] == (M,):
+            tensor.copy_(sae.state_dict()[name][order])
+    torch.testing.assert_close(other.encode(x), sae.encode(x)[:, order])
+    torch.testing.assert_close(other(x), sae(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("normalisation", ["unit_norm", "sqrt_d_norm", "layer_norm"])
+def test_normalised_tokens_make_codes_scale_free(variant, normalisation):
+    sae, x = random_sae(variant, normalisation=normalisation), tokens()
+    torch.testing.assert_close(sae.encode(3 * x), sae.encode(x), rtol=1e-4, atol=1e-4)
+    z = sae.encode(x)
+    torch.testing.assert_close(sae.decode(z, 3 * x), 3 * sae.decode(z, x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(sae.target(3 * x), sae.target(x), rtol=1e-4, atol=1e-4)
+    with pytest.raises(BadInput, match="call decode\\(z, x\\) with its input"):
+        sae.decode(z)
+
+
+def test_normalisations_by_hand():
+    x = torch.tensor([[3.0, 4.0, 0.0, 0.0]])
+    expected = {
+        "none": x,
+        "unit_norm": x / 5,
+        "sqrt_d_norm": x * 2 / 5,  # norm sqrt(4)
+        # mean 7/4, deviations (5, 9, -7, -7)/4, unbiased variance 204/48 = 4.25
+        "layer_norm": torch.tensor([[5.0, 9.0, -7.0, -7.0]]) / 4 / (4.25**0.5 + 1e-5),
+    }
+    for name, value in expected.items():
+        sae = Standard(Standard.Config(4, 2, normalisation=name))
+        torch.testing.assert_close(sae.normalise(x), value)
+
+
+def test_a_zero_token_stays_finite():
+    for normalisation in ("unit_norm", "layer_norm"):
+        sae = random_sae("standard", normalisation=normalisation)
+        assert torch.isfinite(sae(torch.zeros(2, D))).all()
+
+
+def identity_sae(cls, pre: torch.Tensor, **knobs) -> SAE:
+    """An SAE whose pre-activations are its input."""
+    m = pre.shape[1]
+    sae = cls(cls.Config(m, m, **knobs)).requires_grad_(False)
+    sae.W_enc.copy_(torch.eye(m))
+    sae.W_dec.copy_(torch.eye(m))
+    return sae
+
+
+def test_topk_by_hand():
+    x = torch.tensor([[3.0, -9.0, 1.0, 2.0], [-1.0, -2.0, 5.0, -3.0]])
+    assert identity_sae(TopK, x, k=2).encode(x).tolist() == [[3, 0, 0, 2], [0, 0, 5, 0]]  # never a negative code
+
+
+def test_batch_topk_by_hand():
+    x = torch.tensor([[3.0, -9.0, 1.0, 2.0], [-1.0, 4.0, 5.0, -3.0]])
+    sae = identity_sae(BatchTopK, x, k=2)
+    assert sae.train_activate(sae.pre(x)).tolist() == [[3, 0, 0, 2], [0, 4, 5, 0]]
+    one = identity_sae(BatchTopK, x, k=1)
+    assert one.train_activate(one.pre(x)).tolist() == [[0, 0, 0, 0], [0, 4, 5, 0]]  # two latents for two tokens
+    with pytest.raises(BadInput, match="eval_activation='batch_topk'"):
+        one.encode(x)
+    one.threshold.fill_(3.0)
+    assert one.encode(x).tolist() == [[0, 0, 0, 0], [0, 4, 5, 0]]  # strictly above
+    one.threshold.fill_(0.0)
+    assert one.encode(x).tolist() == x.relu().tolist()
+    fallback = identity_sae(BatchTopK, x, k=1, eval_activation="batch_topk")
+    assert fallback.encode(x).tolist() == [[0, 0, 0, 0], [0, 4, 5, 0]]
+
+
+def test_training_selection_passes_gradients():
+    sae = random_sae("batch_topk").requires_grad_(True)
+    z = sae.train_activate(sae.pre(tokens()))
+    assert (z > 0).sum() == N * KNOBS["k"]
+    z.sum().backward()
+    assert (sae.b_enc.grad == (z > 0).sum(0)).all()
+
+
+def test_gated_by_hand():
+    x = torch.tensor([[1.0, 1.0, -1.0, 2.0]])
+    sae = identity_sae(Gated, x)
+    sae.gate_bias.copy_(torch.tensor([0.0, -1.0, 2.0, 0.0]))  # gate: 1 > 0, 0 > 0, 1 > 0, 2 > 0
+    sae.mag_bias.copy_(torch.tensor([0.5, 0.5, 3.0, -9.0]))
+    sae.r_mag.copy_(torch.log(torch.tensor([2.0, 2.0, 2.0, 2.0])))
+    # magnitudes: 2 + .5, gate closed, -2 + 3, 4 - 9 cut off
+    assert sae.encode(x)[0].tolist() == pytest.approx([2.5, 0, 1, 0])
+    assert "b_enc" not in dict(sae.named_parameters())
+
+
+def test_jumprelu_by_hand():
+    x = torch.tensor([[1.0, 1.0, -1.0, 0.5]])
+    sae = identity_sae(JumpReLU, x)
+    sae.b_dec.fill_(100.0)  # not subtracted
+    sae.threshold.copy_(torch.tensor([1.0, 0.9, -2.0, -1.0]))  # not above, above, above but negative, above
+    assert sae.encode(x).tolist() == [[0, 1, 0, 0.5]]
+    assert sae.decode(sae.encode(x)).tolist() == [[100, 101, 100, 100.5]]
+
+
+def test_loca_by_hand():
+    x = torch.tensor([[30.0, 40.0, -20.0, -10.0]])
+    sae = identity_sae(LocA, x, group_sizes=(2, 2), group_ks=(1, 1))
+    norm = 3000**0.5
+    # the second group's winner is negative, so nothing of it remains
+    torch.testing.assert_close(sae.encode(x), torch.tensor([[0.0, 40 / norm, 0.0, 0.0]]))
+    torch.testing.assert_close(sae(x), torch.tensor([[0.0, 40.0, 0.0, 0.0]]))
+
+
+def test_matryoshka_prefixes():
+    sae, x = random_sae("matryoshka_batch_topk"), tokens()
+    z = sae.encode(x)
+    assert isinstance(sae, MatryoshkaBatchTopK)
+    assert sae.prefixes == (6, 14, 30)
+    torch.testing.assert_close(sae.decode_prefix(z, 3), sae.decode(z))
+    torch.testing.assert_close(sae.decode_prefix(z, 1), z[:, :6] @ sae.W_dec[:6] + sae.b_dec)
+    with pytest.raises(BadInput, match="this SAE has 3 groups"):
+        sae.decode_prefix(z, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: Standard.Config(0, 5), "An SAE needs d >= 1 and m >= 1"),
+        (lambda: Standard.Config(4, 5, normalisation="batch"), "must be one of none, unit_norm"),
+        (lambda: TopK.Config(4, 5, k=0), "must lie between 1 and the number of latents, 5"),
+        (lambda: TopK.Config(4, 5, k=6), "must lie between 1 and the number of latents, 5"),
+        (lambda: BatchTopK.Config(4, 5, k=2, eval_activation="topk"), "must be threshold or batch_topk"),
+        (lambda: MatryoshkaBatchTopK.Config(4, 5, k=2, group_sizes=(2, 2)), "add up to the 5 latents"),
+        (lambda: LocA.Config(4, 5, group_sizes=(2, 3), group_ks=(1,)), "give one k a group"),
+        (lambda: LocA.Config(4, 5, group_sizes=(2, 3), group_ks=(1, 4)), "must lie between 1 and the group sizes"),
+        (lambda: LocA.Config(4, 5, group_sizes=(), group_ks=()), "add up to the 5 latents"),
+    ],
+)
+def test_refuses_impossible_configs(make, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        make()
+
+
+def test_refuses_activations_that_do_not_fit():
+    sae = random_sae("topk")
+    with pytest.raises(BadInput, match="reads activations of width 7, but these have shape \\(5, 8\\)"):
+        sae.encode_sparse(torch.zeros(5, 8))
+    with pytest.raises(BadInput, match="2 of 5 activations hold NaN or Inf"):
+        sae.encode_sparse(torch.tensor([[float("nan")] * D] * 2 + [[0.0] * D] * 3))
