@@ -6,12 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow small machines down ninefold
 
 from repro.config import RunConfig, load_yaml
-from repro.errors import BadInput
+from repro.errors import BadInput, NotebookFailed
 
 
 @dataclass(frozen=True)
@@ -23,34 +23,97 @@ class Command:
     help: str
 
 
+@dataclass(frozen=True)
+class ClaimsConfig:
+    """Which ledger."""
+
+    scale: Literal["tiny", "small", "paper"] = "tiny"
+    """Scale whose tables are judged."""
+
+
 def commands() -> dict[str, Command]:
-    """All subcommands; modules are imported when a command runs, except for the dataclasses of their flags."""
+    """All subcommands by name."""
     from repro.activations.fetch import FetchModel
     from repro.checkpoints.check import Check
     from repro.checkpoints.hub import FetchSae
     from repro.report.commands import Notebook, Report
-    from repro.training.train import TrainConfig
+    from repro.training.run import TrainConfig
     from repro.workflow import CompareConfig, SweepConfig, compare, evaluate, index, sweep, visualize
 
-    def collect(config: RunConfig) -> Any:
-        from repro.activations.collect import collect
-
-        return collect(config)
-
     return {
-        "collect": Command(RunConfig, collect, "Write the activations of a language model: acts_layer{L}.npy."),
+        "collect": Command(RunConfig, _collect, "Write the activations of a language model: acts_layer{L}.npy."),
         "index": Command(RunConfig, index, "List all checkpoints below some folders: checkpoint_index.parquet."),
         "evaluate": Command(RunConfig, evaluate, "Evaluate every listed checkpoint: metrics.parquet."),
         "visualize": Command(RunConfig, visualize, "Draw metrics.parquet: fig_*.html and fig_*.png."),
         "compare": Command(CompareConfig, compare, "One SAE, three modes: {model}_{variant}_3modes.json."),
         "sweep": Command(SweepConfig, sweep, "One SAE, many step counts: {model}_{variant}_semi_sweep.json."),
-        "train": Command(TrainConfig, lambda c: c.run(), "Train SAEs on saved activations."),
-        "check": Command(Check, lambda c: c.run(), "Check an SAE against activations: layer, units, L0, norms."),
-        "fetch-model": Command(FetchModel, lambda c: c.run(), "Prepare a language model for offline use."),
-        "fetch-sae": Command(FetchSae, lambda c: c.run(), "Download SAEs from the hub."),
-        "notebook": Command(Notebook, lambda c: c.run(), "Execute one notebook with papermill."),
-        "report": Command(Report, lambda c: c.run(), "Execute all notebooks and build the book."),
+        "train": Command(TrainConfig, _train, "Train SAEs on saved activations, in dictionary_learning's layout."),
+        "check": Command(Check, _check, "Check an SAE against activations: layer, units, L0, norms."),
+        "fetch-model": Command(FetchModel, _fetch_model, "Prepare a language model for offline use."),
+        "fetch-sae": Command(FetchSae, _fetch_sae, "Download released SAEs."),
+        "notebook": Command(Notebook, _run, "Execute one notebook with papermill."),
+        "report": Command(Report, _run, "Execute all notebooks and build the book."),
+        "claims": Command(ClaimsConfig, _claims, "Print the ledger of claims and write it as csv."),
     }
+
+
+def _run(config: Any) -> None:
+    config.run()
+
+
+def _collect(config: RunConfig) -> Any:
+    from repro.activations.collect import collect
+
+    return collect(config)
+
+
+def _train(config: Any) -> Any:
+    from repro.training.run import run
+
+    return run(config)
+
+
+def _check(config: Any) -> None:
+    from repro.activations.store import open_store
+    from repro.checkpoints import load_sae
+    from repro.checkpoints.check import check_sae
+
+    x_by_layer, models = {}, set()
+    for path in config.acts:
+        store = open_store(path)
+        layer = store.meta.get("layer")
+        if layer is None and len(config.acts) > 1:
+            raise BadInput(f"{path} does not say which layer it is; give only the file of the SAE's own layer.")
+        x_by_layer[int(layer or 0)] = store.select().take(config.max_tokens).x
+        models.add(str(store.meta.get("model", {}).get("name", "")))
+    report = check_sae(load_sae(config.sae, step=config.step), x_by_layer, models.pop() if len(models) == 1 else "")
+    print(*report.sentences, sep="\n")
+    if not report.ok:
+        raise SystemExit(1)
+
+
+def _fetch_model(config: Any) -> Any:
+    from repro.activations.fetch import fetch_model
+
+    return fetch_model(config.name, config.install, config.force)
+
+
+def _fetch_sae(config: Any) -> Any:
+    from repro.checkpoints.hub import fetch_sae
+
+    c = config
+    return fetch_sae(c.repo, c.allow, c.revision, c.variant, c.width, c.sparsity, c.trajectory)
+
+
+def _claims(config: ClaimsConfig) -> Any:
+    import pandas as pd
+
+    from repro import claims
+
+    table = claims.ledger(config.scale)
+    with pd.option_context("display.max_colwidth", 60, "display.width", 200):
+        print(table[["claim", "statement", "as_released", "corrected", "verdict"]].to_string(index=False))
+    return claims.write(config.scale)
 
 
 def parse(args: list[str]) -> tuple[Command, Any]:
@@ -66,8 +129,9 @@ def parse(args: list[str]) -> tuple[Command, Any]:
     for name, command in known.items():
         given = {"default": defaults[name]} if name in defaults else {}
         choices.append(Annotated[command.config, tyro.conf.subcommand(name, description=_help(command), **given)])
+    every: Any = Union[tuple(choices)]  # noqa: UP007
     chosen = tyro.cli(
-        Union[tuple(choices)],  # type: ignore[arg-type]  # noqa: UP007
+        every,
         args=args,
         prog="repro",
         description="The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE.",
@@ -111,6 +175,9 @@ def main(args: list[str] | None = None) -> None:
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print("repro: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
+        raise SystemExit(1) from None
+    except NotebookFailed as error:
+        print(f"repro: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     for path in written if isinstance(written, list) else [written]:
         if path is not None:

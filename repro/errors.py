@@ -17,3 +17,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def missing_extra(package: str, extra: str) -> BadInput:
     """The error for an optional dependency that is not installed."""
     return BadInput(f"{package} is not installed: pip install 'repro[{extra}]' (or `make install` in a clone).")
+
+
+class NotebookFailed(RuntimeError):
+    """A cell raised; the message is one line that names the cell, and the draft is kept for reading."""

@@ -211,8 +211,10 @@ def metric_over_steps(part: pd.DataFrame, metric: str, title: str) -> Any:
 
 
 def find_sae(config: CompareConfig) -> SAE:
-    """The SAE of a comparison: the given path, the bundled recipe's for `tiny`, or a SAEBench preset."""
+    """The SAE of a comparison: the given path, the bundled recipe's for `tiny`, or SAEBench's for its models."""
+    from repro.activations.presets import PRESETS
     from repro.checkpoints import load_sae
+    from repro.checkpoints.hub import find_sae as find_released
 
     if config.sae_path is not None:
         return load_sae(config.sae_path, layer=None)
@@ -223,6 +225,9 @@ def find_sae(config: CompareConfig) -> SAE:
         finals = prepare(scale_of("tiny")).finals(config.sae_variant)
         if finals:
             return load_sae(finals[0]["path"])
+    preset = PRESETS.get(config.model_name)
+    if preset is not None and preset.kind == "hub":
+        return load_sae(find_released(config.model_name, config.sae_variant, layer=config.layer))
     raise BadInput(
         f"Which {config.sae_variant} SAE of {config.model_name}? Give --sae-path a checkpoint file or folder "
         "(`repro train` writes them, `repro fetch-sae` downloads them)."

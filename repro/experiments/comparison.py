@@ -52,6 +52,43 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return out.round(4)
 
 
+def source(scale: str, name: str = "comparison") -> str:
+    """Where a table comes from, in a phrase: language model, tokens, latents, device."""
+    from repro.experiments.tables import about
+
+    facts = about(name, scale)
+    if not facts:
+        return "no provenance"
+    s = facts["scale"]
+    return (
+        f"{s['model']}, {s['eval_tokens']:,} tokens, {s['m']:,} latents, {s['steps']:,} training steps, "
+        f"{facts['device']}, {facts['finished'][:10]}"
+    )
+
+
+def findings(table: pd.DataFrame) -> str:
+    """The comparison in sentences, every number from the table."""
+    mean = table.groupby(["protocol", "mode"])[["NMSE", "L0", "dead_rate", "dense@0.1"]].mean()
+
+    def at(protocol: str, mode: str, metric: str) -> float:
+        return float(mean.loc[(protocol, mode), metric])
+
+    d, m = int(table["d"].iloc[0]), int(table["m"].iloc[0])
+    return (
+        f"Mean over SAEs. **As released**, semi-amortized inference takes NMSE from "
+        f"{at('as_released', 'amortized', 'NMSE'):.3g} to {at('as_released', 'semi', 'NMSE'):.3g}, with "
+        f"{at('as_released', 'semi', 'L0'):.0f} nonzeros a token of {m:,} latents (an optimum has at most d = {d}); "
+        f"dead latents go from {at('as_released', 'amortized', 'dead_rate'):.1%} to "
+        f"{at('as_released', 'semi', 'dead_rate'):.1%}, latents that fire on a tenth of the tokens from "
+        f"{at('as_released', 'amortized', 'dense@0.1'):.1%} to {at('as_released', 'semi', 'dense@0.1'):.1%}. "
+        f"**Corrected**, at the encoder's own L0 of {at('corrected', 'amortized', 'L0'):.1f}, NMSE goes from "
+        f"{at('corrected', 'amortized', 'NMSE'):.3g} (encoder) to {at('corrected', 'semi', 'NMSE'):.3g} (semi) and "
+        f"{at('corrected', 'non', 'NMSE'):.3g} (certified optimum), dead latents from "
+        f"{at('corrected', 'amortized', 'dead_rate'):.1%} to {at('corrected', 'semi', 'dead_rate'):.1%} and "
+        f"{at('corrected', 'non', 'dead_rate'):.1%}."
+    )
+
+
 def changes(table: pd.DataFrame) -> pd.DataFrame:
     """Metric of a mode minus metric of the encoder, SAE by SAE: what refinement changed, long format."""
     import pandas as pd

@@ -76,6 +76,14 @@ def trajectory_figure(table: pd.DataFrame, metric: str, protocol: str = "correct
     )
 
 
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """First and last checkpoint of every trajectory, corrected."""
+    part = table[table["protocol"] == "corrected"].sort_values("step")
+    ends = part.groupby(["variant", "sparsity"]).nth([0, -1])
+    columns = ["variant", "sparsity", "step", "NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "absorption", "dF1"]
+    return ends.sort_values(["variant", "sparsity", "step"])[[*columns, "amort_gap_relative"]].round(4)
+
+
 def gap_against_pathology(table: pd.DataFrame, protocol: str = "corrected") -> pd.DataFrame:
     """Spearman correlation, over the trained checkpoints of each trajectory, of the gap with each metric (claim C4).
 

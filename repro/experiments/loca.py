@@ -93,6 +93,12 @@ def _top_k(ready: Prepared) -> list[tuple[dict[str, Any], SAE]]:
     return [(e, load_sae(e["path"]).to(ready.device)) for e in ready.finals("topk")]
 
 
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Metrics by k and selection rule."""
+    columns = ["L0", "NMSE", "FVE", "dead_rate", "dense@0.1", "dF1", "absorption", "absorption_null"]
+    return table.set_index(["k", "groups"])[columns].round(4)
+
+
 def variance_figure(table: pd.DataFrame) -> Figure:
     """Angular variance against firing rate, by the released rule and by the corrected one."""
     import plotly.graph_objects as go

@@ -86,7 +86,7 @@ def prepare(scale: Scale) -> Prepared:
     given = {} if scale.lr is None else {"lr": scale.lr}
     recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **given)
     saes = folder / f"saes-{digest(jobs, recipe)}"
-    folders = train(rows, jobs, recipe, saes, lm_name=scale.model, layer=store.meta.get("layer_index"), device=device)
+    folders = train(rows, jobs, recipe, saes, lm_name=scale.model, layer=store.meta.get("layer"), device=device)
     data = open_data(text, metrics, labelled, scale.label_docs, skip=train_tokens)
     checkpoints = []
     for job, path in zip(jobs, folders, strict=True):

@@ -118,6 +118,12 @@ def _trajectory(
         yield count, codes
 
 
+def overview(table: pd.DataFrame) -> pd.DataFrame:
+    """Metrics by protocol and number of steps, mean over the SAEs; −1 steps is the certified optimum."""
+    columns = ["cost", "NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "absorption_null"]
+    return table.groupby(["protocol", "steps"])[columns].mean().round(4)
+
+
 def step_figure(table: pd.DataFrame, metric: str) -> Figure:
     """One metric against the number of ISTA steps, released (dotted) and corrected (solid); dashes = the optimum."""
     import plotly.graph_objects as go

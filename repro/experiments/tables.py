@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repro.config import Scale, cache_dir, repo_root, write_atomically
+from repro.config import SCALES, Scale, cache_dir, repo_root, write_atomically
 from repro.errors import BadInput
 
 if TYPE_CHECKING:
@@ -60,17 +60,10 @@ def need_table(name: str, scale: str) -> pd.DataFrame:
     return table
 
 
-def both_scales(name: str, table: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """This table together with the tables of the other scales that exist, told apart by the column `scale`."""
-    import pandas as pd
-
-    parts = [table.assign(scale=scale)]
-    for other in ("tiny", "small", "paper"):
-        if other != scale:
-            found = load_table(name, other)
-            if found is not None:
-                parts.append(found.assign(scale=other))
-    return pd.concat(parts, ignore_index=True)
+def others(name: str, scale: str) -> dict[str, pd.DataFrame]:
+    """The tables of the other scales that exist, by scale."""
+    found = {other: load_table(name, other) for other in SCALES if other != scale}
+    return {other: table for other, table in found.items() if table is not None}
 
 
 def about(name: str, scale: str) -> dict[str, Any]:

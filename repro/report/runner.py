@@ -18,17 +18,13 @@ from typing import Any
 import yaml
 
 from repro.config import digest, file_sha256, repo_root
-from repro.errors import BadInput, missing_extra, nearest
+from repro.errors import BadInput, NotebookFailed, missing_extra, nearest
 from repro.report.kernel import machine, own_kernel, peak_memory
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pandas", "plotly", "transformers")
 """A new version of one of these makes every notebook run again."""
 NOT_RUN = ("repro/cli.py", "repro/report/")
 """Code that no result depends on; theme.py is the exception, it is in every figure."""
-
-
-class NotebookFailed(RuntimeError):
-    """A cell raised; the message is one line that names the cell, and the draft is kept for reading."""
 
 
 @dataclass(frozen=True)
