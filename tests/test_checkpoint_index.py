@@ -33,6 +33,7 @@ COLUMNS = [
     "bytes",
     "status",
     "reason",
+    "notes",
 ]
 
 
@@ -124,7 +125,7 @@ def test_names_in_paths_count_only_below_the_root(tmp_path):
 
 def test_says_when_a_root_holds_another_variant():
     rows = index_checkpoints({"topk": [GOLDEN / "dictionary_learning" / "JumpRelu"]}, progress=False)
-    assert rows[0]["reason"] == "Listed under topk, but it is jumprelu."
+    assert rows[0]["notes"] == "Listed under topk, but it is jumprelu."
 
 
 def test_the_same_file_counts_once(tree):

@@ -31,7 +31,7 @@ def index_checkpoints(
     Columns: name (the key of `roots`), variant (how its codes are computed), family (how it was trained), path,
     trainer, step (None = final), final, sparsity (k, target L0 or L1 coefficient from its config; from its path only
     where that spells it out), k, d, m, layer, lm_name, format, sha256 (None without `hashes`), bytes, status
-    ("ok" or "refused"), reason (why refused, or what to know).
+    ("ok" or "refused"), reason (why refused), notes (what to know of one that is not).
     A file with the name of a checkpoint that cannot be read becomes a refused row; other files that are no SAE
     (optimizer states, metadata) are passed over. Raises BadInput if a root does not exist or nothing is found.
     """
@@ -80,6 +80,7 @@ def _row(name: str, root: Path, file: Path, hashes: bool) -> dict[str, Any] | No
         "bytes": file.stat().st_size,
         "status": "refused",
         "reason": "",
+        "notes": "",
     }
     try:
         trainer, step = told["trainer"], told["step"]
@@ -115,5 +116,5 @@ def _row(name: str, root: Path, file: Path, hashes: bool) -> dict[str, Any] | No
         "format": source.extra.get("format"),
         "sha256": sha256,
         "status": "ok",
-        "reason": " ".join(notes),
+        "notes": " ".join(notes),
     }
