@@ -1,0 +1,88 @@
+"""YAML to dataclasses: every mistake is one sentence that names the nearest right word."""
+
+import pytest
+
+from repro.config import RunConfig, Scale, digest, from_mapping, load_yaml, scale_of, write_atomically
+from repro.errors import BadInput
+
+SEED = """
+output_dir: out
+model: {name: tiny, layer_index: 2}
+sae_checkpoints:
+  standard: {name: standard, roots: [a, b]}
+eval_modes: [amortized, semi_amortized]
+semi_steps: 30
+non_steps: 200
+target_dense_semi_non: 0.1
+metrics: {max_norm_ratio: 1e1}
+seed: 3
+"""
+
+
+def test_seed_yaml(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(SEED)
+    config = load_yaml(RunConfig, path)
+    assert config.model.layer_index == 2
+    assert config.sae_checkpoints["standard"].roots == ("a", "b")
+    assert config.eval_modes == ("amortized", "semi_amortized")
+    assert config.metrics.max_norm_ratio == 10.0  # YAML 1.1 reads 1e1 as text
+    assert config.seed == 3
+
+
+@pytest.mark.parametrize(
+    "values, sentence",
+    [
+        ({"semi_step": 3}, "Unknown key 'semi_step' (did you mean 'semi_steps'?)"),
+        ({"model": {"nam": "x"}}, "Unknown key 'model.nam' (did you mean 'name'?)"),
+        ({"model": "tiny"}, "model must be a mapping"),
+        ({"semi_steps": "many"}, "semi_steps must be int, not 'many'"),
+        ({"semi_steps": True}, "semi_steps must be int, not True"),
+        ({"eval_modes": "amortized"}, "eval_modes must be a list"),
+        ({"protocol": "fixed"}, "protocol is 'fixed'; it must be one of as_released, corrected, both"),
+        ({"sae_checkpoints": [1]}, "sae_checkpoints must be a mapping"),
+    ],
+)
+def test_mistakes_are_one_sentence(values, sentence):
+    with pytest.raises(BadInput) as error:
+        from_mapping(RunConfig, values)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_files(tmp_path):
+    with pytest.raises(BadInput, match="No config file"):
+        load_yaml(RunConfig, tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    with pytest.raises(BadInput, match="not valid YAML"):
+        load_yaml(RunConfig, tmp_path / "bad.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_yaml(RunConfig, tmp_path / "empty.yaml") == RunConfig()
+
+
+def test_scales():
+    assert scale_of("tiny", m=64, ks=[4], seed=None) == Scale(m=64, ks=(4,))
+    with pytest.raises(BadInput, match=r"No scale 'tny' \(did you mean 'tiny'\?\)"):
+        scale_of("tny")
+    with pytest.raises(BadInput, match=r"did you mean 'steps'"):
+        scale_of("tiny", step=3)
+    with pytest.raises(BadInput, match="m must be int"):
+        scale_of("tiny", m="big")
+
+
+def test_digest_depends_on_values_only():
+    assert digest(Scale(), {"b": 1, "a": 2}) == digest(Scale(), {"a": 2, "b": 1})
+    assert digest(Scale()) != digest(Scale(seed=1))
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    path = tmp_path / "sub" / "x.txt"
+
+    def half(draft):
+        draft.write_text("half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, half)
+    assert list(path.parent.iterdir()) == []
+    write_atomically(path, lambda draft: draft.write_text("whole"))
+    assert [p.name for p in path.parent.iterdir()] == ["x.txt"] and path.read_text() == "whole"
