@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (apt install python3 python3-venv), or name one: make PYTHON=/path/to/python3.11."; exit 2; }
 	@test -x $(RUN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing into $(VENV) (about 2 minutes and 2.3 GB the first time)"
-	$(RUN)/python -m pip install -q -c constraints.txt -e '.[lm,book,png,test]'
+	$(RUN)/python -m pip install -q -c constraints.txt -e '.[cpu,lm,book,png,test]'
 	@touch $@
 
 # No hub: what the report needs is in the repository.
@@ -42,7 +42,7 @@ test: $(READY)
 	$(RUN)/python -m pytest -q -n 2 --dist loadfile
 
 lab: $(READY)
-	$(RUN)/jupyter lab --notebook-dir=notebooks
+	$(RUN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 clean:
 	rm -rf book/_build book/_generated book/executed build dist .pytest_cache .ruff_cache .mypy_cache

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from repro.config import repo_root
-from repro.errors import BadInput
+from repro.errors import BadInput, NotebookFailed
 from repro.report import book, mime, theme
-from repro.report.runner import NotebookFailed, execute, plan, record, scale_parameters
+from repro.report.runner import execute, plan, record, scale_parameters
 
 v4 = nbformat.v4
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import yaml
 
 from repro.config import repo_root, write_atomically
-from repro.errors import BadInput, missing_extra
+from repro.errors import BadInput, NotebookFailed, missing_extra
 from repro.report.runner import record
 
 VERDICTS_MISSING = "*Not computed yet: no table of this checkout has been judged. `make report` does it.*\n"
 
 
-class BookFailed(RuntimeError):
-    """Jupyter Book reported an error or a warning; the message quotes them."""
+class BookFailed(NotebookFailed):
+    """Jupyter Book reported an error or a warning; the message quotes them. Caught where a failed notebook is."""
 
 
 def build(book_dir: Path | None = None) -> Path:

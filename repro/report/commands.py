@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import tyro
 import yaml
 
+from repro.config import repo_root, write_atomically
 from repro.report.book import build
 from repro.report.runner import Executed, NotebookFailed, execute, plan, scale_parameters
 
@@ -46,7 +47,7 @@ class Report:
     """Execute every notebook of a scale, then build the book in book/_build/html."""
 
     scale: Scale = "tiny"
-    """Which parameters the notebooks get: notebooks/params/{scale}.yaml, which also says which ones run and in what order."""
+    """Which parameters the notebooks get; notebooks/params/{scale}.yaml also says which ones run, in what order."""
     force: bool = False
     """Execute even what has not changed since the last time."""
 
@@ -68,9 +69,18 @@ class Report:
                 print(failure)
         if failures:
             raise NotebookFailed("No book was built: " + " ".join(failures))
+        write_verdicts()
         html = build()
         print(f"together {time.perf_counter() - started:.1f} s\nBook: {html / 'index.html'}")
         return html
+
+
+def write_verdicts() -> None:
+    """book/_generated/verdicts.md: the ledger over all scales whose tables are at hand."""
+    from repro import claims
+
+    path = repo_root() / "book" / "_generated" / "verdicts.md"
+    write_atomically(path, lambda draft: draft.write_text(claims.markdown()))
 
 
 def _tell(name: str, done: Executed) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from repro.config import digest, file_sha256, repo_root
+from repro.config import cache_dir, digest, file_sha256, repo_root
 from repro.errors import BadInput, NotebookFailed, missing_extra, nearest
 from repro.report.kernel import machine, own_kernel, peak_memory
 
@@ -171,21 +171,22 @@ def record(path: Path) -> dict[str, Any]:
 
 
 def run_key(notebook: Any, parameters: Mapping[str, Any], scale: str) -> str:
-    """Hash of what a run depends on: cells, parameters, the package's source, data, library versions.
-
-    Committed tables under data/results count too, except those of this scale, which a run may write itself.
-    """
-    root = repo_root()
-    files = [root / "repro" / "report" / "theme.py", *(root / "data").glob("*.*")]
-    files += [p for p in (root / "repro").rglob("*.py") if not str(p.relative_to(root)).startswith(NOT_RUN)]
-    results = root / "data" / "results"
-    for path in results.rglob("*"):
-        parts = path.relative_to(results).parts
-        if path.is_file() and scale not in (*parts, path.name.split(".")[0]):
-            files.append(path)
-    hashes = {str(p.relative_to(root)): file_sha256(p) for p in files if p.is_file()}
+    """Hash of what a run depends on: cells, parameters, source of the package, data, library versions."""
+    hashes = {str(path): file_sha256(path) for path in _inputs(scale) if path.is_file()}
     cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
     return digest(cells, dict(parameters), hashes, versions(), os.environ.get("REPRO_PNG", "0"))
+
+
+def _inputs(scale: str) -> list[Path]:
+    """Files a run may read: code, descriptions of data, committed tables, and fresh tables of the other scales.
+
+    Fresh tables of this scale are what the run itself writes, and so is the ledger.
+    """
+    root, fresh = repo_root(), cache_dir() / "results"
+    code = [p for p in (root / "repro").rglob("*.py") if not str(p.relative_to(root)).startswith(NOT_RUN)]
+    committed = [p for p in (root / "data" / "results").rglob("*") if p.parent.name != "claims"]
+    others = [p for p in fresh.rglob("*") if p.relative_to(fresh).parts[0] != scale]
+    return [root / "repro" / "report" / "theme.py", *code, *(root / "data").glob("*.*"), *committed, *others]
 
 
 def versions() -> dict[str, str]:
