@@ -1,0 +1,130 @@
+"""The ledger must give the right verdict on tables whose answer is known."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from repro import claims
+from repro.claims import FAILS, HOLDS, NOT_RUN, OPEN, UNTESTED, Effect
+from repro.errors import BadInput
+
+VARIANTS = {"standard": (0.02, 0.06), "topk": (16.0, 32.0), "batch_topk": (16.0, 32.0)}
+METRICS = ("NMSE", "dead_rate", "dense@0.1", "dF1", "absorption")
+
+
+def comparison(corrected=(0.0, 0.0), released=(0.0, 0.0), sparsity=0.0):
+    """A table whose semi and non modes differ from the encoder by the given amounts in every metric."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for variant, sparsities in VARIANTS.items():
+        for i, s in enumerate(sparsities):
+            sparse = i if variant == "standard" else 1 - i
+            for protocol, change in (("as_released", released), ("corrected", corrected)):
+                for mode, delta in (("amortized", 0.0), ("semi", change[0]), ("non", change[1])):
+                    values = {m: 0.5 + delta + sparsity * sparse + 0.003 * rng.standard_normal() for m in METRICS}
+                    row = {
+                        "variant": variant,
+                        "sparsity": s,
+                        "protocol": protocol,
+                        "mode": mode,
+                        "L0": 40 - 20 * sparse,
+                    }
+                    rows.append(row | values)
+    return pd.DataFrame(rows)
+
+
+def verdicts(**tables):
+    return claims.ledger("tiny", tables=tables).set_index("claim")["verdict"]
+
+
+def test_refinement_that_helps():
+    v = verdicts(comparison=comparison(corrected=(-0.1, -0.1), released=(-0.1, -0.1)))
+    assert (v[["C5a", "C5b", "C5c", "C5d", "C8"]] == HOLDS).all()
+
+
+def test_refinement_that_helps_only_as_released():
+    table = comparison(corrected=(0.1, 0.1), released=(-0.3, -0.3))
+    ledger = claims.ledger("tiny", tables={"comparison": table}).set_index("claim")
+    assert (ledger.loc[["C5a", "C5b", "C8"], "verdict"] == FAILS).all()
+    assert "density is not matched" in ledger.loc["C5b", "why"]
+
+
+def test_no_effect_is_not_a_verdict():
+    v = verdicts(comparison=comparison())
+    assert (v[["C5a", "C5b", "C5c", "C5d"]] == OPEN).all()
+    assert v["C8"] == FAILS  # nothing is lowered
+
+
+def test_sparsity():
+    assert (verdicts(comparison=comparison(sparsity=0.2))[["C1a", "C1b"]] == HOLDS).all()
+    assert (verdicts(comparison=comparison(sparsity=-0.2))[["C1a", "C1b"]] == FAILS).all()
+
+
+def dynamics(dense_step0, dense_early, slope):
+    rows = []
+    for protocol in ("as_released", "corrected"):
+        for variant, sparsities in list(VARIANTS.items())[:2]:
+            for s in sparsities:
+                for i, step in enumerate((0, 1, 5, 50, 500, 5000)):
+                    dense = dense_step0 if step == 0 else dense_early if step <= 50 else 0.0
+                    gap = 1 + slope * i
+                    rows.append(
+                        {"protocol": protocol, "variant": variant, "sparsity": s, "step": step, "dense@0.2": dense}
+                        | {"amort_gap_mean": gap, "amort_gap_relative": gap, "absorption": 0.1 * i, "dF1": -0.1 * i}
+                    )
+    return pd.DataFrame(rows)
+
+
+def test_dynamics():
+    v = verdicts(dynamics=dynamics(0.9, 0.9, -0.1))
+    assert v["C2"].startswith("holds, explained by") and v["C4"] == HOLDS
+    v = verdicts(dynamics=dynamics(0.1, 0.1, 0.1))
+    assert v["C2"] == FAILS and v["C4"] == FAILS
+
+
+def sweep(dead0, dead5, nmse):
+    rows = []
+    for protocol in ("as_released", "corrected"):
+        for j, k in enumerate((16.0, 32.0)):
+            for steps, error in zip((0, 5, 50), nmse):
+                dead = dead0 if steps == 0 else dead5
+                rows.append(
+                    {
+                        "protocol": protocol,
+                        "sparsity": k,
+                        "steps": steps,
+                        "dead_rate": dead + 0.001 * j * (steps > 0),
+                        "NMSE": error,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def test_sweep():
+    v = verdicts(sweep=sweep(0.3, 0.0, (0.5, 0.2, 0.1)))
+    assert v["C6a"] == HOLDS and v["C6b"] == HOLDS
+    v = verdicts(sweep=sweep(0.0, 0.0, (0.5, 0.2, 0.3)))
+    assert v["C6a"] == UNTESTED and v["C6b"] == FAILS
+
+
+def test_missing_tables_are_not_yet_run():
+    assert (verdicts() == NOT_RUN).all()
+
+
+def test_t_interval():
+    effect = Effect.of([1.0, 2.0, 3.0])
+    # t(0.975, 2) = 4.302653, s / sqrt(3) = 0.57735
+    assert (effect.low, effect.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
+    assert np.isnan(Effect.of([]).value) and np.isnan(Effect.of([1.0]).low)
+
+
+def test_every_claim_names_a_rule_and_a_notebook():
+    from repro.config import repo_root
+
+    for claim in claims.CLAIMS:
+        assert claim.rule and (repo_root() / "notebooks" / f"{claim.section}.ipynb").is_file()
+
+
+def test_unknown_scale():
+    with pytest.raises(BadInput, match="did you mean 'tiny'"):
+        claims.ledger("tinny")
