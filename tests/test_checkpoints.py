@@ -556,6 +556,10 @@ REFUSED = {
         "holds weight, which no reader recognises; put the",
     ),
     "config of nobody": (lambda f: write(f, {"weight": numbers(3, 3)}, {"a": 1}), "its config is of no known library"),
+    "text for a number": (
+        lambda f: write(f, topk_file(), trained("AutoEncoderTopK", k="many")),
+        "holds values that its library does not write .*; restore the original one",
+    ),
     "broken config": (
         lambda f: (write(f, topk_file()), (f / "config.json").write_text("{"))[0],
         "config.json is not valid JSON",
@@ -626,7 +630,7 @@ REFUSED = {
             ),
             f / "params.npz",
         )[1],
-        "threshold in .* holds no plain numbers",
+        "threshold in .* is object; weights in floating point",
     ),
 }
 

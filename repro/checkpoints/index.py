@@ -19,7 +19,9 @@ from repro.variants import VARIANTS
 
 _EXPECTED = re.compile(rf"^(?:{'|'.join(map(re.escape, WEIGHT_NAMES))}|ae_\d+\.pt)$")
 # files that training leaves beside the weights
-_NOT_WEIGHTS = re.compile(r"optim|sched|state|meta|sparsity\.|rng|whiten|\.draft\.", re.IGNORECASE)
+_NOT_WEIGHTS = re.compile(
+    r"^(?:optim|sched|lr_sched|state\b|train(?:er|ing)_state|rank_\d|rng|activation|loc_angular_meta|sparsity\.)"
+)
 _LOCA = "multi_encoder_sae.pt"
 
 

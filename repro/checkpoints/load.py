@@ -94,6 +94,11 @@ def plan_of(where: Location, options: Options) -> Plan:
                     raise
                 except BadInput as error:
                     raise CheckpointError(f"{where.weights}: {error}") from None
+                except (TypeError, ValueError, KeyError, AttributeError) as error:
+                    raise CheckpointError(
+                        f"The config beside {where.weights} holds values that its library does not write "
+                        f"({type(error).__name__}: {error}); restore the original one."
+                    ) from None
                 weights.refuse_unknown()
                 plan.source = replace(plan.source, path=str(where.weights), trainer=where.trainer)
                 return plan

@@ -17,8 +17,16 @@ from torch import Tensor
 
 from repro.errors import BadInput
 
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-INTS = (torch.int64, torch.int32, torch.int16, torch.uint8)
+FLOATS = ("float32", "bfloat16", "float16", "float64")
+INTS = ("int64", "int32", "int16", "uint8")
+_SAFETENSORS = {
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
+    "F64": "float64",
+    "I64": "int64",
+    "I32": "int32",
+}
 _BLOCK = 2**20  # numbers copied at a time: keeps the pages of the file that are in memory below 4 MiB
 
 Lazy = Callable[[], Tensor]
@@ -38,6 +46,7 @@ class Weights:
     def __init__(self, path: Path):
         self.path = path
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.types: dict[str, str] = {}
         self.other: dict[str, Any] = {}  # what a .pt holds beside tensors
         self.metadata: dict[str, str] = {}  # of a .safetensors
         self._get: Callable[[str], Tensor]
@@ -89,8 +98,12 @@ class Weights:
     def use(self, content: dict[str, Any]) -> None:
         """Take the tensors from a (nested) state_dict."""
         tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+        for name, value in tensors.items():
+            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+                raise CheckpointError(f"{name} in {self.path} claims more numbers than the file holds; it is damaged.")
         self.other = {k: v for k, v in content.items() if k not in tensors}
         self.shapes = {k: tuple(v.shape) for k, v in tensors.items()}
+        self.types = {k: str(v.dtype).removeprefix("torch.") for k, v in tensors.items()}
         self._get = tensors.__getitem__
 
     def _open_safetensors(self) -> None:
@@ -99,7 +112,9 @@ class Weights:
         try:
             file = safe_open(self.path, "pt")
             self.metadata = file.metadata() or {}
-            self.shapes = {k: tuple(file.get_slice(k).get_shape()) for k in file.keys()}  # noqa: SIM118
+            slices = {k: file.get_slice(k) for k in file.keys()}  # noqa: SIM118
+            self.shapes = {k: tuple(v.get_shape()) for k, v in slices.items()}
+            self.types = {k: _SAFETENSORS.get(v.get_dtype(), v.get_dtype()) for k, v in slices.items()}
         except SafetensorError as error:
             raise CheckpointError(
                 f"{self.path} is not a complete safetensors file ({_first_line(error)}); download or save it again."
@@ -119,19 +134,13 @@ class Weights:
                             else np.lib.format.read_array_header_2_0(f)
                         )
                         self.shapes[name.removesuffix(".npy")] = header[0]
+                        self.types[name.removesuffix(".npy")] = header[2].name
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
             raise CheckpointError(
                 f"{self.path} is not a complete npz file ({_first_line(error)}); download it again."
             ) from None
         arrays = np.load(self.path, allow_pickle=False)
-
-        def get(name: str) -> Tensor:
-            try:
-                return torch.from_numpy(arrays[name])
-            except (TypeError, ValueError) as error:
-                raise CheckpointError(f"{name} in {self.path} holds no plain numbers ({_first_line(error)}).") from None
-
-        self._get = get
+        self._get = lambda name: torch.from_numpy(arrays[name])
         self._copied = True
 
     # --- what readers call --------------------------------------------------------------------
@@ -154,6 +163,8 @@ class Weights:
                 f"{name} in {self.path} has shape {self.shapes[name]} where {shape} is needed; "
                 "the file and its config do not belong together, or the file is of another kind."
             )
+        if self.types[name] not in FLOATS:
+            raise CheckpointError(f"{name} in {self.path} is {self.types[name]}; weights in floating point are needed.")
         self._known.add(name)
         return lambda: self._read(name, transpose)
 
@@ -163,6 +174,8 @@ class Weights:
         if self.shapes[name] not in ((), (1,)):
             raise CheckpointError(f"{name} in {self.path} has shape {self.shapes[name]}; one number is needed.")
         self._known.add(name)
+        if self.types[name] not in FLOATS + INTS:
+            raise CheckpointError(f"{name} in {self.path} is {self.types[name]}; a number is needed.")
         value = self._get(name)
         if not torch.isfinite(value).all():
             raise CheckpointError(f"{name} in {self.path} is {value.item()}; the checkpoint is of no use.")
@@ -171,11 +184,10 @@ class Weights:
     def integers(self, name: str) -> tuple[int, ...]:
         """A short vector of whole numbers."""
         self._require(name)
-        value = self._get(name)
-        if value.dtype not in INTS or value.ndim != 1:
+        if self.types[name] not in INTS or len(self.shapes[name]) != 1:
             raise CheckpointError(f"{name} in {self.path} must be a vector of whole numbers.")
         self._known.add(name)
-        return tuple(int(v) for v in value)
+        return tuple(int(v) for v in self._get(name))
 
     def ignore(self, *names: str) -> None:
         """Names that have no part in inference."""
@@ -198,12 +210,7 @@ class Weights:
             )
 
     def _read(self, name: str, transpose: bool) -> Tensor:
-        source = self._get(name)
-        if source.dtype not in FLOATS:
-            raise CheckpointError(f"{name} in {self.path} is {source.dtype}; weights in floating point are needed.")
-        if source.untyped_storage().nbytes() < source.numel() * source.element_size():
-            raise CheckpointError(f"{name} in {self.path} claims more numbers than the file holds; it is damaged.")
-        view = source.T if transpose else source
+        view = self._get(name).T if transpose else self._get(name)
         if self._copied and view.dtype == torch.float32 and view.is_contiguous():
             return _finite(view, name, self.path)
         out = torch.empty(view.shape)
