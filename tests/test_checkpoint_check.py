@@ -99,6 +99,7 @@ def test_the_layer_of_an_sae_that_does_not_say():
     sae, x = planted(TopK, k=K)
     sae.source.layer = None
     assert check_sae(sae, {4: x}).numbers["layer"] == 4
+    assert check_sae(sae, x).ok
     with pytest.raises(BadInput, match="does not say its layer"):
         check_sae(sae, {4: x, 5: x})
 

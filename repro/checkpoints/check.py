@@ -42,14 +42,18 @@ class Report:
 
 
 @torch.no_grad()
-def check_sae(sae: SAE, x_by_layer: Mapping[int, Tensor], lm_name: str = "") -> Report:
+def check_sae(sae: SAE, x_by_layer: Mapping[int, Tensor] | Tensor, lm_name: str = "") -> Report:
     """Run an SAE on activations x [n, d] of its layer L, and of L-1 and L+1 where given, keyed by layer.
+
+    A tensor alone is taken to be of the SAE's own layer.
 
     layers[L]: FVE, NMSE, L0, norm (median). numbers: layer, dead (share of latents that never fire on these tokens),
     tokens, atom norms, best_scale (the factor on x that reconstructs best). `ok` is False if layer, units, model or L0
     look wrong. lm_name: the model that the activations are from, compared with the SAE's.
     Raises BadInput if the activations of the SAE's own layer are missing.
     """
+    if isinstance(x_by_layer, Tensor):
+        x_by_layer = {sae.source.layer or 0: x_by_layer}
     layer = _own_layer(sae, x_by_layer)
     layers: dict[int, dict[str, float]] = {}
     fired = torch.zeros(sae.config.m, dtype=torch.bool, device=sae.W_dec.device)

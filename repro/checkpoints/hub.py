@@ -114,11 +114,11 @@ def find_release(model: str, variant: str, width: int = 16384, trajectory: bool 
 def fetch_sae(
     repo: str,
     allow: Sequence[str] = (),
+    revision: str | None = None,
     variant: str | None = None,
     width: int = 16384,
-    trajectory: bool = False,
-    revision: str | None = None,
     sparsity: float | None = None,
+    trajectory: bool = False,
 ) -> Path:
     """Download SAEs of a hub repository (or of a language model's SAEBench release) and return their folder.
 
