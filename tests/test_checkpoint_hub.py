@@ -67,14 +67,15 @@ def test_fetch_finds_what_is_there(cache):
 def test_offline_errors_name_the_fix(cache):
     for call in (
         lambda: fetch_sae(REPO, ["Gated*/*"]),
-        lambda: find_sae("pythia-160m-deduped", "gated"),
         lambda: fetch_sae("somebody/else", ["*.pt"]),
     ):
         with pytest.raises(BadInput, match=r"run `repro fetch-sae .* --allow .*` once with a network") as caught:
             call()
         assert "\n" not in str(caught.value)
+    with pytest.raises(BadInput, match="run `repro fetch-sae pythia-160m-deduped --variant gated --width 16384` once"):
+        find_sae("pythia-160m-deduped", "gated")
     (cache / FOLDER / "trainer_7" / "ae.pt").unlink()
-    with pytest.raises(BadInput, match=r"trainer_7/ae.pt' of .* is not in the local hub cache"):
+    with pytest.raises(BadInput, match=r"trainer_7/ae.pt' of .* is not in the local hub cache .* --sparsity 3` once"):
         find_sae("pythia-160m-deduped", "batch_topk")
 
 

@@ -157,7 +157,8 @@ def find_sae(
     if layer not in release.layers:
         raise BadInput(f"{release.repo} has SAEs of layer {', '.join(map(str, release.layers))} only, not {layer}.")
     folder = release.folder(variant, layer)
-    root = _download(release.repo, [f"{folder}/*config.json"], revision)
+    command = f"repro fetch-sae {release.model} --variant {variant} --width {width}{' --trajectory' * trajectory}"
+    root = _download(release.repo, [f"{folder}/*config.json"], revision, command)
     trainers = [file.parent for file in sorted(root.glob(f"{folder}/trainer_*/config.json"))]
     have = {s: trainer for trainer in trainers if (s := _sparsity_of(trainer / "config.json")) is not None}
     if not have:
@@ -167,7 +168,7 @@ def find_sae(
     if chosen not in have:
         raise BadInput(f"No {variant} SAE with sparsity {chosen:g} in {release.repo}; it has {known}.")
     weights = have[chosen].relative_to(root) / "ae.pt"
-    return _download(release.repo, [weights.as_posix()], revision) / weights
+    return _download(release.repo, [weights.as_posix()], revision, f"{command} --sparsity {chosen:g}") / weights
 
 
 def _sparsity_of(config: Path) -> float | None:
@@ -177,7 +178,7 @@ def _sparsity_of(config: Path) -> float | None:
     return sparsity(trainer, None)
 
 
-def _download(repo: str, allow: Sequence[str], revision: str | None) -> Path:
+def _download(repo: str, allow: Sequence[str], revision: str | None, command: str = "") -> Path:
     """A snapshot folder that holds every file of the repository that matches `allow`. BadInput with the fix if not."""
     try:
         from huggingface_hub import errors, snapshot_download
@@ -197,17 +198,17 @@ def _download(repo: str, allow: Sequence[str], revision: str | None) -> Path:
             f"No repository '{repo}' on the hub that this account may read: check the name, or set HF_TOKEN."
         ) from None
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise _offline(repo, allow, type(error).__name__) from None
+        raise _offline(repo, allow, type(error).__name__, command) from None
     files = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
     if not any(fnmatch(file, pattern) for file in files for pattern in allow):
-        raise _offline(repo, allow, "nothing there matches")  # offline, the cache may hold other parts of it
+        raise _offline(repo, allow, "nothing there matches", command)  # offline, the cache may hold other parts of it
     return root
 
 
-def _offline(repo: str, allow: Sequence[str], why: str) -> BadInput:
+def _offline(repo: str, allow: Sequence[str], why: str, command: str) -> BadInput:
     patterns = " ".join(f"'{p}'" for p in allow)
+    command = command or f"repro fetch-sae {repo} --allow {patterns}"
     return BadInput(
-        f"{patterns} of {repo} is not in the local hub cache and cannot be fetched ({why}): run `repro fetch-sae "
-        f"{repo} --allow {patterns}` once with a network (HF_HUB_OFFLINE unset), copy the hub cache here, or "
-        "give the path of a checkpoint."
+        f"{patterns} of {repo} is not in the local hub cache and cannot be fetched ({why}): run `{command}` once with a "
+        "network (HF_HUB_OFFLINE unset), copy the hub cache here, or give the path of a checkpoint."
     )
