@@ -315,7 +315,6 @@ def evaluate_checkpoints(
     not computed again. A checkpoint that cannot be read gives one row with its reason as `note`.
     """
     from repro.checkpoints import CheckpointError, load_sae
-    from repro.variants import BatchTopK, MatryoshkaBatchTopK
 
     folder = Path(folder)
     on_device = EvalData(
@@ -338,9 +337,7 @@ def evaluate_checkpoints(
             rows += [row | known for row in json.loads(done.read_text())]
             continue
         try:
-            sae = load_sae(entry["path"]).to(device)
-            if isinstance(sae, BatchTopK | MatryoshkaBatchTopK) and sae.threshold < 0:
-                sae = load_sae(entry["path"], eval_activation="batch_topk").to(device)  # saved before it had one
+            sae = load_sae(entry["path"], fallback_batch_topk=True).to(device)
         except CheckpointError as error:
             rows.append({**known, "note": str(error)})
             continue
