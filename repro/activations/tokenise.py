@@ -45,13 +45,14 @@ def sequences(
     room = seq_len - bos.size
     if room < 1:
         raise BadInput(f"dataset.seq_len must be at least {1 + bos.size}, not {seq_len}.")
-    begun: list[Document] = []  # documents seen, in the order of their numbers
+    begun: list[Document] = []  # documents that are in no row yet
 
     def row(ids: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[Document]]:
         left = max_tokens - count.tokens
         ids = np.concatenate([bos, ids])[:left]
         numbers = np.concatenate([numbers[: bos.size], numbers])[:left]
-        new = begun[count.documents : int(numbers[-1]) + 1]
+        size = int(numbers[-1]) + 1 - count.documents
+        new, begun[:] = begun[:size], begun[size:]
         count.documents += len(new)
         count.tokens += ids.size
         count.last_row = new[-1].id if new else count.last_row
@@ -61,7 +62,7 @@ def sequences(
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     waiting_size = 0
     for document, ids in _tokenised(loaded, docs):
-        number = len(begun)
+        number = count.documents + len(begun)
         begun.append(document)
         if not packing:
             count.truncated += int(ids.size > room)
@@ -120,6 +121,8 @@ def write_tokens(loaded: LoadedModel, docs: Iterable[Document], config: DatasetC
             mask.append(np.arange(T) < ids.size)
             labels += [d.label for d in new]
         shape = [tokens.rows, T]
+    if not tokens.rows:
+        raise BadInput(f"The text of {config.name} has no tokens; check dataset.name and text_column.")
     summary: dict[str, Any] = {
         "shape": shape,
         "tokens": count.tokens,
