@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch.nn.functional import normalize
 
 from repro.checkpoints import load_sae
+from repro.checkpoints.dictionary_learning import state_dict
 from repro.errors import BadInput
 from repro.training.losses import LOSSES, Situation, auxk
 from repro.training.places import Dense, Sparse
@@ -137,6 +139,46 @@ def test_losses_and_gradients_are_those_of_plain_autograd(variant, sparsity, spa
     assert loss.nonzeros == int((z > 0).sum())
     assert torch.equal(loss.fired, (z > 0).any(0))
     torch.testing.assert_close(loss.error, x - sae.decode(z), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", TRAINED)
+def test_twenty_steps_are_those_of_dictionary_learning(variant):
+    """Same start, same batches: weights, losses, dead latents and threshold after 20 updates of its trainers."""
+    with np.load(Path(__file__).parent / "golden/training/dictionary_learning.npz") as file:
+        golden = {k.removeprefix(f"{variant}/"): torch.tensor(v) for k, v in file.items()}
+    x, start = golden["x"], golden["start"]
+    sparsity = {"standard": 0.1, "gated": 0.1, "jumprelu": 4}.get(variant, 3)
+    recipe = Recipe(
+        steps=10**6,
+        batch_size=48,
+        lr=2e-3,
+        warmup_steps=0,
+        sparsity_warmup_steps=10 if variant != "jumprelu" else 10**12,
+        decay_start=1.0,
+        threshold_beta=0.9,
+        threshold_start_step=5,
+        dead_after_tokens=48,
+        bandwidth=0.05,
+        grad_clip=1e9 if variant == "gated" else 1.0,
+    )
+    trainer = Trainer(Job(variant, sparsity, len(start)), recipe, x.shape[1])
+    with torch.no_grad():
+        for name in ("rows", "W_dec"):
+            trainer.weights.tensors[name].copy_(start * (0.1 if variant == "standard" else 1))
+        if variant == "jumprelu":
+            trainer.weights.threshold.fill_(0.2)
+    stats = [trainer.update(batch) for batch in x.split(48)]
+    if "losses" in golden:
+        torch.testing.assert_close(
+            torch.tensor([s.loss for s in stats]), golden["losses"].float(), rtol=1e-5, atol=1e-6
+        )
+    if "dead" in golden:
+        assert [round(s.dead * len(start)) for s in stats] == golden["dead"].tolist()
+        assert variant == "jumprelu" or sum(golden["dead"]) > 5  # AuxK had something to do
+    for key, mine in state_dict(as_sae(trainer.weights)).items():
+        if key == "threshold" and mine.ndim == 0:
+            mine = torch.tensor(trainer.threshold)
+        torch.testing.assert_close(mine, golden[key], rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
 @pytest.mark.parametrize("sparse", [True, False])
@@ -318,7 +360,7 @@ def test_finished_runs_are_skipped_and_other_configs_refused(data, tmp_path):
     assert not rows.drawn and (folder / "ae.pt").stat().st_mtime_ns == before
     for other_jobs, recipe, word in (
         (jobs, short(20, lr=1e-3), "recipe.lr is"),
-        ([Job("topk", 5, M)], short(20), "job.sparsity is 4 there and 5 here"),
+        ([Job("topk", 5, M)], short(20), "job.sparsity is 4.0 there and 5.0 here"),
     ):
         with pytest.raises(BadInput, match=word):
             trained(data, tmp_path, other_jobs, recipe)

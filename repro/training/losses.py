@@ -104,8 +104,9 @@ def gated(w: Weights, x: Tensor, at: Situation) -> Loss:
 def jumprelu(w: Weights, x: Tensor, at: Situation) -> Loss:
     """Reconstruction + (L0 / target - 1)^2, thresholds by straight-through estimates (2407.14435, equations 11, 12).
 
-    The step function sees the pre-activations, as in that paper; dictionary_learning's sees the codes behind the
-    jump, so that only the upper half of the window ever pulls on a threshold.
+    As in that paper, the step function sees the pre-activations and codes are never negative. dictionary_learning's
+    sees the codes behind the jump, so that only the upper half of the window pulls on a threshold, and lets negative
+    codes through in training where a threshold has fallen below 0.
     """
     bias, pre = _pre(w, x, at)
     places = places_where(pre, pre > w.threshold.detach() - at.bandwidth / 2, at.sparse)
@@ -153,9 +154,8 @@ def _mse(error: Tensor) -> Tensor:
 
 
 def _loss(total: Tensor, error: Tensor, places: Places, z: Tensor, threshold: float | None = None) -> Loss:
-    on = z.detach() > 0
-    fired = places.per_latent(on.to(z.dtype)) > 0
-    return Loss(total, error.detach(), fired, int(on.sum()), threshold)
+    z = z.detach()  # never negative
+    return Loss(total, error.detach(), places.per_latent(z) > 0, int(torch.count_nonzero(z)), threshold)
 
 
 def _top_k_loss(

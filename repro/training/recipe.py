@@ -132,6 +132,7 @@ class Job:
     """Seed of the initial weights."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sparsity", float(self.sparsity))  # k = 4 and k = 4.0 are the same job
         if self.variant not in TRAINED:
             raise BadInput(
                 f"Cannot train '{self.variant}'{nearest(self.variant, TRAINED)}; choose {', '.join(TRAINED)}."
