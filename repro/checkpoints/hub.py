@@ -209,6 +209,6 @@ def _offline(repo: str, allow: Sequence[str], why: str, command: str) -> BadInpu
     patterns = " ".join(f"'{p}'" for p in allow)
     command = command or f"repro fetch-sae {repo} --allow {patterns}"
     return BadInput(
-        f"{patterns} of {repo} is not in the local hub cache and cannot be fetched ({why}): run `{command}` once with a "
-        "network (HF_HUB_OFFLINE unset), copy the hub cache here, or give the path of a checkpoint."
+        f"{patterns} of {repo} is not in the local hub cache and cannot be fetched ({why}): run `{command}` once with "
+        "a network (HF_HUB_OFFLINE unset), copy the hub cache here, or give the path of a checkpoint."
     )
