@@ -78,15 +78,24 @@ def _check(config: Any) -> None:
     from repro.checkpoints import load_sae
     from repro.checkpoints.check import check_sae
 
-    x_by_layer, models = {}, set()
+    if not config.acts:
+        raise BadInput("Give --acts the activations to check against: a file of `repro collect`, or any [n, d] .npy.")
+    sae = load_sae(config.sae, step=config.step)
+    x_by_layer: dict[int, Any] = {}
+    models: set[str] = set()
+    alone = None
     for path in config.acts:
         store = open_store(path)
+        x = store.select().take(config.max_tokens).x
         layer = store.meta.get("layer")
         if layer is None and len(config.acts) > 1:
             raise BadInput(f"{path} does not say which layer it is; give only the file of the SAE's own layer.")
-        x_by_layer[int(layer or 0)] = store.select().take(config.max_tokens).x
+        if layer is None:
+            alone = x
+        else:
+            x_by_layer[int(layer)] = x
         models.add(str(store.meta.get("model", {}).get("name", "")))
-    report = check_sae(load_sae(config.sae, step=config.step), x_by_layer, models.pop() if len(models) == 1 else "")
+    report = check_sae(sae, x_by_layer if alone is None else alone, models.pop() if len(models) == 1 else "")
     print(*report.sentences, sep="\n")
     if not report.ok:
         raise SystemExit(1)
@@ -128,7 +137,10 @@ def parse(args: list[str]) -> tuple[Command, Any]:
     choices = []
     for name, command in known.items():
         given = {"default": defaults[name]} if name in defaults else {}
-        choices.append(Annotated[command.config, tyro.conf.subcommand(name, description=_help(command), **given)])
+        config: Any = command.config
+        if name in ("check", "fetch-model", "fetch-sae"):
+            config = Annotated[config, tyro.conf.PositionalRequiredArgs]
+        choices.append(Annotated[config, tyro.conf.subcommand(name, description=_help(command), **given)])
     every: Any = Union[tuple(choices)]  # noqa: UP007
     chosen = tyro.cli(
         every,

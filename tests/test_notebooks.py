@@ -1,4 +1,4 @@
-"""Every notebook from beginning to end on the bundled model, at a scale smaller than tiny; nothing outside is written."""
+"""Every notebook from end to end on the bundled model, at a scale smaller than tiny; nothing outside is written."""
 
 import json
 

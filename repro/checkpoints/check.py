@@ -23,7 +23,7 @@ class Check:
 
     sae: str
     """Path of the SAE."""
-    acts: tuple[str, ...]
+    acts: tuple[str, ...] = ()
     """Activation files: its own layer L, and better also L-1 and L+1."""
     step: int | None = None
     """An intermediate checkpoint."""

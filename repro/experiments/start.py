@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
+    from repro.sae import SAE
+
 
 def activation_summary(ready: Prepared) -> pd.DataFrame:
     """Size, norms and exclusions of the evaluation tokens, one row a quantity."""
@@ -47,6 +49,15 @@ def trained(ready: Prepared) -> pd.DataFrame:
         values = Reconstruction.of(x, sae.decode(codes, x).detach()).value() | Firing.of(codes).value()
         rows.append({"variant": entry["variant"], "sparsity": entry["sparsity"], "m": sae.config.m, **values})
     return pd.DataFrame(rows)
+
+
+def card(sae: SAE) -> pd.DataFrame:
+    """What an SAE is and where it comes from, one row a fact; no path of this machine."""
+    import pandas as pd
+
+    facts = {k: v for k, v in sae.describe().items() if k != "source"}
+    facts |= {k: v for k, v in vars(sae.source).items() if k != "path" and v not in ("", None, {})}
+    return pd.DataFrame({"value": {k: str(v)[:64] for k, v in facts.items()}})
 
 
 def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, dict[str, float]]:
