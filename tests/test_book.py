@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -120,19 +121,30 @@ def open_page(browser, address: str, width: int = 1440, theme: str = "light", **
     page, wrong = context.new_page(), []
     home = address.split("//")[0] + "//" + address.split("//")[1].split("/")[0]
     page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
-    page.on("request", lambda r: r.url.startswith((home, "data:", "blob:")) or wrong.append(f"request: {r.url}"))
+    outside = re.compile(rf"^(?!{re.escape(home)}|data:|blob:)")
+
+    def refuse(route):
+        wrong.append(f"request: {route.request.url}")
+        route.abort()
+
+    context.route(outside, refuse)
     page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.status}: {r.url}"))
     page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
-    page.goto(address, wait_until="load")
-    settle(page)
+    page.goto(address, wait_until="load", timeout=60_000)  # machines of continuous integration are slow
+    wrong += settled(page)
     return page, wrong
 
 
-def settle(page) -> None:
-    """Wait until every figure is drawn."""
-    page.wait_for_function(
-        "[...document.querySelectorAll('figure.plotly-figure .plot')].every(p => p.querySelector('.main-svg'))"
-    )
+def settled(page) -> list[str]:
+    """Wait until every figure is drawn and every equation set; what is not by then is complained about."""
+    complaints = []
+    for what, inside in (("figure.plotly-figure .plot", ".main-svg"), (".math", "mjx-container")):
+        done = f"[...document.querySelectorAll({what!r})].every(e => e.querySelector({inside!r}))"
+        try:
+            page.wait_for_function(done, timeout=20_000)
+        except Exception:
+            complaints.append(f"an element {what} without its {inside}")
+    return complaints
 
 
 def test_every_page_stands_alone(browser, site):
@@ -142,12 +154,8 @@ def test_every_page_stands_alone(browser, site):
     for name in pages_of(folder):
         for width, theme in ((1440, "light"), (390, "dark")):
             page, wrong = open_page(browser, address + name, width, theme)
-            counts = page.evaluate("[...document.querySelectorAll('.plotly-figure .plot')].map(p => p.data.length)")
-            wrong += [f"figure {i} has no trace" for i, n in enumerate(counts) if n == 0]
-            if page.locator(".math").count():
-                page.wait_for_function(
-                    "document.querySelectorAll('.math').length <= document.querySelectorAll('mjx-container').length"
-                )
+            traces = page.evaluate("[...document.querySelectorAll('.plotly-figure .plot')].map(p => p.data?.length)")
+            wrong += [f"figure {i} has no trace" for i, n in enumerate(traces) if not n]
             wrong += ["equation with an error"] * page.locator("mjx-merror").count()
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             wrong += [f"{wide} px of sideways scroll"] if wide > 0 else []

@@ -176,7 +176,7 @@ def test_killed_report_goes_on_where_it_stopped(tmp_path):
         f"for n in 'ab': execute(n, notebooks_dir=Path({str(tmp_path)!r}), out_dir=Path({str(out)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    end = time.time() + 60
+    end = time.time() + 120
     while not flag.exists() and time.time() < end:
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
