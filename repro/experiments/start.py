@@ -60,6 +60,39 @@ def card(sae: SAE) -> pd.DataFrame:
     return pd.DataFrame({"value": {k: str(v)[:64] for k, v in facts.items()}})
 
 
+def exclusions(ready: Prepared, variant: str = "batch_topk") -> pd.DataFrame:
+    """What leaving tokens out does to the numbers: the first such SAE on the evaluation text under three rules."""
+    import numpy as np
+    import pandas as pd
+
+    from repro.checkpoints import load_sae
+    from repro.metrics import Reconstruction
+
+    sae = load_sae(ready.finals(variant)[0]["path"]).to(ready.device)
+    store = ready.rows.store
+    ratio = ready.data.tokens.info.get("max_norm_ratio")
+    rules: dict[str, Any] = {
+        "every real token": (("pad",), None),
+        "without special tokens and position 0": (("pad", "bos", "eos", "first"), None),
+    }
+    if ratio is not None:
+        rules[f"and without norms over {ratio:g} medians"] = (("pad", "bos", "eos", "first"), ratio)
+    last = int(ready.rows.index[-1])
+    out = {}
+    for name, (exclude, limit) in rules.items():
+        rows = store.select(exclude, limit)
+        x = rows.read(np.flatnonzero(rows.index > last)[: len(ready.data.tokens.x)]).to(ready.device)
+        norms = x.norm(dim=1)
+        value = Reconstruction.of(x, sae(x)).value()
+        out[name] = {
+            "tokens": len(x),
+            "median norm": float(norms.median()),
+            "largest norm": float(norms.max()),
+            **value,
+        }
+    return pd.DataFrame(out).T
+
+
 def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, dict[str, float]]:
     """(largest codes of one token by encoder, semi and optimum; objective and gap of each) of the first such SAE."""
     import pandas as pd
