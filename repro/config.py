@@ -135,21 +135,21 @@ class Scale:
     """Tokens that SAEs are trained on."""
     eval_tokens: int = 2_000
     """Tokens of the corrected protocol, after the training tokens."""
-    released_tokens: int = 1_000
+    released_tokens: int = 500
     """Tokens of the as_released protocol (the first of the evaluation tokens; the paper took 10,000)."""
-    label_docs: int = 600
+    label_docs: int = 400
     """Labelled documents: half order and fit the probes, half score them."""
     seq_len: int = 128
     """Tokens a sequence."""
     m: int = 1024
     """Latents of every SAE."""
-    steps: int = 500
+    steps: int = 400
     """Training steps."""
     batch_size: int = 1024
     """Tokens a training step."""
     lr: float | None = None
     """Peak learning rate; grows as training gets shorter if not given (`training.recipe.Recipe.scaled`)."""
-    l1: tuple[float, ...] = (0.02, 0.06)
+    l1: tuple[float, ...] = (0.15, 0.3)
     """L1 coefficients of the Standard SAEs."""
     ks: tuple[int, ...] = (16, 32)
     """k of the Top-K and BatchTopK SAEs."""
@@ -179,7 +179,7 @@ SCALES: dict[str, Scale] = {
         m=4096,
         steps=1_000,
         batch_size=1024,
-        l1=(0.04,),
+        l1=(0.1,),
         ks=(24, 64),
         max_norm_ratio=5.0,
     ),
