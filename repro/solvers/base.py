@@ -30,11 +30,19 @@ class Solver(Protocol[S]):
 
     name: ClassVar[str]
     check_every: ClassVar[int]  # steps between two certificates while a tolerance is asked for
+    patience: ClassVar[int]  # certificates without progress before a row is given up (the limit of its precision)
     default_max_steps: ClassVar[int]
+
+    def block(self, problem: Lasso) -> int: ...  # rows that are solved together
 
     def init(self, problem: Lasso, z0: Tensor | SparseCodes | None) -> S: ...
 
     def step(self, state: S) -> None: ...
+
+
+def dense_block(problem: Lasso) -> int:
+    """Rows for which block * m stays near 4 million numbers (CUDA: 256 million)."""
+    return max(1, (2**28 if problem.device.type == "cuda" else 2**22) // problem.m)
 
 
 class DenseState:

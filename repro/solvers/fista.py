@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from repro.codes import SparseCodes
-from repro.solvers.base import DenseState, prox_step
+from repro.solvers.base import DenseState, dense_block, prox_step
 from repro.solvers.ista import step_of
 from repro.solvers.problem import Lasso
 
@@ -37,7 +37,11 @@ class Fista:
 
     name: ClassVar[str] = "fista"
     check_every: ClassVar[int] = 10
+    patience: ClassVar[int] = 20
     default_max_steps: ClassVar[int] = 10_000
+
+    def block(self, problem: Lasso) -> int:
+        return dense_block(problem)
 
     def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> FistaState:
         return FistaState(problem, z0)

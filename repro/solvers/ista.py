@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from repro.codes import SparseCodes
-from repro.solvers.base import DenseState, prox_step
+from repro.solvers.base import DenseState, dense_block, prox_step
 from repro.solvers.problem import Lasso
 
 
@@ -21,7 +21,11 @@ class Ista:
 
     name: ClassVar[str] = "ista"
     check_every: ClassVar[int] = 20
+    patience: ClassVar[int] = 10
     default_max_steps: ClassVar[int] = 20_000
+
+    def block(self, problem: Lasso) -> int:
+        return dense_block(problem)
 
     def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> DenseState:
         return DenseState(problem, z0)

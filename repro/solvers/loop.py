@@ -15,8 +15,10 @@ from repro.objective import Certificate
 from repro.solvers.fista import Fista
 from repro.solvers.ista import Ista
 from repro.solvers.problem import Lasso, Solution
+from repro.solvers.pursuit import Pursuit
+from repro.solvers.working_set import WorkingSet
 
-SOLVERS: dict[str, Any] = {"ista": Ista, "fista": Fista}
+SOLVERS: dict[str, Any] = {"ista": Ista, "fista": Fista, "working_set": WorkingSet, "pursuit": Pursuit}
 
 Callback = Callable[[int, Tensor, Any], object]
 
@@ -39,7 +41,7 @@ def solve(
     tol=None takes exactly max_steps steps on every row. max_steps: the limit; the solver's own if not given.
     callback(step, rows, state): called before the first and after each step of a block, with the row numbers that are
     still active and the state (state.codes(), state.certificate()); a true return value ends the block there.
-    block: rows solved together; by default as many as keep block * m near 4 million numbers (CUDA: 256 million).
+    block: rows solved together; by default the solver's choice, which keeps block * m bounded (`Solver.block`).
 
     The certificate is float64 from a fresh residual (`objective.certify`), so gap >= P(z) - P* always holds.
     At lam = 0 it proves little unless x is fitted exactly: a residual is then dual feasible only when it is zero.
@@ -53,14 +55,12 @@ def solve(
         raise BadInput(f"max_steps and tol must be at least 0, not {max_steps} and {tol}.")
     z0 = _check_start(problem, z0)
     if block is None:
-        block = max(1, (2**28 if problem.device.type == "cuda" else 2**22) // problem.m)
+        block = solver.block(problem)
     parts = []
     for start in range(0, max(problem.n, 1), block):
         rows = torch.arange(start, min(start + block, problem.n), device=problem.device)
         first = None if z0 is None else z0[start : start + block]
-        parts.append(
-            _solve_block(problem, problem[start : start + block], solver, first, max_steps, tol, callback, rows)
-        )
+        parts.append(_solve_block(problem[start : start + block], solver, first, max_steps, tol, callback, rows))
     codes, fields = zip(*parts)
     objective, dual, gap, steps, converged = (torch.cat(f) for f in zip(*fields))
     return Solution(SparseCodes.cat(codes), objective, dual, gap, steps, converged, solver.name)
@@ -72,7 +72,7 @@ def pick(solver: str | Any, problem: Lasso) -> Any:
         return solver
     if solver == "auto":
         compiled = problem.device.type == "cpu" and importlib.util.find_spec("numba") is not None
-        solver = "working_set" if compiled and "working_set" in SOLVERS else "fista"
+        solver = "working_set" if compiled else "fista"
     if solver not in SOLVERS:
         raise BadInput(f"No solver '{solver}'{nearest(solver, SOLVERS)}; there are auto, {', '.join(SOLVERS)}.")
     return SOLVERS[solver]()
@@ -99,7 +99,6 @@ def met(certificate: Certificate, x: Tensor, tol: float | None) -> Tensor:
 
 
 def _solve_block(
-    whole: Lasso,
     problem: Lasso,
     solver: Any,
     z0: Any,
@@ -111,13 +110,20 @@ def _solve_block(
     state = solver.init(problem, z0)
     x, left = problem.x, torch.arange(problem.n, device=problem.device)
     order, codes, fields, step = [], [], [], 0
+    best = torch.full((problem.n, 2), torch.inf, dtype=torch.float64, device=problem.device)
+    waited = torch.zeros_like(left)
     while True:
-        last = step >= max_steps or (callback is not None and bool(callback(step, rows[left], state)))
+        stop = callback is not None and bool(callback(step, rows[left], state))
+        last = stop or step >= max_steps
         if last or (tol is not None and step % solver.check_every == 0):
             proof = state.certificate()
             ok = met(proof, x[left], tol)
-            done = torch.ones_like(ok) if last else ok
-            if last or bool(done.any()):
+            now = torch.stack((proof.gap, proof.objective), 1)
+            better = (now < best[left] * best.new_tensor([0.99, 1 - 1e-9])).any(1)
+            best[left] = torch.minimum(best[left], now)
+            waited[left] = torch.where(better, 0, waited[left] + 1)
+            done = torch.ones_like(ok) if last else ok | (waited[left] >= solver.patience)
+            if last or not len(left) or bool(done.any()):
                 codes.append(state.codes()[done])
                 fields.append((*(f[done] for f in proof), torch.full_like(left[done], step), ok[done]))
                 order.append(left[done])

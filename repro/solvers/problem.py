@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ from repro.codes import SparseCodes
 from repro.errors import BadInput
 from repro.objective import lipschitz
 
-LARGEST_NORM = 1e15
-"""Rows of x and atoms beyond this norm are refused: their squares leave float32."""
+LARGEST, SMALLEST = 1e15, 1e-15
+"""Values of float32 x and atoms beyond this are refused, and dictionaries below it: their squares leave float32."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,9 @@ class Lasso:
     """min over z of 1/2 ||x - z @ atoms||^2 + lam ||z||_1, row by row, z >= 0 if nonneg.
 
     x [n, d] and atoms [m, d] share a dtype (float32 or float64; half precision is raised to float32) and a device.
-    lam is a number or a tensor [n] (kept in float64). `L` may carry `objective.lipschitz(atoms)` where it is known already; else it is
-    computed when a solver first needs it. Raises BadInput for shapes that do not fit, NaN, Inf and negative lam.
+    lam is a number or a tensor [n] (kept in float64). `L` may carry `objective.lipschitz(atoms)` where it is known
+    already; else it is computed when a solver first needs it. Raises BadInput for shapes that do not fit, NaN, Inf,
+    negative lam and values whose squares leave float32.
     """
 
     x: Tensor
@@ -29,6 +31,8 @@ class Lasso:
     lam: float | Tensor
     nonneg: bool = True
     L: float | None = None
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What solvers derive from the atoms alone; parts of a problem and with_lam share it."""
 
     def __post_init__(self) -> None:
         x, atoms = self._matrix(self.x, "x"), self._matrix(self.atoms, "atoms")
@@ -76,12 +80,13 @@ class Lasso:
         if not bool(torch.isfinite(t).all()):
             rows = int((~torch.isfinite(t).all(1)).sum())
             raise BadInput(f"{rows} of the {len(t)} rows of {name} hold NaN or Inf; drop them or collect them again.")
-        if len(t) and t.dtype == torch.float32 and float(t.abs().amax()) > LARGEST_NORM:
+        largest = float(t.abs().amax()) if t.numel() else 0.0
+        if t.dtype == torch.float32 and (largest > LARGEST or (name == "atoms" and 0 < largest < SMALLEST)):
             raise BadInput(
-                f"{name} holds values beyond {LARGEST_NORM:.0e}, whose squares leave float32; divide {name} and lam "
-                "by a common scale or use float64."
+                f"The largest value of {name} is {largest:.1e}, whose square leaves float32; rescale {name} and lam, "
+                "or use float64."
             )
-        return t
+        return t.contiguous()
 
     @property
     def n(self) -> int:
@@ -98,10 +103,9 @@ class Lasso:
     @property
     def lipschitz(self) -> float:
         """||D||_2^2, exact; computed once a problem."""
-        if self.L is None:
-            object.__setattr__(self, "L", lipschitz(self.atoms))
-        assert self.L is not None
-        return self.L
+        if "L" not in self.shared:
+            self.shared["L"] = lipschitz(self.atoms) if self.L is None else self.L
+        return float(self.shared["L"])
 
     @property
     def lam_column(self) -> Tensor:
@@ -112,7 +116,14 @@ class Lasso:
         """The same problem for some rows; nothing is validated or computed again."""
         part = object.__new__(Lasso)
         lam = self.lam[rows] if isinstance(self.lam, Tensor) else self.lam
-        values = {"x": self.x[rows], "atoms": self.atoms, "lam": lam, "nonneg": self.nonneg, "L": self.L}
+        values = {
+            "x": self.x[rows],
+            "atoms": self.atoms,
+            "lam": lam,
+            "nonneg": self.nonneg,
+            "L": self.L,
+            "shared": self.shared,
+        }
         for name, value in values.items():
             object.__setattr__(part, name, value)
         return part

@@ -1,0 +1,409 @@
+"""One outer pass of the working-set solver, compiled by numba. Plain twin: coordinate_descent_plain.py.
+
+Each token keeps a working set W [w] of atoms, their codes u, their correlations q = D_W r and their Gram matrix G.
+`prove` certifies where a token stands; `advance` adds the atoms that violate the optimality conditions most and solves
+the problem restricted to W on G. What enters a certificate is float64. `begin`, `prove` and `advance` take the tokens
+start, start + stride, ... and release the GIL, so that the caller runs one of them a thread. One file on purpose:
+numba's cache does not notice when a function in another file changes.
+"""
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+
+RUN = 64  # atoms whose correlations share one upper bound
+NEAR = 0.05  # relative gap below which a certificate computes correlations exactly
+BINS = 128  # buckets in which violators are put in order
+TRIES = 6  # violators looked at for each that may enter
+THETA = 0.85  # a violator enters if c_j > THETA lam still holds after those before it have moved
+SWEEPS = 4  # coordinate sweeps between two face steps
+CG_STEPS, CG_DROP = 20, 0.05  # a face step ends after so many steps, or when its squared residual has dropped so far
+ROUNDS, PATIENCE = 200, 5  # limit of rounds (sweeps + face step); rounds without progress before a pass gives up
+LANES = 16  # rows of G are read in multiples of this; columns beyond w are finite and unused
+
+# Everything but "no NaN, no Inf": sums may be reordered and fused, which is what vector units need.
+fast: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "afn", "reassoc"}, "cache": True, "nogil": True}
+
+
+@nb.njit(**fast)
+def exact_dot(a, r):
+    """<a, r> in float64."""
+    s = 0.0
+    for t in range(r.size):
+        s += np.float64(a[t]) * np.float64(r[t])
+    return s
+
+
+@nb.njit(**fast)
+def dot(a, r):
+    """<a, r> in the precision of the arrays."""
+    s = r.dtype.type(0)
+    for t in range(r.size):
+        s += a[t] * r[t]
+    return s
+
+
+@nb.njit(**fast)
+def axpy(alpha, a, y, n):
+    """y[:n] += alpha a[:n], in the precision of y."""
+    step = y.dtype.type(alpha)
+    for t in range(n):
+        y[t] += step * y.dtype.type(a[t])
+
+
+@nb.njit(**fast)
+def padded(w):
+    """w rounded up to whole vectors."""
+    return (w + LANES - 1) // LANES * LANES
+
+
+@nb.njit(**fast)
+def gram_rows(D, W, start, w, G):
+    """G[i, j] = <d_i, d_j> for i in W[start:w], j in W[:w], both triangles; four by four, so that loads are shared."""
+    zero = D.dtype.type(0)
+    for i in range(start, w, 4):
+        i1, i2, i3 = min(i + 1, w - 1), min(i + 2, w - 1), min(i + 3, w - 1)
+        a0, a1, a2, a3 = D[W[i]], D[W[i1]], D[W[i2]], D[W[i3]]
+        for j in range(0, i3 + 1, 4):
+            j1, j2, j3 = min(j + 1, w - 1), min(j + 2, w - 1), min(j + 3, w - 1)
+            b0, b1, b2, b3 = D[W[j]], D[W[j1]], D[W[j2]], D[W[j3]]
+            s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = zero
+            s20 = s21 = s22 = s23 = s30 = s31 = s32 = s33 = zero
+            for t in range(D.shape[1]):
+                x0, x1, x2, x3, y0, y1, y2, y3 = a0[t], a1[t], a2[t], a3[t], b0[t], b1[t], b2[t], b3[t]
+                s00 += x0 * y0
+                s01 += x0 * y1
+                s02 += x0 * y2
+                s03 += x0 * y3
+                s10 += x1 * y0
+                s11 += x1 * y1
+                s12 += x1 * y2
+                s13 += x1 * y3
+                s20 += x2 * y0
+                s21 += x2 * y1
+                s22 += x2 * y2
+                s23 += x2 * y3
+                s30 += x3 * y0
+                s31 += x3 * y1
+                s32 += x3 * y2
+                s33 += x3 * y3
+            G[i, j], G[i, j1], G[i, j2], G[i, j3] = s00, s01, s02, s03
+            G[i1, j], G[i1, j1], G[i1, j2], G[i1, j3] = s10, s11, s12, s13
+            G[i2, j], G[i2, j1], G[i2, j2], G[i2, j3] = s20, s21, s22, s23
+            G[i3, j], G[i3, j1], G[i3, j2], G[i3, j3] = s30, s31, s32, s33
+            G[j, i], G[j1, i], G[j2, i], G[j3, i] = s00, s01, s02, s03
+            G[j, i1], G[j1, i1], G[j2, i1], G[j3, i1] = s10, s11, s12, s13
+            G[j, i2], G[j1, i2], G[j2, i2], G[j3, i2] = s20, s21, s22, s23
+            G[j, i3], G[j1, i3], G[j2, i3], G[j3, i3] = s30, s31, s32, s33
+
+
+@nb.njit(**fast)
+def shrink(v, lam, nonneg):
+    """The proximal operator of lam |.| at v."""
+    if v > lam:
+        return v - lam
+    if not nonneg and v < -lam:
+        return v + lam
+    return v - v
+
+
+@nb.njit(**fast)
+def reach(v, nonneg):
+    """How far a correlation reaches towards lam: v itself, or |v| when codes may be negative."""
+    return v if nonneg else abs(v)
+
+
+@nb.njit(**fast)
+def gap_of(top, l1, uq, rr, lam):
+    """P(u) - Q(a r) = 1/2 (1-a)^2 ||r||^2 + lam ||u||_1 - a <u, q> with a = min(1, lam / top), top = max_j c_j."""
+    a = 1.0 if top <= lam else lam / top
+    return max(0.5 * (1 - a) ** 2 * rr + lam * l1 - a * uq, 0.0)
+
+
+# --- the problem restricted to W ----------------------------------------------------------------------------------
+
+
+@nb.njit(**fast)
+def sweep_once(G, u, q, w, rr, lam, nonneg):
+    """One cycle of coordinate steps over W, u and q in place; returns ||r||^2 after it and the number of steps."""
+    steps = 0
+    lam = u.dtype.type(lam)  # float64 here would turn every update into float64
+    for j in range(w):
+        g, old = G[j, j], u[j]
+        if old == 0 and (reach(q[j], nonneg) <= lam or g <= 0):
+            continue
+        new = shrink(old * g + q[j], lam, nonneg) / g if g > 0 else old - old
+        delta = new - old
+        if delta != 0:
+            steps += 1
+            rr += np.float64(delta) * (np.float64(delta) * g - 2 * np.float64(q[j]))
+            u[j] = new
+            axpy(-delta, G[j], q, padded(w))
+    return rr, steps
+
+
+@nb.njit(**fast)
+def combine(G, S, p, y, n):
+    """y[:n] = sum_k p_k G[S_k, :n]; four rows at a time."""
+    y[:n] = 0
+    s = S.size
+    for k in range(0, s - s % 4, 4):
+        p0, p1, p2, p3 = p[k], p[k + 1], p[k + 2], p[k + 3]
+        g0, g1, g2, g3 = G[S[k]], G[S[k + 1]], G[S[k + 2]], G[S[k + 3]]
+        for t in range(n):
+            y[t] += (p0 * g0[t] + p1 * g1[t]) + (p2 * g2[t] + p3 * g3[t])
+    for k in range(s - s % 4, s):
+        axpy(p[k], G[S[k]], y, n)
+
+
+@nb.njit(**fast)
+def face_step(G, u, q, w, rr, lam):
+    """Conjugate gradients on the support of u, projected to u's signs; taken only if the objective falls.
+
+    On a settled support the problem is linear: G_SS delta = q_S - lam sign(u_S). Returns ||r||^2 afterwards.
+    """
+    S, n, kind = np.flatnonzero(u[:w]), padded(w), u.dtype.type
+    s = S.size
+    sign, b, delta, y = np.empty(s, u.dtype), np.empty(s, u.dtype), np.zeros(s, u.dtype), np.empty(n, u.dtype)
+    for k in range(s):
+        sign[k] = 1 if u[S[k]] > 0 else -1
+        b[k] = q[S[k]] - kind(lam) * sign[k]
+    p, q_new, bb = b.copy(), q[:n].copy(), exact_dot(b, b)
+    goal = CG_DROP * bb
+    for _ in range(min(CG_STEPS, s)):
+        if not bb > goal:
+            break
+        combine(G, S, p, y, n)
+        curvature = 0.0
+        for k in range(s):
+            curvature += np.float64(p[k]) * y[S[k]]
+        if not curvature > 1e-6 * exact_dot(p, p):  # dependent atoms: no step along their null space
+            break
+        alpha, before = kind(bb / curvature), bb
+        for k in range(s):
+            delta[k] += alpha * p[k]
+            b[k] -= alpha * y[S[k]]
+        axpy(-alpha, y, q_new, n)
+        bb = exact_dot(b, b)
+        for k in range(s):
+            p[k] = b[k] + kind(bb / before) * p[k]
+    for k in range(s):  # delta becomes the new code; one that would change sign stops at zero
+        delta[k] += u[S[k]]
+        if delta[k] * sign[k] < 0:
+            axpy(delta[k], G[S[k]], q_new, n)
+            delta[k] = 0
+    change, loss = 0.0, 0.0  # of the objective, of ||r||^2: f(new) - f(u) = -<new - u, q + q_new> / 2 + lam (...)
+    for k in range(s):
+        j = S[k]
+        move = np.float64(delta[k] - u[j])
+        loss += move * (np.float64(q[j]) + np.float64(q_new[j]))
+        change += move * lam * sign[k]
+    if change - 0.5 * loss < 0:
+        rr -= loss
+        q[:n] = q_new
+        for k in range(s):
+            u[S[k]] = delta[k]
+    return rr
+
+
+@nb.njit(**fast)
+def descend(G, u, q, w, rr, lam, nonneg, target):
+    """Sweeps and face steps until the duality gap of the restricted problem is at most `target`; u, q in place.
+
+    rr = ||r||^2. Returns the number of coordinate steps; 0 means that u was optimal to the last bit.
+    """
+    total, best, waited = 0, np.inf, 0
+    for _ in range(ROUNDS):
+        for _ in range(SWEEPS):
+            rr, steps = sweep_once(G, u, q, w, rr, lam, nonneg)
+            total += steps
+            if steps == 0:
+                return total
+        top, l1, uq = lam, 0.0, 0.0
+        for j in range(w):
+            top = max(top, np.float64(reach(q[j], nonneg)))
+            l1 += abs(np.float64(u[j]))
+            uq += np.float64(u[j]) * np.float64(q[j])
+        gap = gap_of(top, l1, uq, rr, lam)
+        waited = 0 if gap < 0.9 * best else waited + 1
+        best = min(best, gap)
+        if gap <= target or waited >= PATIENCE:
+            break
+        rr = face_step(G, u, q, w, rr, lam)
+    return total
+
+
+# --- all atoms ----------------------------------------------------------------------------------------------------
+
+
+@nb.njit(fastmath=True, cache=True, nogil=True)
+def upper_bounds(c, beta, rho, norm, nonneg, hi):
+    """hi[b] = the largest correlation that may hide in the b-th run of RUN atoms; returns the largest one seen."""
+    seen, scale, norm = np.float32(0), np.float32(1 + rho), np.float32(norm)
+    for b in range(hi.size):
+        top, most = np.float32(0), np.float32(0)
+        for j in range(b * RUN, min((b + 1) * RUN, c.size)):
+            v = c[j] if nonneg else abs(c[j])
+            most = max(most, v)
+            top = max(top, v * scale + norm * beta[j])
+        hi[b] = top * np.float32(1.000001)  # these very sums are float32
+        seen = max(seen, most)
+    return seen
+
+
+@nb.njit(**fast)
+def prove_token(D, beta, rho, x, lam, nonneg, c, W, u, q, w, r, out):
+    """Objective, dual value and duality gap of one token into out[0:3]; W leaves c, so that nothing enters twice.
+
+    c [m] approximates D r with |error_j| <= ||r|| beta_j + rho |c_j|. Far from the optimum the certificate uses the
+    upper bounds of the correlations; near it, every correlation that may be the largest is computed exactly.
+    """
+    rr, xr, l1 = 0.0, 0.0, 0.0
+    for t in range(r.size):
+        rr += r[t] * r[t]
+        xr += np.float64(x[t]) * r[t]
+    for k in range(w):
+        l1 += abs(np.float64(u[k]))
+    norm, top, primal = np.sqrt(rr), lam, 0.5 * rr + lam * l1
+    hi = np.empty((c.size + RUN - 1) // RUN, np.float32)
+    seen = np.float64(upper_bounds(c, beta, rho, norm, nonneg, hi))
+    near = gap_of(seen, l1, xr - rr, rr, lam) <= NEAR * primal  # <u, q> = <x - r, r>
+    for k in range(w):
+        c[W[k]] = np.nan  # passes no comparison: not computed twice
+        if near:
+            exact = exact_dot(D[W[k]], r)
+            q[k] = exact
+            top = max(top, reach(exact, nonneg))
+    for b in range(hi.size):
+        if hi[b] > top:
+            if not near:
+                top = np.float64(hi[b])
+                continue
+            for j in range(b * RUN, min((b + 1) * RUN, c.size)):
+                if reach(c[j], nonneg) * (1 + rho) + norm * beta[j] > top:
+                    exact = exact_dot(D[j], r)
+                    c[j] = exact
+                    top = max(top, reach(exact, nonneg))
+    for k in range(w):
+        c[W[k]] = 0
+    out[0] = primal
+    out[2] = gap_of(top, l1, xr - rr, rr, lam)
+    out[1] = primal - out[2]
+
+
+@nb.njit(**fast)
+def prove(start, stride, D, beta, rho, X, lam, nonneg, C, W, U, Q, w, R, out):
+    """prove_token for these tokens."""
+    for i in range(start, w.size, stride):
+        prove_token(D, beta, rho, X[i], lam[i], nonneg, C[i], W[i], U[i], Q[i], w[i], R[i], out[i])
+
+
+@nb.njit(**fast)
+def violators(c, lam, nonneg, found):
+    """Atoms with c_j > lam into `found`, the worst first (by buckets), as many as fit; returns how many."""
+    top = lam
+    for j in range(c.size):
+        top = max(top, np.float64(reach(c[j], nonneg)))
+    if top <= lam:
+        return 0
+    fill, scale = np.zeros(BINS + 1, np.int64), (BINS - 1) / (top - lam)
+    for j in range(c.size):
+        v = reach(c[j], nonneg)
+        if v > lam:
+            fill[int((top - v) * scale) + 1] += 1
+    for b in range(BINS):
+        fill[b + 1] += fill[b]
+    total = min(fill[BINS], found.size)
+    for j in range(c.size):
+        v = reach(c[j], nonneg)
+        if v > lam:
+            b = int((top - v) * scale)
+            if fill[b] < total:
+                found[fill[b]] = j
+            fill[b] += 1
+    return total
+
+
+@nb.njit(**fast)
+def enlarge(D, c, W, u, q, w, r, lam, nonneg, room):
+    """Add at most `room` violators to W, worst first, each with a coordinate step on the running residual r.
+
+    A violator that the steps before it have explained away is left out: of many atoms that point the same way, a few
+    enter. r in place; returns the new size of W. The correlations of new atoms are computed by the caller.
+    """
+    found = np.empty(TRIES * room, np.int64)
+    count, start = violators(c, lam, nonneg, found), w
+    for k in range(count):
+        if w - start >= room:
+            break
+        atom = D[found[k]]
+        v, norm = dot(atom, r), dot(atom, atom)
+        if norm <= 0 or reach(v, nonneg) <= THETA * lam:
+            continue
+        W[w], u[w] = found[k], shrink(v, r.dtype.type(lam), nonneg) / norm
+        axpy(-u[w], atom, r, r.size)
+        w += 1
+    return w
+
+
+@nb.njit(**fast)
+def compact(W, u, q, w, G):
+    """Drop the atoms of W whose code is zero; returns the new size."""
+    S = np.flatnonzero(u[:w])
+    for a in range(S.size):
+        W[a], u[a], q[a] = W[S[a]], u[S[a]], q[S[a]]
+        for b in range(S.size):
+            G[a, b] = G[S[a], S[b]]
+    u[S.size : w] = 0
+    return S.size
+
+
+@nb.njit(**fast)
+def refresh(D, x, W, u, w, r):
+    """r = x - sum_k u_k d_k afresh, in float64."""
+    for t in range(x.size):
+        r[t] = x[t]
+    for k in range(w):
+        if u[k] != 0:
+            axpy(-np.float64(u[k]), D[W[k]], r, x.size)
+
+
+@nb.njit(**fast)
+def begin(start, stride, D, X, W, U, Q, w, R, G, slot, keep_gram):
+    """Residual, correlations and Gram matrix of the codes that a warm start brings."""
+    for i in range(start, w.size, stride):
+        refresh(D, X[i], W[i], U[i], w[i], R[i])
+        if keep_gram:
+            gram_rows(D, W[i], 0, w[i], G[slot[i]])
+        for k in range(w[i]):
+            Q[i, k] = exact_dot(D[W[i, k]], R[i])
+
+
+@nb.njit(**fast)
+def advance(start, stride, D, X, lam, nonneg, C, W, U, Q, w, R, G, slot, keep_gram, gap, first, grow, inner):
+    """One pass of these tokens: enlarge W by max(first, grow * support), descend to inner * gap, refresh the residual.
+
+    G [slots, cap, cap] persists between passes; without keep_gram it is scratch, one slot a thread, built anew.
+    """
+    for i in range(start, w.size, stride):
+        g = G[slot[i]] if keep_gram else G[start]
+        old, support = w[i], 0
+        for k in range(old):
+            support += U[i, k] != 0
+        room = min(max(first, int(grow * support)), D.shape[0] - support)
+        if old + room > W.shape[1]:
+            old = compact(W[i], U[i], Q[i], old, g)
+            room = min(room, W.shape[1] - old)
+        r = R[i].astype(D.dtype)
+        size = old
+        if room > 0:
+            size = enlarge(D, C[i], W[i], U[i], Q[i], old, r, lam[i], nonneg, room)
+        gram_rows(D, W[i], old if keep_gram else 0, size, g)
+        for k in range(old, size):
+            if U[i, k] != 0:
+                axpy(-U[i, k], g[k], Q[i], old)
+            Q[i, k] = dot(D[W[i, k]], r)
+        descend(g, U[i], Q[i], size, exact_dot(r, r), lam[i], nonneg, inner * gap[i])
+        w[i] = size
+        refresh(D, X[i], W[i], U[i], size, R[i])

@@ -1,0 +1,181 @@
+"""Codes with at most k nonzeros and no shrinkage: orthogonal matching pursuit, and least squares on a given support."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from repro.codes import SparseCodes
+from repro.errors import BadInput
+from repro.objective import Certificate, certify
+from repro.solvers.problem import Lasso
+
+
+class PursuitState:
+    """k slots a row: atoms S [b, k], codes u [b, k], which slots are in use; Gram matrices in float64."""
+
+    def __init__(self, problem: Lasso, k: int):
+        self.problem = problem
+        b = problem.n
+        self.S = torch.zeros(b, k, dtype=torch.long, device=problem.device)
+        self.u = torch.zeros(b, k, dtype=torch.float64, device=problem.device)
+        self.used = torch.zeros(b, k, dtype=torch.bool, device=problem.device)
+        self.G = torch.zeros(b, k, k, dtype=torch.float64, device=problem.device)
+        self.b = torch.zeros(b, k, dtype=torch.float64, device=problem.device)
+        self.r = problem.x.clone()
+
+    def place(self, atoms: Tensor, which: Tensor) -> None:
+        """Put the atoms [b, t] for which `which` [b, t] is True into free slots, with code 0."""
+        p, t = self.problem, atoms.shape[1]
+        free = (~self.used).to(torch.int8).topk(t, dim=1).indices  # which is False where no slot is free
+        which = which & ~self.used.gather(1, free)
+        self.S.scatter_(1, free, torch.where(which, atoms, self.S.gather(1, free)))
+        self.used.scatter_(1, free, which | self.used.gather(1, free))
+        A = p.atoms[self.S].double()  # [b, k, d]
+        rows = torch.einsum("btd,bkd->btk", p.atoms[self.S.gather(1, free)].double(), A)
+        index = free.unsqueeze(2).expand_as(rows)
+        self.G.scatter_(1, index, rows)
+        self.G.scatter_(2, index.mT, rows.mT)
+        self.b = torch.einsum("bkd,bd->bk", A, p.x.double())
+
+    def fit(self) -> None:
+        """Least squares on the slots in use, and the residual that it leaves."""
+        p = self.problem
+        self.u, self.used = least_squares(self.G, self.b, self.u, self.used, p.nonneg)
+        fitted = torch.einsum("bk,bkd->bd", self.u, p.atoms[self.S].double())
+        self.r = (p.x.double() - fitted).to(p.x.dtype)
+
+    def codes(self) -> SparseCodes:
+        order = torch.where(self.used & (self.u != 0), self.S, self.problem.m)
+        order, slots = order.sort(dim=1)
+        real = order < self.problem.m
+        width = max(1, int(real.sum(1).max()) if len(order) else 1)
+        values = torch.where(real, self.u.gather(1, slots), 0).to(self.problem.x.dtype)
+        return SparseCodes(values[:, :width], torch.where(real, order, 0)[:, :width], self.problem.m)
+
+    def certificate(self) -> Certificate:
+        """Of the LASSO at the problem's lam, which these codes do not aim at: an honest gap, rarely a small one."""
+        p = self.problem
+        return certify(p.x, self.codes(), p.atoms, p.lam, p.nonneg)
+
+    def keep(self, rows: Tensor) -> None:
+        self.problem = self.problem[rows]
+        for name in ("S", "u", "used", "G", "b", "r"):
+            setattr(self, name, getattr(self, name)[rows])
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """Orthogonal matching pursuit (Pati et al. 1993), nonnegative as Bruckstein, Elad & Zibulevsky (2008).
+
+    A step adds the atoms that correlate most with the residual and solves least squares on the support; nonnegative
+    problems drop atoms on the way there, as the inner loop of Lawson & Hanson does. It starts from zero, whatever z0.
+    """
+
+    k: int = 32
+    """Nonzeros a row may have."""
+    per_step: int = 1
+    """Atoms added in one step."""
+
+    name: ClassVar[str] = "pursuit"
+    check_every: ClassVar[int] = 1
+    patience: ClassVar[int] = 1_000_000
+
+    @property
+    def default_max_steps(self) -> int:
+        return -(-self.k // self.per_step)
+
+    def block(self, problem: Lasso) -> int:
+        k, d = self.k, problem.x.shape[1]
+        return max(1, min(2**22 // problem.m, 2**24 // (k * (d + k))))
+
+    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> PursuitState:
+        if self.k < 1 or self.per_step < 1:
+            raise BadInput(f"Pursuit needs k >= 1 and per_step >= 1, not {self.k} and {self.per_step}.")
+        return PursuitState(problem, min(self.k, problem.m))
+
+    def step(self, state: PursuitState) -> None:
+        p, k = state.problem, state.S.shape[1]
+        c = state.r @ p.atoms.T
+        norms = p.atoms.norm(dim=1)
+        c = (c if p.nonneg else c.abs_()) / norms.clamp_min(torch.finfo(c.dtype).tiny)
+        c = torch.nn.functional.pad(c, (0, 1)).scatter_(1, torch.where(state.used, state.S, p.m), -torch.inf)[:, : p.m]
+        value, best = c.topk(min(self.per_step, k), dim=1)
+        room = (k - state.used.sum(1, keepdim=True)) > torch.arange(best.shape[1], device=c.device)
+        noise = 1e-6 * p.x.norm(dim=1, keepdim=True)
+        state.place(best, room & (value > noise))
+        state.fit()
+
+
+def least_squares(G: Tensor, b: Tensor, u: Tensor, used: Tensor, nonneg: bool) -> tuple[Tensor, Tensor]:
+    """min 1/2 u^T G u - b^T u over the used slots, from a feasible u; G [n, k, k], b, u, used [n, k], float64.
+
+    Nonnegative: walk to the unconstrained solution until a code reaches zero, drop its slot, repeat (Lawson & Hanson).
+    """
+    for _ in range(u.shape[1] + 1):
+        goal = _solve_masked(G, b, used)
+        if not nonneg:
+            return goal, used
+        blocked = used & (goal <= 0)
+        if not bool(blocked.any()):
+            return goal, used
+        ratio = torch.where(blocked, u / (u - goal).clamp_min(1e-300), torch.inf)
+        alpha = ratio.amin(1, keepdim=True).clamp_max(1)
+        u = u + alpha * (goal - u)
+        used = used & ~(blocked & (ratio <= alpha))
+        u = torch.where(used, u.clamp_min(0), 0)
+    return u, used
+
+
+def _solve_masked(G: Tensor, b: Tensor, used: Tensor) -> Tensor:
+    """G u = b on the used slots, 0 elsewhere; a ridge of 1e-10 of the diagonal settles dependent atoms."""
+    both = used.unsqueeze(1) & used.unsqueeze(2)
+    diagonal = torch.where(used, 1e-10 * G.diagonal(dim1=1, dim2=2) + 1e-300, 1.0)
+    L = torch.linalg.cholesky_ex(torch.where(both, G, 0) + torch.diag_embed(diagonal)).L
+    u = torch.cholesky_solve(torch.where(used, b, 0).unsqueeze(2), L).squeeze(2)
+    return torch.where(used, u, 0)
+
+
+def pursuit(x: Tensor, atoms: Tensor, k: int, nonneg: bool = True, rounds: int = 64) -> SparseCodes:
+    """Codes with at most k nonzeros a row that explain x [n, d] well; atoms [m, d]. One atom a step up to k = rounds,
+    then several. Raises BadInput for k < 1 and for what `Lasso` refuses.
+    """
+    from repro.solvers.loop import solve
+
+    solver = Pursuit(k, max(1, -(-k // rounds)))
+    return solve(Lasso(x, atoms, 0.0, nonneg), solver, tol=None, max_steps=solver.default_max_steps).codes
+
+
+@torch.no_grad()
+def refit(x: Tensor, atoms: Tensor, codes: SparseCodes | Tensor, nonneg: bool = True) -> SparseCodes:
+    """Least squares on the support of the given codes, row by row: the best codes with those nonzeros or fewer.
+
+    Nonnegative codes solve NNLS on the support (Lawson & Hanson 1974), so some of its atoms may end at zero.
+    """
+    problem = Lasso(x, atoms, 0.0, nonneg)
+    codes = codes if isinstance(codes, SparseCodes) else SparseCodes.from_dense(codes)
+    if len(codes) != problem.n or codes.m != problem.m:
+        raise BadInput(f"The codes are [{len(codes)}, {codes.m}]; they must be [n, m] = [{problem.n}, {problem.m}].")
+    k = codes.values.shape[1]
+    parts = [codes[:0]]
+    for start in range(0, problem.n, Pursuit(k).block(problem)):
+        rows = slice(start, start + Pursuit(k).block(problem))
+        part = problem[rows]
+        state = PursuitState(part, k)
+        state.place(codes.indices[rows], codes.values[rows] != 0)
+        support = state.used
+        state.fit()
+        for _ in range(3 * k if nonneg else 0):  # an atom that was dropped too early comes back, one at a time
+            slope = state.b - torch.einsum("bkl,bl->bk", state.G, state.u)
+            slope = torch.where(support & ~state.used, slope, -torch.inf)
+            value, slot = slope.max(1, keepdim=True)
+            back = value > 1e-9 * part.x.double().norm(dim=1, keepdim=True)
+            if not bool(back.any()):
+                break
+            state.used = state.used.scatter(1, slot, back | state.used.gather(1, slot))
+            state.fit()
+        parts.append(state.codes())
+    return SparseCodes.cat(parts)
