@@ -417,7 +417,7 @@ def test_dead_latents_are_tracked_and_revived(data):
     """Half of the latents start with a bias that keeps them silent: AuxK brings most back, without it they stay."""
     dead = {}
     for alpha in (0.0, 1 / 32):
-        trainer = Trainer(Job("topk", 3, M), short(300, dead_after_tokens=1000, auxk_alpha=alpha), D)
+        trainer = Trainer(Job("topk", 3, M), short(300, lr=3e-3, dead_after_tokens=1000, auxk_alpha=alpha), D)
         with torch.no_grad():
             trainer.weights.b_enc[: M // 2] = -0.35
         rows = Rows(data[0] / data[0].square().sum(1).mean().sqrt()).batches(128, 0)

@@ -6,7 +6,7 @@ recipe of SAEBench); departures from them are said where they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,7 +165,7 @@ def _top_k_loss(
     z = places.keep(places.read(x, w.rows, bias).relu())
     sizes = getattr(w.config, "group_sizes", (w.config.m,))
     error, terms = x - w.b_dec, []
-    groups = places.split(z, sizes) if len(sizes) > 1 else [(places, z)]
+    groups: Sequence[tuple[Places, Tensor]] = places.split(z, sizes) if len(sizes) > 1 else [(places, z)]
     for (part, values), atoms in zip(groups, w.W_dec.split(sizes), strict=True):
         error = error - part.decode(values, atoms)
         terms.append(_mse(error))

@@ -18,8 +18,9 @@ from torch.autograd import Function
 
 SPARSE_BELOW = 0.1  # share of selected places under which the sparse products win on a CPU (m = 1,024 to 8,192)
 
-# said once by torch for any CSR matrix; only products of CSR with dense matrices are used here
-warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+with warnings.catch_warnings():  # torch says once a process that CSR is in beta; only CSR times dense is used here
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], torch.empty(0), (1, 1), check_invariants=False)
 
 
 class Dense:
@@ -64,12 +65,12 @@ class Sparse:
 
     def _set(self, n: int, m: int, rows: Tensor, cols: Tensor) -> None:
         self.n, self.m = n, m
-        self.cols = cols
-        self.rows = rows.to(torch.int32)
+        self.cols, self.rows = cols, rows.to(torch.int32)
         self.row_ends = _ends(rows, n)
         self.col_ends = _ends(cols, m)
         small = cols.to(torch.int16 if m < 2**15 else torch.int32)  # radix sort: cheaper on narrow integers
         self.by_latent = torch.sort(small, stable=True).indices
+        self.rows_by_latent = self.rows[self.by_latent]
 
     def times(self, values: Tensor, right: Tensor) -> Tensor:
         """Matrix of values [n, m] @ right [m, d], without gradients."""
@@ -77,8 +78,7 @@ class Sparse:
 
     def transposed_times(self, values: Tensor, right: Tensor) -> Tensor:
         """Matrix of values, transposed [m, n], @ right [n, d], without gradients."""
-        order = self.by_latent
-        return _csr(self.col_ends, self.rows[order], values[order], (self.m, self.n)) @ right
+        return _csr(self.col_ends, self.rows_by_latent, values[self.by_latent], (self.m, self.n)) @ right
 
     def read(self, x: Tensor, rows: Tensor, bias: Tensor) -> Tensor:
         """pre = x @ rows.T + bias at the places, computed already, with gradients to rows [m, d] and bias [m]."""

@@ -10,6 +10,7 @@ from repro.errors import BadInput, nearest
 from repro.variants import VARIANTS
 
 SAEBENCH_STEPS = 244_140
+LR_MAX = 8e-3
 L1_GRID = (0.012, 0.015, 0.02, 0.03, 0.04, 0.06)
 GATED_GRID = (0.012, 0.018, 0.024, 0.04, 0.06, 0.08)
 K_GRID = (20, 40, 80, 160, 320, 640)
@@ -78,14 +79,15 @@ class Recipe:
     def scaled(cls, steps: int, batch_size: int, **given: Any) -> Recipe:
         """The recipe for `steps` updates: SAEBench's where there are enough of them, shorter windows where not.
 
-        A run of a few hundred steps cannot spend 1,000 on the warm-up, and at 3e-4 its weights would hardly move;
-        so windows are capped at shares of the run, and the learning rate grows as the run gets shorter (up to 4e-3).
-        `given` fields are taken as they are.
+        A run of a few hundred steps cannot spend 1,000 on the warm-up, and at 3e-4 its weights would hardly move; so
+        windows are capped at shares of the run, and the learning rate grows as the root of how much shorter it is.
+        (Measured on the tiny model, m = 1,024, 500 steps, BatchTopK at k = 16, held-out FVE: .801 at 1.9e-3, .829 at
+        4e-3, .840 at 8e-3, .839 at 1.2e-2 with eight times the dead latents.) `given` fields are taken as they are.
         """
         if steps < 1 or batch_size < 1:
             raise BadInput(f"steps and batch_size must be at least 1, not {steps} and {batch_size}.")
         values: dict[str, Any] = {
-            "lr": min(LR_MAX, cls.lr * max(1.0, LR_STEPS / steps) ** 0.5),
+            "lr": min(LR_MAX, cls.lr * max(1.0, SAEBENCH_STEPS / steps) ** 0.5),
             "warmup_steps": min(cls.warmup_steps, steps // 20),
             "sparsity_warmup_steps": min(cls.sparsity_warmup_steps, steps // 5),
             "dead_after_tokens": min(cls.dead_after_tokens, max(1, steps * batch_size // 20)),
@@ -113,9 +115,6 @@ class Recipe:
     def sparsity_factor(self, step: int) -> float:
         """Share of the sparsity penalty that is applied at this step."""
         return min(step / max(self.sparsity_warmup_steps, 1), 1.0)
-
-
-LR_MAX, LR_STEPS = 4e-3, 20_000  # see Recipe.scaled
 
 
 @dataclass(frozen=True)
