@@ -32,7 +32,7 @@ from repro.metrics.gap import gap_summary
 from repro.metrics.intervals import bootstrap_f1, jackknife, wilson
 from repro.objective import certify
 from repro.sae import SAE
-from repro.solvers import Lasso, solve
+from repro.solvers import Lasso, refit, solve
 
 BLOCKS = 20  # of documents, for the jackknife
 
@@ -78,6 +78,8 @@ class EvalOptions:
     non_steps: int = NON_STEPS
     target_dense: float = 0.1
     """Density that the released lambda search aims at; NaN = Dense@0.1 of the amortized codes (comparison scripts)."""
+    refit: bool = True
+    """corrected: NMSE_refit, after nonnegative least squares on the support of the codes, which undoes L1 shrinkage."""
     gap: bool = True
     """Bracket the amortization gap of the encoder's codes."""
     released_k: bool = True
@@ -205,6 +207,9 @@ def _corrected(sae: SAE, data: EvalData, modes: Sequence[str], o: EvalOptions) -
             **note,
         }
         row |= token_metrics(x, codes_of.x_hat, codes_of.codes, data.tokens.docs)
+        if o.refit and codes_of.codes.values.shape[1] <= sae.config.d:
+            unshrunk = refit(sae.target(x), sae.W_dec.detach(), codes_of.codes)
+            row["NMSE_refit"] = Reconstruction.of(x, sae.decode(unshrunk, x)).value()["NMSE"]
         if gap and codes_of.gap_lower is not None and codes_of.gap_upper is not None:
             row |= gap_summary(codes_of.gap_lower, codes_of.gap_upper)
             row["amort_gap_relative"] = float(codes_of.gap_upper.sum() / codes_of.objective.sum())  # type: ignore[union-attr]
