@@ -110,11 +110,9 @@ def jumprelu(w: Weights, x: Tensor, at: Situation) -> Loss:
     """
     bias, pre = _pre(w, x, at)
     places = places_where(pre, pre > w.threshold.detach() - at.bandwidth / 2, at.sparse)
-    u, threshold = places.read(x, w.rows, bias), places.spread(w.threshold)
-    z = places.keep(_Jump.apply(u, threshold, at.bandwidth))
+    z, count = _Jump.apply(places.read(x, w.rows, bias), places.spread(w.threshold), at.bandwidth)
     error = x - w.b_dec - places.decode(z, w.W_dec)
-    l0 = places.keep(_Step.apply(u, threshold, at.bandwidth)).sum() / len(x)
-    return _loss(_mse(error) + at.warm * (l0 / at.sparsity - 1).square(), error, places, z)
+    return _loss(_mse(error) + at.warm * (count / len(x) / at.sparsity - 1).square(), error, places, z)
 
 
 LOSSES: dict[str, Callable[[Weights, Tensor, Situation], Loss]] = {
@@ -178,34 +176,24 @@ def _top_k_loss(
 
 
 class _Jump(Function):
-    """u 1[u > threshold], ReLU; the threshold's gradient is that of a window of width `bandwidth` around it."""
+    """u, threshold -> ReLU(u 1[u > threshold]), and how many u exceed their threshold.
+
+    Both jump there; their gradients to the threshold are averages over a window of width `bandwidth` around it, in
+    which few u lie: -threshold / bandwidth for the code, -1 / bandwidth for the count.
+    """
 
     @staticmethod
-    def forward(ctx: Any, u: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(u, threshold)
+    def forward(ctx: Any, u: Tensor, threshold: Tensor, bandwidth: float) -> tuple[Tensor, Tensor]:
+        on = u > threshold
+        z = (u * on).relu_()
+        ctx.save_for_backward(u, threshold, z)
         ctx.bandwidth = bandwidth
-        return (u * (u > threshold)).relu()
+        return z, torch.count_nonzero(on).to(u.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, threshold = ctx.saved_tensors
-        window = (u - threshold).abs() < ctx.bandwidth / 2
-        by_threshold = -(threshold / ctx.bandwidth) * window * grad
-        return grad * ((u > threshold) & (u > 0)), by_threshold.sum_to_size(threshold.shape), None
-
-
-class _Step(Function):
-    """1[u > threshold]; no gradient to u, and to the threshold that of a window of width `bandwidth`."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(u, threshold)
-        ctx.bandwidth = bandwidth
-        return (u > threshold).to(u.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        u, threshold = ctx.saved_tensors
-        window = (u - threshold).abs() < ctx.bandwidth / 2
-        by_threshold = -(window * grad) / ctx.bandwidth
-        return None, by_threshold.sum_to_size(threshold.shape), None
+    def backward(ctx: Any, grad: Tensor, grad_count: Tensor) -> tuple[Tensor | None, ...]:
+        u, threshold, z = ctx.saved_tensors
+        near = ((u - threshold).abs_() < ctx.bandwidth / 2).view(-1).nonzero().squeeze(1)
+        owner = near % len(threshold)  # u is [n, m] or, like threshold, [places]
+        pull = -(threshold[owner] * grad.reshape(-1)[near] + grad_count) / ctx.bandwidth
+        return grad * (z > 0), torch.zeros_like(threshold).index_add_(0, owner, pull), None
