@@ -12,10 +12,9 @@ from typing import Any
 import numba as nb
 import numpy as np
 
-RUN = 64  # atoms whose correlations share one upper bound
 NEAR = 0.05  # relative gap below which a certificate computes correlations exactly
-BINS = 128  # buckets in which violators are put in order
-TRIES = 6  # violators looked at for each that may enter
+BISECTIONS = 8  # to find how large the violators are that may enter
+TRIES = 3  # violators looked at for each that may enter
 THETA = 0.85  # a violator enters if c_j > THETA lam still holds after those before it have moved
 SWEEPS = 4  # coordinate sweeps between two face steps
 CG_STEPS, CG_DROP = 20, 0.05  # a face step ends after so many steps, or when its squared residual has dropped so far
@@ -237,27 +236,21 @@ def descend(G, u, q, w, rr, lam, nonneg, target):
 # --- all atoms ----------------------------------------------------------------------------------------------------
 
 
-@nb.njit(fastmath=True, cache=True, nogil=True)
-def upper_bounds(c, beta, rho, norm, nonneg, hi):
-    """hi[b] = the largest correlation that may hide in the b-th run of RUN atoms; returns the largest one seen."""
-    seen, scale, norm = np.float32(0), np.float32(1 + rho), np.float32(norm)
-    for b in range(hi.size):
-        top, most = np.float32(0), np.float32(0)
-        for j in range(b * RUN, min((b + 1) * RUN, c.size)):
-            v = c[j] if nonneg else abs(c[j])
-            most = max(most, v)
-            top = max(top, v * scale + norm * beta[j])
-        hi[b] = top * np.float32(1.000001)  # these very sums are float32
-        seen = max(seen, most)
-    return seen
+@nb.njit(**fast)
+def largest(c, nonneg):
+    """max(0, max_j c_j), signed max_j |c_j|, of finite float32 c: their bit patterns sort as they do, and faster."""
+    bits, mask, top = c.view(np.int32), np.int32(-1 if nonneg else 0x7FFFFFFF), np.int32(0)
+    for j in range(bits.size):
+        top = max(top, bits[j] & mask)
+    return np.array([top], np.int32).view(np.float32)[0]
 
 
 @nb.njit(**fast)
 def prove_token(D, beta, rho, x, lam, nonneg, c, W, u, q, w, r, out):
     """Objective, dual value and duality gap of one token into out[0:3]; W leaves c, so that nothing enters twice.
 
-    c [m] approximates D r with |error_j| <= ||r|| beta_j + rho |c_j|. Far from the optimum the certificate uses the
-    upper bounds of the correlations; near it, every correlation that may be the largest is computed exactly.
+    c [m] approximates D r with |error_j| <= ||r|| beta_j + rho |c_j|, and beta_m is the largest beta. Far from the
+    optimum the certificate uses an upper bound of the correlations; near it, every one that may be largest is exact.
     """
     rr, xr, l1 = 0.0, 0.0, 0.0
     for t in range(r.size):
@@ -265,26 +258,21 @@ def prove_token(D, beta, rho, x, lam, nonneg, c, W, u, q, w, r, out):
         xr += np.float64(x[t]) * r[t]
     for k in range(w):
         l1 += abs(np.float64(u[k]))
-    norm, top, primal = np.sqrt(rr), lam, 0.5 * rr + lam * l1
-    hi = np.empty((c.size + RUN - 1) // RUN, np.float32)
-    seen = np.float64(upper_bounds(c, beta, rho, norm, nonneg, hi))
+    norm, top, primal, seen = np.sqrt(rr), lam, 0.5 * rr + lam * l1, np.float64(largest(c, nonneg))
     near = gap_of(seen, l1, xr - rr, rr, lam) <= NEAR * primal  # <u, q> = <x - r, r>
-    for k in range(w):
-        c[W[k]] = np.nan  # passes no comparison: not computed twice
-        if near:
+    if near:
+        for k in range(w):
+            c[W[k]] = np.nan  # passes no comparison: not computed twice
             exact = exact_dot(D[W[k]], r)
             q[k] = exact
             top = max(top, reach(exact, nonneg))
-    for b in range(hi.size):
-        if hi[b] > top:
-            if not near:
-                top = np.float64(hi[b])
-                continue
-            for j in range(b * RUN, min((b + 1) * RUN, c.size)):
-                if reach(c[j], nonneg) * (1 + rho) + norm * beta[j] > top:
-                    exact = exact_dot(D[j], r)
-                    c[j] = exact
-                    top = max(top, reach(exact, nonneg))
+        for j in range(c.size):
+            if reach(c[j], nonneg) * (1 + rho) + norm * beta[j] > top:
+                exact = exact_dot(D[j], r)
+                c[j] = exact
+                top = max(top, reach(exact, nonneg))
+    else:
+        top = max(top, seen * (1 + rho) + norm * beta[c.size])
     for k in range(w):
         c[W[k]] = 0
     out[0] = primal
@@ -299,30 +287,37 @@ def prove(start, stride, D, beta, rho, X, lam, nonneg, C, W, U, Q, w, R, out):
         prove_token(D, beta, rho, X[i], lam[i], nonneg, C[i], W[i], U[i], Q[i], w[i], R[i], out[i])
 
 
+@nb.njit(fastmath=True, cache=True, nogil=True)
+def count_above(c, tau, nonneg):
+    """How many c_j > tau."""
+    count = 0
+    for j in range(c.size):
+        v = c[j] if nonneg else abs(c[j])
+        count += v > tau
+    return count
+
+
 @nb.njit(**fast)
-def violators(c, lam, nonneg, found):
-    """Atoms with c_j > lam into `found`, the worst first (by buckets), as many as fit; returns how many."""
-    top = lam
+def violators(c, lam, nonneg, limit):
+    """The atoms with the largest c_j > lam, the worst first; about `limit` of them at most."""
+    low = np.float32(lam)
+    if count_above(c, low, nonneg) > limit:  # bisect for the limit-th largest value
+        top = largest(c, nonneg)
+        for _ in range(BISECTIONS):
+            middle = np.float32(0.5) * (low + top)
+            if count_above(c, middle, nonneg) > limit:
+                low = middle
+            else:
+                top = middle
+        low = top
+    count = count_above(c, low, nonneg)
+    found, key, count = np.empty(count, np.int64), np.empty(count, np.float32), 0
     for j in range(c.size):
-        top = max(top, np.float64(reach(c[j], nonneg)))
-    if top <= lam:
-        return 0
-    fill, scale = np.zeros(BINS + 1, np.int64), (BINS - 1) / (top - lam)
-    for j in range(c.size):
-        v = reach(c[j], nonneg)
-        if v > lam:
-            fill[int((top - v) * scale) + 1] += 1
-    for b in range(BINS):
-        fill[b + 1] += fill[b]
-    total = min(fill[BINS], found.size)
-    for j in range(c.size):
-        v = reach(c[j], nonneg)
-        if v > lam:
-            b = int((top - v) * scale)
-            if fill[b] < total:
-                found[fill[b]] = j
-            fill[b] += 1
-    return total
+        v = c[j] if nonneg else abs(c[j])
+        if v > low:
+            found[count], key[count] = j, -v
+            count += 1
+    return found[np.argsort(key)]
 
 
 @nb.njit(**fast)
@@ -332,9 +327,8 @@ def enlarge(D, c, W, u, q, w, r, lam, nonneg, room):
     A violator that the steps before it have explained away is left out: of many atoms that point the same way, a few
     enter. r in place; returns the new size of W. The correlations of new atoms are computed by the caller.
     """
-    found = np.empty(TRIES * room, np.int64)
-    count, start = violators(c, lam, nonneg, found), w
-    for k in range(count):
+    found, start = violators(c, lam, nonneg, TRIES * room), w
+    for k in range(found.size):
         if w - start >= room:
             break
         atom = D[found[k]]

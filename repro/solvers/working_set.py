@@ -49,7 +49,8 @@ class Dictionary:
         unit = 2.0**-8 if low else 2.0**-23
         norm = self.low.double().norm(dim=1)
         lost = (self.atoms.double() - self.low.double()).norm(dim=1)
-        self.beta = (1.01 * ((unit + atoms.shape[1] * 2.0**-23) * norm + lost) + 1e-37).float()
+        beta = (1.01 * ((unit + atoms.shape[1] * 2.0**-23) * norm + lost) + 1e-37).float()
+        self.beta = torch.cat([beta, beta.amax().reshape(1)])  # and, last, the largest
         self.rho = unit
 
     def product(self, r: Tensor) -> Tensor:
@@ -178,7 +179,7 @@ class WorkingSet:
     A start z0 enters with its d largest codes of feasible sign: an optimum has at most d nonzeros.
     """
 
-    first: int = 48
+    first: int = 64
     """Atoms that may enter in one step, at least."""
     grow: float = 0.5
     """Atoms that may enter, as a share of the support."""
