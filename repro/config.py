@@ -133,11 +133,11 @@ class Scale:
     """Labelled documents for the probes."""
     train_tokens: int = 200_000
     """Tokens that SAEs are trained on."""
-    eval_tokens: int = 2_000
+    eval_tokens: int = 1_500
     """Tokens of the corrected protocol, after the training tokens."""
-    released_tokens: int = 500
+    released_tokens: int = 300
     """Tokens of the as_released protocol (the first of the evaluation tokens; the paper took 10,000)."""
-    label_docs: int = 400
+    label_docs: int = 320
     """Labelled documents: half order and fit the probes, half score them."""
     seq_len: int = 128
     """Tokens a sequence."""

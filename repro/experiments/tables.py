@@ -33,7 +33,7 @@ def save_table(name: str, scale: Scale, rows: list[dict[str, Any]], seconds: flo
     """Write rows as <scale>/<name>.parquet and .csv under `fresh()`, with a JSON of where they come from."""
     import pandas as pd
 
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).drop(columns="path", errors="ignore")  # a path means nothing on another machine
     folder = fresh() / scale.name
     write_atomically(folder / f"{name}.csv", lambda p: table.to_csv(p, index=False, float_format="%.8g"))
     write_atomically(folder / f"{name}.parquet", lambda p: table.to_parquet(p, index=False))
