@@ -79,6 +79,7 @@ class Trainer:
         self.step += 1
         return stats
 
+    @torch.no_grad()
     def sae(self, scale: float, x: Tensor, source: Source | None = None) -> SAE:
         """The SAE as it stands, for raw activations. A threshold whose average has not started is that of batch x."""
         if self.job.sparsity_name != "k":
