@@ -142,7 +142,9 @@ class Job:
         if name == "l1_penalty" and not self.sparsity >= 0:
             raise BadInput(f"l1_penalty is {self.sparsity:g}; it must not be negative.")
         if name == "target_l0" and not 0 < self.sparsity <= self.m:
-            raise BadInput(f"target_l0 is {self.sparsity:g}; it must lie between 0 and the number of latents, {self.m}.")
+            raise BadInput(
+                f"target_l0 is {self.sparsity:g}; it must lie between 0 and the number of latents, {self.m}."
+            )
         if name == "k" and not (float(self.sparsity).is_integer() and 1 <= self.sparsity <= self.m):
             raise BadInput(
                 f"k is {self.sparsity:g}; it must be a whole number from 1 to the number of latents, {self.m}."
