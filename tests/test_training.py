@@ -322,6 +322,7 @@ def test_killed_and_resumed_gives_the_same_bits(data, tmp_path):
         train(rows, jobs, recipe, tmp_path / "cut", "lm", 3, "cpu", **given)
     cut = tmp_path / "cut" / "batch_topk" / "resid_post_layer_3" / "trainer_0"
     assert (cut / "training_state.pt").is_file() and not (cut / "ae.pt").exists()
+    (cut / ".training_state.1.draft.pt").write_bytes(b"half")
     rows = Rows(rows.x)
     resumed = train(rows, jobs, recipe, tmp_path / "cut", "lm", 3, "cpu", **given)
     assert rows.drawn[0] == 40
@@ -335,9 +336,10 @@ def test_killed_and_resumed_gives_the_same_bits(data, tmp_path):
         assert steps == list(range(60))
 
 
-def test_same_seed_same_bytes_other_seed_other_bytes_and_side_by_side_is_alone(data, tmp_path):
+def test_same_seed_same_bytes_other_seed_other_bytes_and_side_by_side_is_alone(data, tmp_path, monkeypatch):
     jobs = [Job("topk", 4, M), Job("topk", 4, M, seed=1), Job("batch_topk", 4, M)]
     together = trained(data, tmp_path / "a", jobs, short())
+    monkeypatch.setattr("os.getpid", lambda: 7)  # as if by another process: drafts get other names
     alone = trained(data, tmp_path / "b", jobs[:1], short())
     read = lambda folder: (folder / "ae.pt").read_bytes()  # noqa: E731
     assert read(together[0]) == read(alone[0]) != read(together[1])

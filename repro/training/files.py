@@ -45,6 +45,8 @@ class Run:
         self.finished = (folder / "eval_results.json").is_file() and (folder / "ae.pt").is_file()
         if self.finished:
             return
+        for stale in folder.rglob(".*.draft.*"):  # a killed process was writing it
+            stale.unlink(missing_ok=True)
         self.trainer = Trainer(job, recipe, about["d"], device)
         if (folder / STATE).is_file():
             self.trainer.load_state(torch.load(folder / STATE, map_location="cpu", weights_only=True))
@@ -55,11 +57,11 @@ class Run:
     def save_weights(self, sae: SAE, step: int | None = None) -> None:
         """ae.pt, or checkpoints/ae_{step}.pt."""
         name = "ae.pt" if step is None else f"checkpoints/ae_{step}.pt"
-        self._write(name, lambda draft: torch.save(state_dict(sae), draft))
+        self._write(name, lambda draft: _save(state_dict(sae), draft))
 
     def save_state(self) -> None:
         """Everything that the next step depends on; also read when a run is taken up on another device."""
-        self._write(STATE, lambda draft: torch.save(self.trainer.state(), draft))
+        self._write(STATE, lambda draft: _save(self.trainer.state(), draft))
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to log.jsonl."""
@@ -76,7 +78,7 @@ class Run:
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         try:
             write_atomically(self.folder / name, write)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+        except (OSError, RuntimeError) as error:  # torch.save may report a full disk as RuntimeError
             if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error):
                 raise BadInput(
                     f"No space left for {self.folder / name}: free some and run the same command again; training "
@@ -107,6 +109,11 @@ class Run:
         lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
         kept = [line for line in lines if json.loads(line)["step"] < self.trainer.step]
         self._write("log.jsonl", lambda draft: draft.write_text("".join(f"{line}\n" for line in kept)))
+
+
+def _save(state: dict[str, Any], draft: Path) -> None:
+    with draft.open("wb") as file:  # given a path, torch writes its name into the file: other bytes in each process
+        torch.save(state, file)
 
 
 def bytes_needed(jobs: list[Job], recipe: Recipe, d: int) -> int:
