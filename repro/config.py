@@ -133,7 +133,7 @@ class Scale:
     """Labelled documents for the probes."""
     train_tokens: int = 200_000
     """Tokens that SAEs are trained on."""
-    eval_tokens: int = 1_500
+    eval_tokens: int = 1_000
     """Tokens of the corrected protocol, after the training tokens."""
     released_tokens: int = 300
     """Tokens of the as_released protocol (the first of the evaluation tokens; the paper took 10,000)."""
@@ -141,7 +141,7 @@ class Scale:
     """Labelled documents: half order and fit the probes, half score them."""
     seq_len: int = 128
     """Tokens a sequence."""
-    m: int = 1024
+    m: int = 512
     """Latents of every SAE."""
     steps: int = 400
     """Training steps."""

@@ -380,3 +380,59 @@ def test_cuda_agrees_with_the_cpu(nonneg):
     gpu = solve(Lasso(x.cuda(), atoms.cuda(), 0.3, nonneg), tol=1e-4)
     assert gpu.solver == "fista" and gpu.converged.all() and gpu.codes.values.is_cuda
     torch.testing.assert_close(gpu.objective.cpu(), cpu.objective, rtol=2e-4, atol=0)
+
+
+# --- the compiled kernels against their plain twin, and the benchmark ------------------------------------------------
+
+
+@SIGNS
+def test_compiled_descent_is_its_plain_twin(nonneg):
+    pytest.importorskip("numba")
+    from repro.kernels import coordinate_descent as fast
+    from repro.kernels import coordinate_descent_plain as plain
+
+    for w, dtype in ((1, np.float64), (7, np.float64), (37, np.float64), (37, np.float32)):
+        x, atoms = correlated(n=1, d=25, m=w, dtype=torch.float64)
+        D, cap = atoms.numpy().astype(dtype), 48
+        G, u, q = np.zeros((cap, cap), dtype), np.zeros(cap, dtype), np.zeros(cap, dtype)
+        fast.gram_rows(D, np.arange(w), 0, min(w, 5), G)  # in two parts, as it grows
+        fast.gram_rows(D, np.arange(w), min(w, 5), w, G)
+        np.testing.assert_allclose(G[:w, :w], D @ D.T, atol=1e-6)
+        q[:w] = D @ x[0].numpy()
+        expected, _ = plain.descend(G[:w, :w], u[:w], q[:w], 0.3, nonneg)
+        fast.descend(G, u, q, w, float(x.square().sum()), 0.3, nonneg, 1e-13)
+        np.testing.assert_allclose(u[:w], expected, atol=1e-5 if dtype == np.float64 else 2e-2)
+        best = 0.5 * ((x[0].numpy() - expected @ D) ** 2).sum() + 0.3 * np.abs(expected).sum()
+        found = 0.5 * ((x[0].numpy() - u[:w] @ D) ** 2).sum() + 0.3 * np.abs(u).sum()
+        assert found <= best * (1 + (1e-9 if dtype == np.float64 else 1e-5))
+
+
+def test_cheap_products_keep_their_error_bound():
+    from repro.solvers.working_set import Dictionary
+
+    r = torch.randn(9, 50, dtype=torch.float64) * torch.logspace(-3, 3, 9, dtype=torch.float64).unsqueeze(1)
+    atoms = torch.randn(300, 50) * torch.logspace(-2, 2, 300).unsqueeze(1)
+    for low in (True, False):
+        d = Dictionary(atoms, low)
+        exact, cheap = r @ d.atoms.double().T, d.product(r).double()
+        bound = r.norm(dim=1, keepdim=True) * d.beta[:-1].double() + d.rho * cheap.abs()
+        assert ((exact - cheap).abs() <= bound).all()
+        assert ((exact - cheap).abs().max() > 1e-4 * bound.max()) if low else True
+
+
+def test_many_tokens_stream_in_blocks_and_supports_may_outgrow_their_room():
+    g = torch.Generator().manual_seed(0)
+    atoms, x = unit(torch.randn(3000, 1200, generator=g)), torch.randn(3, 1200, generator=g) * 20
+    solution = solve(Lasso(x, atoms, 0.2), "working_set", tol=1e-3)  # about 1,000 nonzeros: more than the first room
+    assert solution.converged.all() and solution.codes.l0.min() > 700
+
+
+def test_bench_writes_rows_with_proofs(tmp_path):
+    from repro.solvers.bench import bench_inference
+
+    rows = bench_inference(shapes=[(16, 64)], l0s=[4], tokens=8, few=2, out=tmp_path / "b.csv")
+    assert len((tmp_path / "b.csv").read_text().splitlines()) == len(rows) + 1 >= 9
+    by_name = {row["method"]: row for row in rows}
+    assert by_name["working_set 1e-3"]["relative_gap_max"] <= 1e-3
+    assert by_name["working_set 1e-3"]["objective"] <= by_name["numpy ISTA-200"]["objective"] * 1.02
+    assert all(row["ms_per_token"] > 0 for row in rows)

@@ -72,8 +72,8 @@ class DenseState:
                 setattr(self, name, value[rows])
 
 
-def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float) -> None:
-    """y <- prox_{step lam}(y + step (x - y D) D^T), in place: two matrix products and one or two passes over y.
+def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float) -> Tensor:
+    """prox_{step lam}(y + step (x - y D) D^T): two matrix products and a pass or two over y, whose memory it uses.
 
     r [b, d] is overwritten with the residual at the y that came in.
     """
@@ -81,6 +81,7 @@ def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float) -> None:
     y.addmm_(r, problem.atoms.T, alpha=step)
     t = problem.lam_column * step
     if problem.nonneg:
-        y.sub_(t).clamp_min_(0)
-    else:
-        y.copy_(y - y.clamp(-t, t))  # soft thresholding
+        return y.sub_(t).clamp_min_(0)
+    if t.numel() == 1:
+        return torch.nn.functional.softshrink(y, float(t))
+    return y.sub_(y.clamp(-t, t))  # soft thresholding, a threshold a row

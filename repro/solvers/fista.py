@@ -49,7 +49,7 @@ class Fista:
     def step(self, state: FistaState) -> None:
         z, y, t = state.z, state.y, state.t
         before = y.clone()
-        prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem))  # y is now z_new
+        y = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem))  # z_new
         move = y - z
         t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
         beta = (t - 1) / t_new
