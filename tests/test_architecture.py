@@ -63,7 +63,7 @@ def test_core_needs_no_optional_package():
     code = (
         "import sys, repro.solvers, repro.metrics, repro.variants, repro.checkpoints, repro.inference, repro.evaluate,"
         "repro.activations, repro.training.train\n"
-        "optional = ['triton', 'transformers', 'datasets', 'plotly', 'numba', 'IPython', 'ipykernel', 'papermill', 'tyro']\n"
+        "optional = ['triton', 'transformers', 'datasets', 'plotly', 'numba', 'IPython', 'papermill', 'tyro']\n"
         "print([m for m in optional if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

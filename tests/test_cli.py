@@ -59,7 +59,7 @@ def test_sweep(acts, tmp_path):
     assert run(*args, "--steps", "5,1", "--out-dir", tmp_path) == 0
     result = json.loads((tmp_path / "toy_batch_topk_semi_sweep.json").read_text())
     assert list(result["semi_amortized"]) == ["1", "5"]
-    assert SEED_KEYS < set(result["semi_amortized"]["5"])
+    assert set(result["semi_amortized"]["5"]) > SEED_KEYS
     assert set(result["corrected"]) == {"0", "1", "5", "certified"}
 
 
