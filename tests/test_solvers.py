@@ -420,11 +420,28 @@ def test_cheap_products_keep_their_error_bound():
         assert ((exact - cheap).abs().max() > 1e-4 * bound.max()) if low else True
 
 
-def test_many_tokens_stream_in_blocks_and_supports_may_outgrow_their_room():
-    g = torch.Generator().manual_seed(0)
-    atoms, x = unit(torch.randn(3000, 1200, generator=g)), torch.randn(3, 1200, generator=g) * 20
-    solution = solve(Lasso(x, atoms, 0.2), "working_set", tol=1e-3)  # about 1,000 nonzeros: more than the first room
-    assert solution.converged.all() and solution.codes.l0.min() > 700
+def test_working_sets_may_outgrow_their_first_room():
+    g, room = torch.Generator().manual_seed(0), []
+    atoms, x = unit(torch.randn(2500, 1100, generator=g)), torch.randn(2, 1100, generator=g) * 20
+    problem = Lasso(x, atoms, 1.0)
+    solution = solve(problem, "working_set", tol=1e-3, callback=lambda k, r, s: room.append(s.W.shape[1]) and None)
+    assert solution.converged.all() and max(room) > room[0] > 1000
+
+
+def test_scratch_gram_matrices_and_threads_change_no_result(monkeypatch):
+    x, atoms = correlated(n=9, d=40, m=300)
+    problem = Lasso(x, atoms, 0.3)
+    plain = solve(problem, "working_set", tol=1e-5)
+    monkeypatch.setattr("repro.solvers.working_set.GRAM_NUMBERS", 0)
+    scratch = solve(Lasso(x, atoms, 0.3), "working_set", tol=1e-5, z0=plain.codes.to_dense() * 0.5)
+    torch.testing.assert_close(scratch.objective, plain.objective, rtol=1e-5, atol=0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        threads = solve(Lasso(x, atoms, 0.3), "working_set", tol=1e-5)
+        torch.testing.assert_close(threads.objective, plain.objective, rtol=1e-5, atol=0)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_bench_writes_rows_with_proofs(tmp_path):

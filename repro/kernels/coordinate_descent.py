@@ -18,6 +18,7 @@ TRIES = 3  # violators looked at for each that may enter
 THETA = 0.85  # a violator enters if c_j > THETA lam still holds after those before it have moved
 SWEEPS = 4  # coordinate sweeps between two face steps
 CG_STEPS, CG_DROP = 20, 0.05  # a face step ends after so many steps, or when its squared residual has dropped so far
+LINE_STEPS = 5  # tries of a face step, each a quarter as long
 ROUNDS, PATIENCE = 200, 5  # limit of rounds (sweeps + face step); rounds without progress before a pass gives up
 LANES = 16  # rows of G are read in multiples of this; columns beyond w are finite and unused
 
@@ -158,7 +159,7 @@ def combine(G, S, p, y, n):
 
 @nb.njit(**fast)
 def face_step(G, u, q, w, rr, lam):
-    """Conjugate gradients on the support of u, projected to u's signs; taken only if the objective falls.
+    """Conjugate gradients on the support of u, projected to u's signs and shortened until the objective falls.
 
     On a settled support the problem is linear: G_SS delta = q_S - lam sign(u_S). Returns ||r||^2 afterwards.
     """
@@ -187,22 +188,27 @@ def face_step(G, u, q, w, rr, lam):
         bb = exact_dot(b, b)
         for k in range(s):
             p[k] = b[k] + kind(bb / before) * p[k]
-    for k in range(s):  # delta becomes the new code; one that would change sign stops at zero
-        delta[k] += u[S[k]]
-        if delta[k] * sign[k] < 0:
-            axpy(delta[k], G[S[k]], q_new, n)
-            delta[k] = 0
-    change, loss = 0.0, 0.0  # of the objective, of ||r||^2: f(new) - f(u) = -<new - u, q + q_new> / 2 + lam (...)
-    for k in range(s):
-        j = S[k]
-        move = np.float64(delta[k] - u[j])
-        loss += move * (np.float64(q[j]) + np.float64(q_new[j]))
-        change += move * lam * sign[k]
-    if change - 0.5 * loss < 0:
-        rr -= loss
-        q[:n] = q_new
+    full, step = q_new.copy(), kind(1)
+    for _ in range(LINE_STEPS):
+        change, loss = 0.0, 0.0  # of lam ||u||_1, of -1/2 ||r||^2: f(new) - f(u) = change - <new - u, q + q_new> / 2
+        for t in range(n):
+            q_new[t] = q[t] + step * (full[t] - q[t])
+        for k in range(s):  # a code that would change sign stops at zero
+            new = u[S[k]] + step * delta[k]
+            if new * sign[k] < 0:
+                axpy(new, G[S[k]], q_new, n)
         for k in range(s):
-            u[S[k]] = delta[k]
+            new = u[S[k]] + step * delta[k]
+            move = np.float64((new if new * sign[k] > 0 else kind(0)) - u[S[k]])
+            loss += move * (np.float64(q[S[k]]) + np.float64(q_new[S[k]]))
+            change += move * lam * sign[k]
+        if change - 0.5 * loss < 0:
+            for k in range(s):
+                new = u[S[k]] + step * delta[k]
+                u[S[k]] = new if new * sign[k] > 0 else kind(0)
+            q[:n] = q_new
+            return rr - loss
+        step *= kind(0.25)
     return rr
 
 
