@@ -201,7 +201,7 @@ def bench_inference(
 
     tokens: for working_set; dense methods get 10 * few, one-token-at-a-time libraries get `few`. only: a substring of
     the methods to run (the two-product floor and numpy ISTA-200 always run, as the units). out: a csv to append to;
-    data/bench/inference.csv of the checkout if not given. L0 targets above d / 2 are skipped. Returns the rows.
+    data/bench/inference.csv of the checkout if not given. L0 targets above d / 2 + 32 are skipped. Returns the rows.
     """
     out = out or repo_root() / "data" / "bench" / "inference.csv"
     facts, rows = machine(), []

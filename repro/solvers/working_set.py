@@ -177,6 +177,8 @@ class WorkingSet:
     worst violators enter and the restricted problem is solved to `inner` times the gap. After Johnson & Guestrin
     (Blitz, 2015), Massias, Gramfort & Salmon (celer, 2018) and More & Toraldo (1991) for the steps on a face.
     A start z0 enters with its d largest codes of feasible sign: an optimum has at most d nonzeros.
+    There is no Gap Safe screening: its radius sqrt(2 gap) stays near or above lam until the pass that finishes a token.
+    float32 codes reach relative gaps of about 1e-5; for smaller ones pass float64 x and atoms.
     """
 
     first: int = 64
