@@ -9,12 +9,12 @@ from repro.claims import FAILS, HOLDS, NOT_RUN, OPEN, UNTESTED, Effect
 from repro.errors import BadInput
 
 VARIANTS = {"standard": (0.02, 0.06), "topk": (16.0, 32.0), "batch_topk": (16.0, 32.0)}
-METRICS = ("NMSE", "dead_rate", "dense@0.1", "dF1", "absorption")
+METRICS = ("NMSE", "NMSE_refit", "dead_rate", "dense@0.1", "dF1", "absorption")
 
 
 def comparison(corrected=(0.0, 0.0), released=(0.0, 0.0), sparsity=0.0):
     """A table whose semi and non modes differ from the encoder by the given amounts in every metric."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(1)
     rows = []
     for variant, sparsities in VARIANTS.items():
         for i, s in enumerate(sparsities):
