@@ -146,7 +146,8 @@ def mode_style(mode: str, protocol: str = "corrected") -> dict[str, Any]:
 def interval(value: Any, low: Any, high: Any) -> dict[str, Any]:
     """error_y (or error_x) that reaches from `low` to `high` around `value`; each a sequence of equal length."""
     triples = list(zip(value, low, high))
-    up, down = [h - v for v, _, h in triples], [v - l for v, l, _ in triples]
+    # six digits: a page holds hundreds of these
+    up, down = [float(f"{h - v:.6g}") for v, _, h in triples], [float(f"{v - l:.6g}") for v, l, _ in triples]
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
 
 
