@@ -24,7 +24,7 @@ def comparison(corrected=(0.0, 0.0), released=(0.0, 0.0), sparsity=0.0):
             for protocol, change in (("as_released", released), ("corrected", corrected)):
                 for mode, delta in (("amortized", 0.0), ("semi", change[0]), ("non", change[1])):
                     scatter = 0.0 if mode == "amortized" else 0.003 * (-1) ** i
-                    values = {m: 0.5 + delta + sparsity * sparse + scatter for m in METRICS}
+                    values = dict.fromkeys(METRICS, 0.5 + delta + sparsity * sparse + scatter)
                     row = {
                         "variant": variant,
                         "sparsity": s,
