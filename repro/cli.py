@@ -146,7 +146,8 @@ def parse(args: list[str]) -> tuple[Command, Any]:
         every,
         args=args,
         prog="repro",
-        description="The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE.",
+        description="The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE. "
+        "Benchmarks have a help of their own: `repro bench --help`.",
     )
     return known[args[0]], chosen
 
@@ -180,8 +181,13 @@ def main(args: list[str] | None = None) -> None:
     """Entry point of `repro` and `python -m repro`."""
     args = list(sys.argv[1:] if args is None else args)
     try:
-        command, config = parse(args)
-        written = command.run(config)
+        if args[:1] == ["bench"]:
+            from repro import bench
+
+            written = bench.run(args[1:])
+        else:
+            command, config = parse(args)
+            written = command.run(config)
     except BadInput as error:
         print(f"repro: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import datetime
 import functools
-import importlib.metadata
 import importlib.util
-import platform
-import subprocess
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +14,11 @@ import torch
 from torch import Tensor
 
 from repro import objective
+from repro.bench.common import append, flag, machine, peak_memory, table, timed
 from repro.codes import SparseCodes
-from repro.config import repo_root
+from repro.errors import BadInput
 from repro.solvers.loop import solve
 from repro.solvers.problem import Lasso
-
-SHAPES = ((256, 2048), (576, 8192), (768, 16384), (2304, 16384))
 
 
 @dataclass(frozen=True)
@@ -92,24 +85,6 @@ def two_gemms(data: Data, rows: int = 256, repeats: int = 5) -> float:
     return min(timed(products)[1] for _ in range(repeats)) / len(x)
 
 
-def timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    """The result and the seconds it took."""
-    start = time.perf_counter()
-    result = run()
-    return result, time.perf_counter() - start
-
-
-def peak_memory(reset: bool = False) -> float:
-    """Largest resident memory of this process since the last reset, in MiB (Linux; NaN elsewhere)."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
-    except (OSError, IndexError):
-        return float("nan")
-
-
 def _one_by_one(make: Callable[[float], Any], lam: float, data: Data, goal: Tensor, tol: float) -> Callable[[], Tensor]:
     """Fit a scikit-learn-like Lasso token by token: alpha = lam / d, and its tolerance scaled to tol * P."""
     A = np.asfortranarray(data.atoms.numpy().T)
@@ -127,7 +102,7 @@ def _one_by_one(make: Callable[[float], Any], lam: float, data: Data, goal: Tens
 def methods(data: Data, lam: float, goal: Tensor, few: int) -> dict[str, tuple[int, Callable[[], Any]]]:
     """Every way to compute the codes: name -> (tokens it gets, how). `goal` [n] are optimal objectives."""
     n, d = data.x.shape
-    some = min(n, 10 * few)
+    some = min(n, 4 * few)
     problem = Lasso(data.x, data.atoms, lam)
     part = problem[:some]
     L = problem.lipschitz  # measured outside: one decomposition serves every token and every lam
@@ -136,7 +111,7 @@ def methods(data: Data, lam: float, goal: Tensor, few: int) -> dict[str, tuple[i
         "numpy ISTA-200": (some, lambda: torch.from_numpy(released_ista(x, atoms, lam, 200, L))),
         "ista 30 steps": (some, lambda: solve(part, "ista", max_steps=30, tol=None)),
         "ista 200 steps": (some, lambda: solve(part, "ista", max_steps=200, tol=None)),
-        "fista 1e-3": (some, lambda: solve(part, "fista", tol=1e-3)),
+        "fista 1e-3": (some, lambda: solve(part, "fista", max_steps=1000, tol=1e-3)),
     }
     for tol in (1e-2, 1e-3, 1e-4):
         name = f"working_set {tol:.0e}".replace("e-0", "e-")
@@ -165,100 +140,98 @@ def methods(data: Data, lam: float, goal: Tensor, few: int) -> dict[str, tuple[i
     return ways
 
 
-def machine() -> dict[str, str]:
-    """Device, threads, versions, commit and date: what a timing means nothing without."""
-    cpu = next((s.split(":")[1].strip() for s in _cpuinfo() if s.startswith("model name")), platform.machine())
-    versions = {}
-    for package in ("torch", "numpy", "numba", "scikit-learn", "celer", "skglm"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = ""
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=repo_root(), capture_output=True, text=True)
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
-    device = f"{cpu}, {torch.get_num_threads()} threads"
-    return {"device": device, **versions, "commit": git.stdout.strip(), "date": now}
+@dataclass(frozen=True)
+class Inference:
+    """Every method on synthetic problems, and on real activations where given, at lam of the same optimal L0."""
+
+    shapes: tuple[str, ...] = flag(("256x2048", "576x8192", "768x16384", "2304x16384"), "synthetic problems, d x m")
+    l0s: tuple[int, ...] = flag((20, 64, 160, 250), "mean L0 of the optimum; at most d / 2 + 32")
+    tokens: int = flag(1000, "tokens for working_set; dense methods get 4 * few, one-by-one libraries `few`")
+    few: int = flag(20, "tokens for the slow methods")
+    only: str = flag("", "run only methods whose name contains this (numpy ISTA-200, the unit, always runs)")
+    acts: Path | None = flag(None, "real activations: a file of `repro collect`, or any [n, d] .npy")
+    sae: Path | None = flag(None, "the SAE trained on them, whose dictionary is used")
+    stream: int = flag(0, "also stream so many tokens through working_set in blocks, and report the memory")
+    out: Path | None = flag(None, "folder of inference.csv; data/bench if not given")
+    seed: int = flag(0, "seed of the synthetic problems")
+
+    def run(self) -> Path:
+        """Time everything, prove every result, append the rows; returns the csv."""
+        if (self.acts is None) != (self.sae is None):
+            raise BadInput("Real activations need both --acts and --sae.")
+        shapes = [tuple(int(part) for part in shape.lower().split("x")) for shape in self.shapes]
+        facts, out = machine("numba", "scikit-learn", "celer", "skglm"), table("inference", self.out)
+        problems = [functools.partial(synthetic, d, m, max(self.tokens, self.few), self.seed) for d, m in shapes]
+        if self.acts is not None and self.sae is not None:
+            problems.append(functools.partial(real, self.acts, self.sae, self.tokens))
+        for make in problems:
+            data = make()
+            floor = two_gemms(data)
+            for l0 in (target for target in self.l0s if target <= data.x.shape[1] / 2 + 32):
+                lam = lam_for_l0(data, l0)
+                unit = None
+                goal = solve(Lasso(data.x[: self.few], data.atoms, lam), tol=1e-5).objective
+                for name, (n, how) in methods(data, lam, goal, self.few).items():
+                    if self.only in name or name == "numpy ISTA-200":
+                        row = measure(data, lam, l0, name, n, how, floor, unit)
+                        unit = unit or row["ms_per_token"]
+                        print({k: row[k] for k in SHOWN}, flush=True)
+                        append(out, [row | facts])
+        if self.stream:
+            d, m = shapes[-1] if len(shapes) == 1 else (768, 16384)
+            data = synthetic(d, m, self.stream, self.seed)
+            lam = lam_for_l0(data, 64)
+            how = functools.partial(solve, Lasso(data.x, data.atoms, lam), "working_set", tol=1e-3)
+            row = measure(
+                data, lam, 64, f"working_set 1e-3, {self.stream:,} tokens", self.stream, how, two_gemms(data), None
+            )
+            print({k: row[k] for k in SHOWN}, flush=True)
+            append(out, [row | facts])
+        return out
 
 
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+SHOWN = ("d", "m", "target_l0", "method", "ms_per_token", "relative_gap_max", "l0", "peak_mib", "times_faster")
 
 
-def bench_inference(
-    shapes: Sequence[tuple[int, int]] = SHAPES,
-    l0s: Sequence[int] = (20, 64, 160, 250),
-    tokens: int = 1000,
-    few: int = 20,
-    only: str = "",
-    data: Iterable[Data] = (),
-    out: Path | None = None,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Time every method on synthetic problems of these shapes (and on `data`), at lam of these optimal L0.
+def real(acts: Path, sae_path: Path, n: int) -> Data:
+    """n activations spread over a store, less the decoder bias, with a trained SAE's dictionary."""
+    from repro.activations.store import open_store
+    from repro.checkpoints import load_sae
 
-    tokens: for working_set; dense methods get 10 * few, one-token-at-a-time libraries get `few`. only: a substring of
-    the methods to run (the two-product floor and numpy ISTA-200 always run, as the units). out: a csv to append to;
-    data/bench/inference.csv of the checkout if not given. L0 targets above d / 2 + 32 are skipped. Returns the rows.
-    """
-    out = out or repo_root() / "data" / "bench" / "inference.csv"
-    facts, rows = machine(), []
-    problems = [synthetic(d, m, tokens, seed) for d, m in shapes] + list(data)
-    for one in problems:
-        floor = two_gemms(one)
-        for l0 in (target for target in l0s if target <= one.x.shape[1] / 2 + 32):
-            lam = lam_for_l0(one, l0)
-            goal = solve(Lasso(one.x[:few], one.atoms, lam), tol=1e-5).objective
-            unit = None
-            for name, (n, run) in methods(one, lam, goal, few).items():
-                if only not in name and name != "numpy ISTA-200":
-                    continue
-                solve(Lasso(one.x[:2], one.atoms, lam), tol=0.5)  # compiled before the clock starts
-                peak_memory(reset=True)
-                result, seconds = timed(run)
-                memory = peak_memory()
-                codes = result.codes if hasattr(result, "codes") else SparseCodes.from_dense(result)
-                proof = objective.certify(one.x[:n], codes, one.atoms, lam)
-                each = seconds / n
-                unit = each if unit is None else unit
-                row = {
-                    "data": one.name,
-                    "d": one.x.shape[1],
-                    "m": len(one.atoms),
-                    "lam": round(lam, 6),
-                    "target_l0": l0,
-                    "method": name,
-                    "tokens": n,
-                    "ms_per_token": round(1000 * each, 4),
-                    "objective": round(float(proof.objective.mean()), 4),
-                    "relative_gap_mean": float(f"{float((proof.gap / proof.objective).mean()):.2e}"),
-                    "relative_gap_max": float(f"{float((proof.gap / proof.objective).max()):.2e}"),
-                    "l0": round(float(codes.l0.double().mean()), 1),
-                    "peak_mib": round(memory, 0),
-                    "times_faster_than_numpy_ista": round(unit / each, 2),
-                    "times_the_two_gemms": round(each / floor, 2),
-                    "two_gemms_ms": round(1000 * floor, 4),
-                }
-                rows.append({**row, **facts})
-                print({k: row[k] for k in list(row)[:15]}, flush=True)
-                append(out, rows[-1:])
-    return rows
+    sae = load_sae(sae_path)
+    rows = open_store(acts).select(("pad", "bos", "eos", "first"), 5.0)
+    x = rows.take(rows.n).x if rows.n <= n else rows.take(100 * n).x[:: max(1, min(rows.n, 100 * n) // n)][:n]
+    return Data(f"{sae.source.lm_name or 'real'} {sae.name} {sae.source.sparsity:g}", sae.target(x), sae.W_dec.detach())
 
 
-def append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Append rows to a csv whose columns never change."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as f:
-        writer = csv.DictWriter(f, list(rows[0]), lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
-if __name__ == "__main__":
-    import tyro
-
-    tyro.cli(bench_inference)
+def measure(
+    data: Data, lam: float, l0: float, name: str, n: int, how: Callable[[], Any], floor: float, unit: float | None
+) -> dict[str, Any]:
+    """One row: time, memory, and the certificate of what came out; `unit` is the ms a token of numpy ISTA-200."""
+    solve(Lasso(data.x[:2], data.atoms, lam), tol=0.5)  # compiled before the clock starts
+    before = peak_memory(reset=True)
+    result, seconds = timed(how)
+    memory = peak_memory()
+    codes = result.codes if hasattr(result, "codes") else SparseCodes.from_dense(result)
+    proof = objective.certify(data.x[:n], codes, data.atoms, lam)
+    each = 1000 * seconds / n
+    relative = proof.gap / proof.objective.clamp_min(1e-300)
+    return {
+        "data": data.name,
+        "d": data.x.shape[1],
+        "m": len(data.atoms),
+        "lam": round(lam, 6),
+        "target_l0": l0,
+        "method": name,
+        "tokens": n,
+        "ms_per_token": round(each, 4),
+        "objective": round(float(proof.objective.mean()), 4),
+        "relative_gap_mean": float(f"{float(relative.mean()):.2e}"),
+        "relative_gap_max": float(f"{float(relative.max()):.2e}"),
+        "l0": round(float(codes.l0.double().mean()), 1),
+        "peak_mib": round(memory),
+        "extra_mib": round(memory - before),
+        "times_faster": round((unit or each) / each, 2),
+        "times_the_two_gemms": round(each / 1000 / floor, 2),
+        "two_gemms_ms": round(1000 * floor, 4),
+    }

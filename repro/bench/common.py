@@ -1,0 +1,102 @@
+"""What all benchmarks share: the machine in words, a clock, a memory gauge, a csv that only grows."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro.config import repo_root, write_atomically
+
+
+def flag(default: Any, help: str) -> Any:
+    """A dataclass field with the help text of its command-line flag."""
+    return field(default=default, metadata={"help": help})
+
+
+def table(name: str, out: Path | None) -> Path:
+    """Where rows go: OUT/name.csv, or data/bench/name.csv of the checkout."""
+    return (out or repo_root() / "data" / "bench") / f"{name}.csv"
+
+
+def machine(*packages: str, device: str = "cpu") -> dict[str, str]:
+    """Device, threads, versions, commit and date: what a timing means nothing without."""
+    if device == "cuda":
+        where = torch.cuda.get_device_name()
+    else:
+        cpu = next((s.split(":")[1].strip() for s in _cpuinfo() if s.startswith("model name")), platform.machine())
+        where = f"{cpu}, {torch.get_num_threads()} threads"
+    versions = {}
+    for package in ("torch", "numpy", *packages):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = ""
+    try:
+        command = ["git", "rev-parse", "--short", "HEAD"]
+        commit = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True).stdout.strip()
+    except OSError:
+        commit = ""
+    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+    return {"device": where, **versions, "commit": commit, "date": now}
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[Any, float]:
+    """The result and the seconds it took, the device's queue included."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    result = run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return result, time.perf_counter() - start
+
+
+def peak_memory(reset: bool = False, device: str = "cpu") -> float:
+    """Largest memory since the last reset in MiB: allocated on the GPU, or resident in this process (Linux)."""
+    if device == "cuda":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        return float("nan")
+
+
+def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Append rows to a csv; where the columns have changed, old rows get empty cells. Written whole, then renamed."""
+    if not rows:
+        return
+    old: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as f:
+            old = list(csv.DictReader(f))
+    columns = list(dict.fromkeys([k for row in (*old, *rows) for k in row]))
+
+    def write(draft: Path) -> None:
+        with draft.open("w", newline="") as f:
+            writer = csv.DictWriter(f, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows([*old, *rows])
+
+    write_atomically(path, write)
