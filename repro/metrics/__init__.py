@@ -10,9 +10,9 @@ from torch import Tensor
 
 from repro.codes import SparseCodes
 from repro.errors import BadInput
-from repro.metrics.absorption import absorption
+from repro.metrics.absorption import AUX, absorption_of
 from repro.metrics.firing import Firing, Moments
-from repro.metrics.probing import Probe, norm_label, pool, probe
+from repro.metrics.probing import Blocks, Probe, norm_label, pool, probes
 from repro.metrics.reconstruction import Reconstruction, fve
 from repro.sae import SAE
 
@@ -59,25 +59,28 @@ def evaluate_codes(
 
 
 def probe_metrics(
-    codes: SparseCodes, labels: Tensor, train: Tensor | None, ks: Sequence[int]
+    codes: SparseCodes | Blocks, labels: Tensor, train: Tensor | None, ks: Sequence[int]
 ) -> tuple[dict[str, float], list[Probe]]:
     """F1@k, dF1 = F1@2 − F1@1, absorption with its null and r_main: mean over the classes in `labels [n]`.
 
-    Two classes are one binary label; more are taken one against the rest.
+    Two classes are one binary label; more are taken one against the rest. Codes may come in blocks (`probing.Blocks`).
     """
-    if len(labels) != len(codes):
-        raise BadInput(f"There are {len(labels)} labels for {len(codes)} rows of codes; give one label a row.")
+    if isinstance(codes, SparseCodes):
+        if len(labels) != len(codes):
+            raise BadInput(f"There are {len(labels)} labels for {len(codes)} rows of codes; give one label a row.")
+        whole = codes
+        blocks: Blocks = lambda: iter((whole,))  # noqa: E731
+    else:
+        blocks = codes
     classes = [1] if int(labels.max()) <= 1 else sorted(int(c) for c in labels.unique())
-    probes, rows = [], []
-    scored = torch.ones(len(labels), dtype=torch.bool) if train is None else ~train.cpu()
-    for c in classes:
-        y = (labels == c).long()
-        p = probe(codes, y, sorted({*ks, 1, 2}), train)
-        on = scored.to(codes.values.device)
-        row = {f"F1@{k}": v for k, v in p.f1.items()} | {"dF1": p.f1[2] - p.f1[1], "r_main": p.r_main}
-        rows.append(row | absorption(codes[on], y.to(on.device)[on], p.order))
-        probes.append(p)
-    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, probes
+    found = probes(blocks, [(labels == c).long() for c in classes], sorted({*ks, 1, 2}), train)
+    rows = [
+        {f"F1@{k}": v for k, v in p.f1.items()}
+        | {"dF1": p.f1[2] - p.f1[1], "r_main": p.r_main}
+        | absorption_of(p.top[torch.from_numpy(p.y == 1), : 1 + AUX] > 0)
+        for p in found
+    ]
+    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, found
 
 
 __all__ = [

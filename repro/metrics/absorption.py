@@ -6,21 +6,24 @@ import torch
 from torch import Tensor
 
 from repro.codes import SparseCodes
-from repro.metrics.probing import codes_positive
 
 AUX = 5  # latents after the main one that may take over (released code)
 
 
 def absorption(codes: SparseCodes, y: Tensor, order: Tensor) -> dict[str, float]:
-    """Share of positives on which latent order[0] is off and any of order[1..5] is on.
+    """Share of positives on which latent order[0] is off and any of order[1..5] is on; see `absorption_of`."""
+    positives = codes[(y == 1).to(codes.values.device)]
+    return absorption_of(positives.columns(order[: 1 + AUX]) > 0)
+
+
+def absorption_of(on: Tensor) -> dict[str, float]:
+    """Absorption from which of the main latent and its relatives are on, [positives, 1 + AUX] bool.
 
     `absorption_null` is what independent latents with the same firing rates on the positives would give:
     (1 − p_main)·(1 − Π(1 − p_aux)). Where the two agree, the number says how dense the codes are and no more.
     """
-    positives = codes[(y == 1).to(codes.values.device)]
-    if len(positives) == 0:
+    if len(on) == 0:
         return {"absorption": float("nan"), "absorption_null": float("nan")}
-    on = codes_positive(positives, order[: 1 + AUX]) > 0
     p = on.double().mean(0)
     return {
         "absorption": float((~on[:, 0] & on[:, 1:].any(1)).double().mean()),

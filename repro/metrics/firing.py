@@ -95,5 +95,5 @@ class Moments:
         return covariance / (self.std + 1e-6) / (scaled * ((p * (1 - p)) ** 0.5 + 1e-6) + 1e-6)
 
     def order(self) -> Tensor:
-        """Latents by falling |r|, ties by index, [m]."""
-        return torch.argsort(-self.correlation().abs(), stable=True)
+        """Latents by falling |r|, ties (to 12 digits, below which sums depend on their order) by index, [m]."""
+        return torch.argsort(-self.correlation().abs().round(decimals=12), stable=True)

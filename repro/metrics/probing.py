@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor
 
 from repro.codes import SparseCodes
+from repro.metrics.absorption import AUX
 from repro.metrics.firing import Moments
+
+Blocks = Callable[[], Iterator[SparseCodes]]
+"""Codes [n, m] as blocks of rows in order; called anew for every pass over them."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class Probe:
     """Test labels [n_test]."""
     predicted: dict[int, np.ndarray]
     """Predictions on the test rows by k: what intervals resample."""
+    top: Tensor
+    """max(z, 0) of the first latents of `order` on the test rows, [n_test, 1 + AUX or the largest k]."""
 
 
 def norm_label(x: Tensor) -> Tensor:
@@ -49,36 +55,65 @@ def probe(codes: SparseCodes, y: Tensor, ks: Sequence[int], train: Tensor | None
     codes [n, m] (negative values count as 0), y [n] in {0, 1}. `train [n] bool` marks the rows that order and
     fit; F1 is taken on the others. Without it everything happens on all rows, as in the released code.
     """
+    return probes(lambda: iter((codes,)), [y], ks, train)[0]
+
+
+def probes(blocks: Blocks, ys: Sequence[Tensor], ks: Sequence[int], train: Tensor | None = None) -> list[Probe]:
+    """One `probe` a label of ys, over codes that come in blocks of rows, each of which is looked at twice.
+
+    The first pass sums moments, the second gathers the columns of the latents that came first; nothing else is kept.
+    """
+    ys = [y.cpu() for y in ys]
+    n = len(ys[0])
+    fit = torch.ones(n, dtype=torch.bool) if train is None else train.cpu()
+    test = fit if train is None else ~fit
+    moments: list[Moments] = []
+    for rows, block in _numbered(blocks):
+        device = block.values.device
+        part = block[fit[rows].to(device)]
+        new = [Moments.of(part, y[rows][fit[rows]].to(device)) for y in ys]
+        moments = [a + b for a, b in zip(moments, new)] if moments else new
+    orders = [s.order() for s in moments]
+    width = max(max(ks), 1 + AUX)
+    wanted = torch.cat([order[:width] for order in orders]).unique()
+    columns = torch.cat([block.columns(wanted).clamp(min=0).cpu() for _, block in _numbered(blocks)])
+    out = []
+    for y, s, order in zip(ys, moments, orders):
+        top = order[:width]
+        z = columns[:, torch.searchsorted(wanted, top).cpu()]
+        scaled = ((z - s.mean[top].cpu()) / (s.std[top].cpu() + 1e-6)).float().numpy()
+        r_main = float(s.correlation()[order[0]])
+        f1, predicted = _scores(scaled, y.numpy(), ks, fit.numpy(), test.numpy())
+        out.append(Probe(order, r_main, f1, y[test].numpy(), predicted, z[test]))
+    return out
+
+
+def _numbered(blocks: Blocks) -> Iterator[tuple[slice, SparseCodes]]:
+    start = 0
+    for block in blocks():
+        yield slice(start, start + len(block)), block
+        start += len(block)
+
+
+def _scores(
+    z: np.ndarray, y: np.ndarray, ks: Sequence[int], fit: np.ndarray, test: np.ndarray
+) -> tuple[dict[int, float], dict[int, np.ndarray]]:
+    """F1 on the test rows and predictions there, by number of columns of z."""
     from sklearn.linear_model import LogisticRegression
 
-    fit_rows = torch.ones(len(codes), dtype=torch.bool) if train is None else train.cpu()
-    test_rows = fit_rows if train is None else ~fit_rows
-    labels = y.cpu().numpy()
-    y_device = y.to(codes.values.device)
-    device_rows = fit_rows.to(codes.values.device)
-    moments = Moments.of(codes[device_rows], y_device[device_rows])
-    order = moments.order()
-    top = order[: max(ks)]
-    scaled = (codes_positive(codes, top) - moments.mean[top]) / (moments.std[top] + 1e-6)
-    z = scaled.float().cpu().numpy()
     f1: dict[int, float] = {}
     predicted: dict[int, np.ndarray] = {}
     for k in ks:
-        if len(np.unique(labels[fit_rows.numpy()])) < 2:
+        if len(np.unique(y[fit])) < 2:
             f1[k] = float("nan")
             continue
         model = LogisticRegression(solver="liblinear", class_weight="balanced", max_iter=1000, random_state=0)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model.fit(z[fit_rows.numpy(), :k], labels[fit_rows.numpy()])
-        predicted[k] = model.predict(z[test_rows.numpy(), :k])
-        f1[k] = f1_score(labels[test_rows.numpy()], predicted[k])
-    return Probe(order, float(moments.correlation()[order[0]]), f1, labels[test_rows.numpy()], predicted)
-
-
-def codes_positive(codes: SparseCodes, latents: Tensor) -> Tensor:
-    """max(z, 0) of some latents, dense [n, len(latents)]."""
-    return codes.columns(latents).clamp(min=0)
+            model.fit(z[fit, :k], y[fit])
+        predicted[k] = model.predict(z[test, :k])
+        f1[k] = f1_score(y[test], predicted[k])
+    return f1, predicted
 
 
 def pool(codes: SparseCodes, docs: Tensor, block: int = 256) -> SparseCodes:
