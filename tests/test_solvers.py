@@ -442,3 +442,13 @@ def test_scratch_gram_matrices_and_threads_change_no_result(monkeypatch):
         torch.testing.assert_close(threads.objective, plain.objective, rtol=1e-5, atol=0)
     finally:
         torch.set_num_threads(before)
+
+
+def test_steps_without_proof_are_the_same_steps():
+    atoms, x = torch.randn(40, 12), torch.randn(7, 12)
+    problem = Lasso(x, atoms, 0.3)
+    with_proof, without = (solve(problem, "ista", max_steps=5, tol=None, proof=p, block=3) for p in (True, False))
+    assert torch.equal(with_proof.codes.to_dense(), without.codes.to_dense())
+    assert without.gap.isnan().all() and not without.converged.any()
+    with pytest.raises(BadInput, match="tolerance needs the certificate"):
+        solve(problem, "ista", max_steps=5, tol=1e-3, proof=False)

@@ -113,7 +113,7 @@ def _trajectory(
     before = 0
     for count in sorted(set(steps)):
         if count > before:
-            codes = solve(problem, solver, codes, count - before, tol=None).codes
+            codes = solve(problem, solver, codes, count - before, tol=None, proof=False).codes
         before = count
         yield count, codes
 
