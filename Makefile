@@ -1,7 +1,7 @@
 # Every target makes .venv itself and may be interrupted and called again.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install report test lab clean
+.PHONY: help install report test lab readme clean
 
 # Idle OpenMP threads that spin slow down everything else on a small machine.
 export OMP_WAIT_POLICY := passive
@@ -20,6 +20,7 @@ help:
 	@echo "make report   run every notebook at scale $(SCALE), then build the book (book/_build/html)"
 	@echo "make test     ruff, mypy, pytest"
 	@echo "make lab      the notebooks in JupyterLab"
+	@echo "make readme   the computed parts of README.md, from committed tables"
 	@echo "make install  only .venv;   make clean  remove what was built, keep .venv and data/cache"
 
 install: $(READY)
@@ -43,6 +44,9 @@ test: $(READY)
 
 lab: $(READY)
 	$(RUN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+readme: $(READY)
+	$(RUN)/python -m repro.report.readme
 
 clean:
 	rm -rf book/_build book/_generated book/executed build dist .pytest_cache .ruff_cache .mypy_cache

@@ -8,7 +8,7 @@ import pytest
 from repro.config import repo_root
 from repro.report.runner import execute, scale_parameters
 
-NAMES = ["00_start", "43_dynamics", "50_comparison", "52_semi_sweep", "60_loca"]
+NAMES = ["00_start", "43_dynamics", "50_comparison", "52_semi_sweep", "60_loca", "70_performance"]
 NANO = {
     "train_tokens": 6000,
     "eval_tokens": 300,
@@ -37,7 +37,8 @@ def workplace(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs(name, workplace):
-    done = execute(name, "tiny", {"changes": NANO}, out_dir=workplace / "executed")
+    parameters = {} if name == "70_performance" else {"changes": NANO}
+    done = execute(name, "tiny", parameters, out_dir=workplace / "executed")
     notebook = nbformat.read(done.path, as_version=4)
     outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
     plots = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]

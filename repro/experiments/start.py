@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repro.config import Scale
 from repro.experiments.setup import Prepared, prepare
+from repro.experiments.tables import save_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,14 +62,14 @@ def card(sae: SAE) -> pd.DataFrame:
     return pd.DataFrame({"value": {k: str(v)[:64] for k, v in facts.items()}})
 
 
-def exclusions(ready: Prepared, variant: str = "batch_topk") -> pd.DataFrame:
+def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> pd.DataFrame:
     """What leaving tokens out does to the numbers: the first such SAE on the evaluation text under three rules."""
     import numpy as np
-    import pandas as pd
 
     from repro.checkpoints import load_sae
     from repro.metrics import Reconstruction
 
+    started = time.perf_counter()
     sae = load_sae(ready.finals(variant)[0]["path"]).to(ready.device)
     store = ready.rows.store
     ratio = ready.data.tokens.info.get("max_norm_ratio")
@@ -78,19 +80,16 @@ def exclusions(ready: Prepared, variant: str = "batch_topk") -> pd.DataFrame:
     if ratio is not None:
         rules[f"and without norms over {ratio:g} medians"] = (("pad", "bos", "eos", "first"), ratio)
     last = int(ready.rows.index[-1])
-    out = {}
+    out: list[dict[str, Any]] = []
     for name, (exclude, limit) in rules.items():
         rows = store.select(exclude, limit)
         x = rows.read(np.flatnonzero(rows.index > last)[: len(ready.data.tokens.x)]).to(ready.device)
         norms = x.norm(dim=1)
         value = Reconstruction.of(x, sae(x)).value()
-        out[name] = {
-            "tokens": len(x),
-            "median norm": float(norms.median()),
-            "largest norm": float(norms.max()),
-            **value,
-        }
-    return pd.DataFrame(out).T
+        facts = {"tokens": len(x), "median norm": float(norms.median()), "largest norm": float(norms.max())}
+        out.append({"tokens evaluated": name, "n": facts.pop("tokens"), **facts, **value})
+    table = save_table("exclusions", scale, out, time.perf_counter() - started, variant=variant, m=sae.config.m)
+    return table.set_index("tokens evaluated")
 
 
 def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, dict[str, float]]:

@@ -185,8 +185,9 @@ def _inputs(scale: str) -> list[Path]:
     root, fresh = repo_root(), cache_dir() / "results"
     code = [p for p in (root / "repro").rglob("*.py") if not str(p.relative_to(root)).startswith(NOT_RUN)]
     committed = [p for p in (root / "data" / "results").rglob("*") if p.parent.name != "claims"]
+    bench = (root / "data" / "bench").glob("*.csv")
     others = [p for p in fresh.rglob("*") if p.relative_to(fresh).parts[0] != scale]
-    return [root / "repro" / "report" / "theme.py", *code, *(root / "data").glob("*.*"), *committed, *others]
+    return [root / "repro" / "report" / "theme.py", *code, *(root / "data").glob("*.*"), *bench, *committed, *others]
 
 
 def versions() -> dict[str, str]:
