@@ -68,7 +68,16 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
 
 
 def prepare(scale: Scale) -> Prepared:
-    """Activations, SAEs and evaluation data of a scale; what exists is not made again."""
+    """Activations, SAEs and evaluation data of a scale; what exists is not made again, nor by two at a time."""
+    from filelock import FileLock
+
+    lock = cache_dir() / "locks" / f"prepare-{scale.name}-{digest(scale)}"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        return _prepare(scale)
+
+
+def _prepare(scale: Scale) -> Prepared:
     from repro.activations.rows import Rows
     from repro.activations.store import open_store
     from repro.training.recipe import Job, Recipe

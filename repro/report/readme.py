@@ -53,12 +53,13 @@ def figure() -> None:
 
     from repro.experiments import comparison
     from repro.experiments.tables import committed
+    from repro.inference import MODES
     from repro.report.theme import use_theme
 
     use_theme()
     scale = next(s for s in ("paper", "small", "tiny") if (committed() / s / "comparison.csv").is_file())
     table = pd.read_csv(committed() / scale / "comparison.csv")
-    drawn = comparison.density_figure(table[table["mode"].isin(comparison.MODES)])
+    drawn = comparison.density_figure(table[table["mode"].isin(MODES)])
     drawn.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#2f3742")
     path = repo_root() / FIGURE
     write_atomically(path, lambda draft: draft.write_bytes(drawn.to_image("png", width=900, height=460, scale=1.5)))

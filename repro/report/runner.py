@@ -6,6 +6,7 @@ import ast
 import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock
 
 from repro.config import cache_dir, digest, file_sha256, repo_root
 from repro.errors import BadInput, NotebookFailed, missing_extra, nearest
@@ -116,18 +118,26 @@ def execute(
     todo = plan(name, scale, parameters, notebooks_dir)
     out = out_dir or repo_root() / "book" / "executed"
     final, draft, failed = (out / f"{name}{end}.ipynb" for end in ("", ".draft", ".failed"))
-    earlier = record(final)
-    if not force and earlier.get("key") == todo.key:
-        return Executed(final, earlier["seconds"], earlier["peak_mb"], skipped=True)
-    try:
-        import nbformat
-        import papermill
-        from nbclient.exceptions import DeadKernelError
-        from papermill.exceptions import PapermillExecutionError
-    except ImportError:
-        raise missing_extra("papermill", "book") from None
+    if importlib.util.find_spec("papermill") is None:
+        raise missing_extra("papermill", "book")
 
     out.mkdir(parents=True, exist_ok=True)
+    lock = cache_dir() / "locks" / f"notebook-{name}-{digest(str(final.resolve()))}"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # a run whose parent was killed may still be on its way: wait for it, and take its result
+        earlier = record(final)
+        if not force and earlier.get("key") == todo.key:
+            return Executed(final, earlier["seconds"], earlier["peak_mb"], skipped=True)
+        return _execute(todo, final, draft, failed)
+
+
+def _execute(todo: Plan, final: Path, draft: Path, failed: Path) -> Executed:
+    import nbformat
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    name = todo.name
     failed.unlink(missing_ok=True)
     started = time.perf_counter()
     try:
@@ -148,7 +158,7 @@ def execute(
     notebook = nbformat.read(draft, as_version=4)
     notebook.metadata["repro"] = {
         "key": todo.key,
-        "scale": scale,
+        "scale": todo.scale,
         "parameters": todo.parameters,
         "seconds": seconds,
         "peak_mb": peak[0],
