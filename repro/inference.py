@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,18 +12,22 @@ from torch import Tensor
 
 from repro.codes import SparseCodes
 from repro.errors import BadInput, nearest
+from repro.metrics.firing import Firing
 from repro.metrics.gap import bracket
-from repro.objective import certify, lambda_max, lipschitz
+from repro.objective import certify, lambda_max
 from repro.sae import SAE
 from repro.solvers import Ista, Lasso, Solution, solve
 
 Mode = Literal["amortized", "semi", "non"]
 MODES = ("amortized", "semi", "non")
+CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
+"""What `evaluate` can run beside the modes, corrected protocol only (`evaluate.controls`)."""
 ALIASES = {"semi_amortized": "semi", "non_amortized": "non"}
 SEMI_STEPS, NON_STEPS = 30, 200  # of the released code
 GRID9 = tuple(10 ** (-5 + i / 2) for i in range(9))  # lambda grid of the released comparison and sweep scripts
 GRID_EXP5 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 3e-2)  # lambda grid of the released batch evaluation
 CALIBRATION_TOKENS = 1000
+FEW = 128  # of them, on which the search for lambda begins
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,11 @@ class Inference:
     """Iterations: exactly this many (semi, as released), the largest of all tokens (certified), or None."""
 
 
-def check_mode(mode: str) -> str:
-    """amortized, semi or non; the released names semi_amortized and non_amortized are understood."""
-    mode = ALIASES.get(mode, mode)
-    if mode not in MODES:
-        raise BadInput(f"No mode '{mode}'{nearest(mode, [*MODES, *ALIASES])}; there are {', '.join(MODES)}.")
+def check_mode(mode: str, controls: bool = False) -> str:
+    """amortized, semi or non (or a control); the released names semi_amortized and non_amortized are understood."""
+    mode, known = ALIASES.get(mode, mode), (*MODES, *CONTROLS) if controls else MODES
+    if mode not in known:
+        raise BadInput(f"No mode '{mode}'{nearest(mode, [*known, *ALIASES])}; there are {', '.join(known)}.")
     return mode
 
 
@@ -69,6 +73,7 @@ def infer(
     solution: Solution | None = None,
     variant: str | None = None,
     solver: str | Any = "auto",
+    shared: dict[str, Any] | None = None,
 ) -> Inference:
     """Codes of activations x [n, d].
 
@@ -80,7 +85,9 @@ def infer(
 
     gap: bracket J(z) - J* per token by a certified solve of the same objective; `solution` is that solve where the
     caller has it. Released codes are signed, so their optimum is the signed one.
+    shared: a dict to keep between calls with the same dictionary (`Lasso.shared`); nothing is derived from it twice.
     """
+    shared = {} if shared is None else shared
     mode = check_mode(mode)
     sae.check_input(x)
     if protocol == "corrected":
@@ -92,8 +99,8 @@ def infer(
     else:
         raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
     if lam is None and (mode != "amortized" or gap):
-        lam = _default_lambda(sae, x, mode, protocol, steps, tol, variant)
-    problem = None if lam is None else Lasso(target, atoms, lam, nonneg)
+        lam = _default_lambda(sae, x, mode, protocol, steps, tol, variant, shared)
+    problem = None if lam is None else Lasso(target, atoms, lam, nonneg, shared=shared)
     taken = None
     if mode == "amortized":
         assert encoder is not None
@@ -105,7 +112,7 @@ def infer(
     else:
         assert problem is not None
         taken = steps if steps is not None else (SEMI_STEPS if mode == "semi" else NON_STEPS)
-        codes = solve(problem, _ista(atoms, protocol), encoder, taken, tol=None).codes
+        codes = solve(problem, _ista(problem, protocol), encoder, taken, tol=None).codes
     lower = upper = objective = None
     if gap:
         assert problem is not None and lam is not None
@@ -116,18 +123,27 @@ def infer(
     return Inference(codes, x_hat, lam, lower, upper, objective, mode, protocol, taken)
 
 
-def _ista(atoms: Tensor, protocol: str) -> Ista:
-    return Ista(1 / (lipschitz(atoms) + 1e-6)) if protocol == "as_released" else Ista()
+def _ista(problem: Lasso, protocol: str) -> Ista:
+    return Ista(1 / (problem.lipschitz + 1e-6)) if protocol == "as_released" else Ista()
 
 
 def _default_lambda(
-    sae: SAE, x: Tensor, mode: str, protocol: str, steps: int | None, tol: float, variant: str | None
+    sae: SAE,
+    x: Tensor,
+    mode: str,
+    protocol: str,
+    steps: int | None,
+    tol: float,
+    variant: str | None,
+    shared: dict[str, Any],
 ) -> float:
     if protocol == "as_released":
-        return released_lambda(sae, x, encode_as_released(sae, x, variant=variant))
+        codes = encode_as_released(sae, x, variant=variant)
+        return released_lambda(x, sae.W_dec.detach(), Firing.of(codes).value()["dense@0.1"], shared)
     sample = x[spread(len(x), CALIBRATION_TOKENS)]
     target_l0 = float(sae.encode_sparse(sample).l0.double().mean())
-    return calibrate_lambda(sae, sample, target_l0, "non" if mode == "amortized" else mode, steps, solve_tol=tol)
+    mode = "non" if mode == "amortized" else mode
+    return calibrate_lambda(sae, sample, target_l0, mode, steps, solve_tol=tol, shared=shared)
 
 
 def spread(n: int, size: int) -> Tensor:
@@ -146,13 +162,15 @@ def calibrate_lambda(
     *,
     solve_tol: float = 1e-3,
     solver: str | Any = "auto",
-    max_bisections: int = 40,
+    max_solves: int = 40,
+    shared: dict[str, Any] | None = None,
 ) -> float:
     """The lambda at which codes of x [n, d] have a mean L0 of target_l0, to a relative error of tol.
 
-    Bisection in log lambda between 1e-6 and 1 times the largest lambda_max, at the very steps that are used
+    A search in log lambda between 1e-6 and 1 times the largest lambda_max, at the very steps that are used
     afterwards: mode "semi" takes `steps` (30) ISTA steps from the encoder's code, "non" solves to `solve_tol` (or takes
-    `steps` from zero). Raises BadInput for a target that no lambda reaches.
+    `steps` from zero), cold. It begins at what a search on 128 of the tokens finds, where "non" starts warm.
+    `shared`: as for `infer`. Raises BadInput for a target that no lambda reaches.
     """
     mode = check_mode(mode)
     if len(x) == 0:
@@ -167,31 +185,78 @@ def calibrate_lambda(
             f"No optimum has a mean L0 of {target_l0:g}: a LASSO solution in general position has at most d = "
             f"{sae.config.d} nonzeros; compare at a lower L0, or give a number of steps."
         )
-    target, atoms = sae.target(x), sae.W_dec.detach()
-    base = Lasso(target, atoms, 1.0, L=lipschitz(atoms))
+    base = Lasso(sae.target(x), sae.W_dec.detach(), 1.0, shared={} if shared is None else shared)
     z0 = sae.encode_sparse(x) if mode == "semi" else None
-    top = float(lambda_max(target, atoms).max())
+    top = float(lambda_max(base.x, base.atoms).max())
     if top <= 0:
         raise BadInput("No atom points along any of these activations, so every lambda gives empty codes.")
-    low, high = math.log(1e-6 * top), math.log(top)
-    seen = {}
-    for _ in range(max_bisections):
-        middle = (low + high) / 2
-        problem = base.with_lam(math.exp(middle))
+
+    def codes(problem: Lasso, start: SparseCodes | None) -> SparseCodes:
         if certified:
-            codes = solve(problem, solver, tol=solve_tol).codes  # cold, as afterwards: a warm start changes L0
-        else:
-            codes = solve(problem, "ista", z0, steps if steps is not None else SEMI_STEPS, tol=None).codes
-        reached = float(codes.l0.double().mean())
-        seen[math.exp(middle)] = reached
-        if abs(reached - target_l0) <= tol * target_l0:
-            return math.exp(middle)
-        low, high = (middle, high) if reached > target_l0 else (low, middle)
-    best, reached = min(seen.items(), key=lambda item: abs(item[1] - target_l0))
+            return solve(problem, solver, start, tol=solve_tol).codes
+        return solve(problem, "ista", start, steps if steps is not None else SEMI_STEPS, tol=None).codes
+
+    def l0(log_lam: float) -> float:
+        return float(codes(base.with_lam(math.exp(log_lam)), z0).l0.double().mean())
+
+    low, high = math.log(1e-6 * top), math.log(top)
+    start = (low + high) / 2
+    if len(x) > 2 * FEW:
+        few = spread(len(x), FEW).to(x.device)
+        part, latest = base[few], None if z0 is None else z0[few]
+
+        def few_l0(log_lam: float) -> float:
+            nonlocal latest
+            found = codes(part.with_lam(math.exp(log_lam)), latest)
+            latest = found if certified else latest
+            return float(found.l0.double().mean())
+
+        start = nearest_root(few_l0, target_l0, low, high, high - 1.0, tol, 20)[0]
+    log_lam, reached = nearest_root(l0, target_l0, low, high, start, tol, max_solves)
+    if abs(reached - target_l0) <= tol * target_l0:
+        return math.exp(log_lam)
     raise BadInput(
         f"No lambda gives a mean L0 of {target_l0:g} to {tol:.0%} after {steps or 'certified'} steps: the nearest is "
-        f"{reached:.4g} at lambda = {best:.3g}; use more tokens, more steps or another target."
+        f"{reached:.4g} at lambda = {math.exp(log_lam):.3g}; use more tokens, more steps or another target."
     )
+
+
+def nearest_root(
+    f: Callable[[float], float], target: float, low: float, high: float, start: float, tol: float, calls: int
+) -> tuple[float, float]:
+    """(t, f(t)) with f(t) within tol * target, or the nearest that `calls` evaluations of a falling f >= 0 found.
+
+    From `start`, growing steps until the target lies between two values; then the secant of log f, kept to the inner
+    four fifths of the bracket, and every third time its middle. Where f jumps over the target, plain bisection is left.
+    """
+    below: tuple[float, float] | None = None  # (t, f(t)) with f(t) > target, the largest such t
+    above: tuple[float, float] | None = None
+    t, width, best = min(max(start, low), high), 0.1, (math.nan, math.inf)
+    for call in range(calls):
+        value = f(t)
+        if not abs(value - target) >= abs(best[1] - target):
+            best = t, value
+        if abs(value - target) <= tol * target:
+            break
+        if value > target:
+            below = t, value
+        else:
+            above = t, value
+        if below is None or above is None:
+            edge = high if below is not None else low
+            if t == edge:
+                break
+            width = 2 * width
+            t = min(t + width, high) if above is None else max(t - width, low)
+            continue
+        share = 0.5
+        if call % 3 and above[1] > 0:
+            share = math.log(below[1] / target) / math.log(below[1] / above[1])
+        span = above[0] - below[0]
+        if span < 1e-12:
+            break
+        t = below[0] + min(max(share, 0.1), 0.9) * span
+    return best
 
 
 # --- as released ----------------------------------------------------------------------------------
@@ -229,16 +294,13 @@ def released_codes(
     return torch.zeros_like(scores).scatter_(1, top.indices, top.values)
 
 
-def released_lambda(sae: SAE, x: Tensor, codes: SparseCodes) -> float:
+def released_lambda(x: Tensor, atoms: Tensor, dense: float, shared: dict[str, Any] | None = None) -> float:
     """Lambda of the released comparison: grid of nine on the first 5,000 tokens after 100 signed ISTA steps.
 
     Its target is Dense@0.1 of the amortized codes, a share of *latents*, although it is compared with a share of
     nonzero *codes*; the grid's edge is returned when the target lies beyond it. Both are the released behaviour.
     """
-    from repro.metrics.firing import Firing
-
-    x = x[:5000]
-    return grid_lambda(x, sae.W_dec.detach(), Firing.of(codes).value()["dense@0.1"], GRID9, 100)[0]
+    return grid_lambda(x[:5000], atoms, dense, GRID9, 100, shared=shared)[0]
 
 
 def power_lipschitz(atoms: Tensor, iterations: int = 5, seed: int = 1) -> float:
@@ -255,17 +317,27 @@ def power_lipschitz(atoms: Tensor, iterations: int = 5, seed: int = 1) -> float:
 
 
 def grid_lambda(
-    x: Tensor, atoms: Tensor, target_dense: float, grid: Sequence[float], steps: int, exp5: bool = False
+    x: Tensor,
+    atoms: Tensor,
+    target_dense: float,
+    grid: Sequence[float],
+    steps: int,
+    exp5: bool = False,
+    shared: dict[str, Any] | None = None,
 ) -> tuple[float, list[float]]:
     """(lambda of the grid whose share of nonzero codes is nearest to target_dense, the share at every lambda).
 
     Signed ISTA from zero. `exp5` = as the batch evaluation: step from `power_lipschitz`, and only z > 0 is counted.
     """
-    step = Ista(1 / (power_lipschitz(atoms) if exp5 else lipschitz(atoms) + 1e-6))
+    base = Lasso(x, atoms, 0.0, nonneg=False, shared={} if shared is None else shared)
+    step = Ista(1 / (power_lipschitz(atoms) if exp5 else base.lipschitz + 1e-6))
+    size = step.block(base)  # codes are counted block by block: kept, they would be as large as n x m
     shares = []
     for lam in grid:
-        codes = solve(Lasso(x, atoms, lam, nonneg=False), step, max_steps=steps, tol=None).codes
-        count = (codes.values > 0).sum() if exp5 else (codes.values != 0).sum()
-        shares.append(float(count) / max(len(x) * codes.m, 1))
+        problem, count = base.with_lam(lam), 0
+        for start in range(0, len(x), size):
+            z = solve(problem[start : start + size], step, max_steps=steps, tol=None).codes.values
+            count += int((z > 0).sum() if exp5 else (z != 0).sum())
+        shares.append(count / max(len(x) * len(atoms), 1))
     best = min(range(len(grid)), key=lambda i: (abs(shares[i] - target_dense), i))
     return grid[best], shares

@@ -133,7 +133,7 @@ def evaluate(config: RunConfig) -> Path:
                 entry[name] = int(entry[name])
     acts = acts_file(config)
     labelled = acts if acts.with_name(f"{acts.stem}.labels.npy").is_file() else None
-    data = open_data(acts, config.metrics, labelled)
+    data = open_data(acts, config.metrics, labelled, stream=True)
     options = EvalOptions(
         modes=config.eval_modes,
         protocols=protocols(config.protocol),
@@ -281,9 +281,8 @@ def _options(config: CompareConfig) -> EvalOptions:
 def _checked(config: CompareConfig) -> tuple[SAE, EvalData]:
     sae = find_sae(config)
     data = find_data(config)
-    sae.check_input(data.tokens.x)
-    device = device_of(config.device)
-    return sae.to(device), EvalData(data.tokens.to(device), data.labelled, data.key)
+    sae.check_input(data.tokens.x[:1])
+    return sae.to(device_of(config.device)), data
 
 
 def _about(config: CompareConfig, sae: SAE, data: EvalData) -> dict[str, Any]:

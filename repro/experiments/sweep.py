@@ -56,11 +56,11 @@ def sweep(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Ite
 
 def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
     from repro.inference import encode_as_released, released_lambda
-    from repro.metrics import evaluate_codes
+    from repro.metrics import Firing, evaluate_codes
 
     x = data.tokens.x[: o.released_tokens]
     start = encode_as_released(sae, x)
-    lam = released_lambda(sae, x, start)
+    lam = released_lambda(x, sae.W_dec.detach(), Firing.of(start).value()["dense@0.1"])
     for count, codes in _trajectory(x, sae.W_dec.detach(), lam, start, steps, nonneg=False):
         yield {"protocol": "as_released", "steps": count, "cost": 1 + 2 * count, "lam": lam, "n_tokens": len(x)} | (
             evaluate_codes(x, codes, sae, protocol="as_released", ks=o.probe_ks)

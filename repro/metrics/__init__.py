@@ -12,7 +12,7 @@ from repro.codes import SparseCodes
 from repro.errors import BadInput
 from repro.metrics.absorption import AUX, absorption_of
 from repro.metrics.firing import Firing, Moments
-from repro.metrics.probing import Blocks, Probe, norm_label, pool, probes
+from repro.metrics.probing import Blocks, Probe, norm_label, norm_label_of, pool, probes
 from repro.metrics.reconstruction import Reconstruction, fve
 from repro.sae import SAE
 
@@ -91,6 +91,7 @@ __all__ = [
     "evaluate_codes",
     "fve",
     "norm_label",
+    "norm_label_of",
     "pool",
     "probe_metrics",
 ]

@@ -38,8 +38,12 @@ class Probe:
 
 def norm_label(x: Tensor) -> Tensor:
     """1[‖x‖ > median ‖x‖], the label of the released code, [n]; the median averages the two middle norms."""
-    norms = x.norm(dim=1)
-    return (norms > norms.double().quantile(0.5).to(norms.dtype)).long() if len(x) else norms.long()
+    return norm_label_of(x.norm(dim=1))
+
+
+def norm_label_of(norms: Tensor) -> Tensor:
+    """`norm_label` from the norms [n]."""
+    return (norms > norms.double().quantile(0.5).to(norms.dtype)).long() if len(norms) else norms.long()
 
 
 def f1_score(y: np.ndarray, predicted: np.ndarray) -> float:

@@ -1,0 +1,135 @@
+"""The one evaluation loop: rows of checkpoint x protocol x mode, each written when it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from repro.config import digest, file_sha256, write_atomically
+from repro.errors import BadInput
+from repro.evaluate import corrected, released
+from repro.evaluate.data import EvalData, EvalOptions
+from repro.inference import CONTROLS, check_mode
+from repro.sae import SAE
+
+PROTOCOLS: dict[str, Any] = {"as_released": released, "corrected": corrected}
+
+
+def plan(options: EvalOptions) -> list[tuple[str, str]]:
+    """(protocol, mode) of every row, in order. Raises BadInput for names that do not exist."""
+    modes = list(dict.fromkeys(check_mode(mode, controls=True) for mode in options.modes))
+    for protocol in options.protocols:
+        if protocol not in PROTOCOLS:
+            raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
+    learned = [mode for mode in modes if mode not in CONTROLS]
+    if modes != learned and "corrected" not in options.protocols:
+        raise BadInput("Controls run under the corrected protocol only; add it, or leave them out of the modes.")
+    return [(p, mode) for p in options.protocols for mode in (modes if p == "corrected" else learned)]
+
+
+def evaluate_sae(
+    sae: SAE,
+    data: EvalData,
+    options: EvalOptions | None = None,
+    done: Collection[tuple[str, str]] = (),
+    bar: tqdm[Any] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """One row per protocol and mode, as it is finished, on the device of the SAE; (protocol, mode) in `done` are left
+    out. bar: counts tokens.
+
+    Activations and codes are in memory a block at a time, whatever m is; what is kept a token is its nonzeros, and of
+    those more than 32 MiB lie in a temporary file. A mode that the SAE cannot have (an encoder too dense for any
+    optimum, say) gives a row without numbers whose `note` is why.
+    """
+    options = options or EvalOptions()
+    wanted = [row for row in plan(options) if row not in done]
+    sae.check_input(data.tokens.x[:1].to(sae.W_dec.device))
+    if len(data.tokens) == 0:
+        raise BadInput("There is no token to evaluate on; collect some, or exclude fewer positions.")
+    bar = bar if bar is not None else tqdm(disable=True)
+    for protocol in options.protocols:
+        modes = [mode for p, mode in wanted if p == protocol]
+        for row in PROTOCOLS[protocol].rows(sae, data, modes, options, bar):
+            yield {
+                "variant": sae.name,
+                "sparsity": sae.source.sparsity,
+                "step": sae.source.step,
+                "protocol": protocol,
+                **row,
+                "m": sae.config.m,
+                "d": sae.config.d,
+                "seed": options.seed,
+                "sha256": sae.source.sha256,
+            }
+
+
+def code_key() -> str:
+    """Hash of the sources that a row depends on, so that rows of older code are not taken for new ones."""
+    package = Path(__file__).parent.parent
+    names = ("objective.py", "codes.py", "ops.py", "sae.py", "inference.py")
+    folders = ("solvers", "kernels", "metrics", "variants", "checkpoints", "evaluate")
+    files = [package / n for n in names] + [f for folder in folders for f in (package / folder).glob("*.py")]
+    return digest([file_sha256(f) for f in sorted(files)])
+
+
+def row_key(code: str, sha256: str, step: Any, data_key: str, options: EvalOptions, protocol: str, mode: str) -> str:
+    """Hash of all that one row depends on: weights, data, the options but for which rows are wanted, sources."""
+    rest = {k: v for k, v in vars(options).items() if k not in ("modes", "protocols", "block")}
+    return digest(code, sha256, step, data_key, rest, protocol, mode)
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[dict[str, Any]], data: EvalData, options: EvalOptions, folder: str | Path, device: str = "cpu"
+) -> list[dict[str, Any]]:
+    """Rows of many checkpoints: dicts with path and, if known, variant, trainer, step, sparsity (`repro index`).
+
+    Each row is kept in `folder` as JSON when it is finished, keyed by a hash of the weights, the data, the options and
+    the sources, and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be
+    read gives one row with its reason as `note`.
+    """
+    from repro.checkpoints import CheckpointError, load_sae
+
+    folder, code, pairs = Path(folder), code_key(), plan(options)
+    rows: list[dict[str, Any]] = []
+    with tqdm(desc="evaluate", unit="token", unit_scale=True, total=0) as bar:
+        for entry in checkpoints:
+            known = {
+                k: v
+                for k, v in entry.items()
+                if k in ("variant", "trainer", "step", "sparsity", "path") and v is not None
+            }
+            bar.set_description_str(
+                f"{known.get('variant', 'SAE')} {known.get('sparsity', '')} step {known.get('step', 'final')}"
+            )
+            try:
+                sha256 = entry.get("sha256") or _sha256(entry["path"])
+                files = {
+                    pair: folder / f"{row_key(code, sha256, known.get('step'), data.key, options, *pair)}.json"
+                    for pair in pairs
+                }
+                done = [pair for pair, file in files.items() if file.is_file()]
+                if len(done) < len(pairs):
+                    sae = load_sae(entry["path"], fallback_batch_topk=True).to(device)
+            except CheckpointError as error:
+                rows.append({**known, "note": str(error)})
+                continue
+            if len(done) < len(pairs):
+                for protocol, module in PROTOCOLS.items():
+                    modes = [mode for p, mode in pairs if p == protocol and (p, mode) not in done]
+                    bar.total += module.passes(modes, data.tokens, options)
+                for row in evaluate_sae(sae, data, options, done, bar):
+                    text = json.dumps(row)
+                    file = files[row["protocol"], row["mode"]]
+                    write_atomically(file, lambda path, text=text: path.write_text(text))
+            rows += [json.loads(file.read_text()) | known for file in files.values()]
+    return rows
+
+
+def _sha256(path: str) -> str:
+    from repro.checkpoints.locate import locate
+
+    return file_sha256(locate(path).weights)
