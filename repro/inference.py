@@ -112,7 +112,7 @@ def infer(
     else:
         assert problem is not None
         taken = steps if steps is not None else (SEMI_STEPS if mode == "semi" else NON_STEPS)
-        codes = solve(problem, _ista(problem, protocol), encoder, taken, tol=None).codes
+        codes = solve(problem, _ista(problem, protocol), encoder, taken, tol=None, proof=False).codes
     lower = upper = objective = None
     if gap:
         assert problem is not None and lam is not None
@@ -194,7 +194,8 @@ def calibrate_lambda(
     def codes(problem: Lasso, start: SparseCodes | None) -> SparseCodes:
         if certified:
             return solve(problem, solver, start, tol=solve_tol).codes
-        return solve(problem, "ista", start, steps if steps is not None else SEMI_STEPS, tol=None).codes
+        count = steps if steps is not None else SEMI_STEPS
+        return solve(problem, "ista", start, count, tol=None, proof=False).codes
 
     def l0(log_lam: float) -> float:
         return float(codes(base.with_lam(math.exp(log_lam)), z0).l0.double().mean())
@@ -336,7 +337,7 @@ def grid_lambda(
     for lam in grid:
         problem, count = base.with_lam(lam), 0
         for start in range(0, len(x), size):
-            z = solve(problem[start : start + size], step, max_steps=steps, tol=None).codes.values
+            z = solve(problem[start : start + size], step, max_steps=steps, tol=None, proof=False).codes.values
             count += int((z > 0).sum() if exp5 else (z != 0).sum())
         shares.append(count / max(len(x) * len(atoms), 1))
     best = min(range(len(grid)), key=lambda i: (abs(shares[i] - target_dense), i))

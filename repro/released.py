@@ -41,7 +41,7 @@ def ista_lasso(
     step = step_size if step_size is not None else 1 / (lipschitz(atoms) + 1e-6)
     start = None if z0 is None else _in(z0)
     problem = Lasso(_in(x), atoms, lam, nonneg=False)
-    return _out(solve(problem, Ista(step), start, steps, tol=None).codes.to_dense(), x)
+    return _out(solve(problem, Ista(step), start, steps, tol=None, proof=False).codes.to_dense(), x)
 
 
 def calibrate_lambda_grid9(x: Array, d: Array, target_dense: float, steps: int = 100) -> float:
