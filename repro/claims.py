@@ -232,6 +232,20 @@ def _c8(tables: Tables) -> Finding:
     return Finding(released, corrected, OPEN, f"the certified optimum at the same L0 lowers only {lowered}")
 
 
+def _c8_pursuit(tables: Tables) -> Finding:
+    import pandas as pd
+
+    both = pd.concat([tables["comparison"], tables["controls"]], ignore_index=True)
+    parts = {m: difference(both, "corrected", "pursuit", m) for m in ("dead_rate", "dense@0.1", "absorption", "dF1")}
+    effects = "; ".join(f"{m} {_short(e)}" for m, e in parts.items())
+    lowered = [m for m, e in parts.items() if e.below]
+    if len(lowered) == len(parts):
+        return Finding("–", effects, HOLDS)
+    if not lowered:
+        return Finding("–", effects, FAILS, "pursuit under the encoder's own k lowers none of the four")
+    return Finding("–", effects, OPEN, f"pursuit under the encoder's own k lowers only {', '.join(lowered)}")
+
+
 def _short(effect: Effect | str) -> str:
     return effect if isinstance(effect, str) else f"{effect.value:+.3f}"
 
@@ -316,13 +330,22 @@ CLAIMS = [
         _c7,
     ),
     Claim(
-        "C8",
+        "C8a",
         "Amortized inference causes the pathologies",
         "–",
         ("comparison",),
         "holds if the certified optimum at the encoder's L0 lowers dead, dense, absorption and ΔF1; does not if none",
         "50_comparison",
         _c8,
+    ),
+    Claim(
+        "C8b",
+        "… judged by refinement under the encoder's own constraint, k nonzeros and no L1 term (pursuit)",
+        "–",
+        ("comparison", "controls"),
+        "holds if pursuit at the encoder's k lowers dead, dense, absorption and ΔF1; does not if none",
+        "51_controls",
+        _c8_pursuit,
     ),
 ]
 
@@ -397,6 +420,7 @@ def markdown(scales: tuple[str, ...] = SCALES) -> str:
 SECTIONS = {
     "43_dynamics": "training dynamics",
     "50_comparison": "three inferences",
+    "51_controls": "controls",
     "52_semi_sweep": "how many steps",
     "60_loca": "LocA-SAE",
 }

@@ -42,20 +42,20 @@ def verdicts(**tables):
 
 def test_refinement_that_helps():
     v = verdicts(comparison=comparison(corrected=(-0.1, -0.1), released=(-0.1, -0.1)))
-    assert (v[["C5a", "C5b", "C5c", "C5d", "C8"]] == HOLDS).all()
+    assert (v[["C5a", "C5b", "C5c", "C5d", "C8a"]] == HOLDS).all()
 
 
 def test_refinement_that_helps_only_as_released():
     table = comparison(corrected=(0.1, 0.1), released=(-0.3, -0.3))
     ledger = claims.ledger("tiny", tables={"comparison": table}).set_index("claim")
-    assert (ledger.loc[["C5a", "C5b", "C8"], "verdict"] == FAILS).all()
+    assert (ledger.loc[["C5a", "C5b", "C8a"], "verdict"] == FAILS).all()
     assert "density is not matched" in ledger.loc["C5b", "why"]
 
 
 def test_no_effect_is_not_a_verdict():
     v = verdicts(comparison=comparison())
     assert (v[["C5a", "C5b", "C5c", "C5d"]] == OPEN).all()
-    assert v["C8"] == FAILS  # nothing is lowered
+    assert v["C8a"] == FAILS  # nothing is lowered
 
 
 def test_sparsity():
@@ -131,3 +131,12 @@ def test_every_claim_names_a_rule_and_a_notebook():
 def test_unknown_scale():
     with pytest.raises(BadInput, match="did you mean 'tiny'"):
         claims.ledger("tinny")
+
+
+@pytest.mark.parametrize(("change", "verdict"), [(-0.1, HOLDS), (0.1, FAILS)])
+def test_refinement_under_the_encoders_own_k_has_a_verdict_of_its_own(change, verdict):
+    table = comparison()
+    controls = comparison(corrected=(change, 0.0))
+    controls = controls[(controls["mode"] == "semi") & (controls["protocol"] == "corrected")].assign(mode="pursuit")
+    assert verdicts(comparison=table, controls=controls)["C8b"] == verdict
+    assert verdicts(comparison=table)["C8b"] == NOT_RUN

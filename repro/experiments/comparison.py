@@ -52,6 +52,17 @@ def run(scale: Scale) -> pd.DataFrame:
     )
 
 
+def run_controls(scale: Scale) -> pd.DataFrame:
+    """Every final SAE of the scale x every control, corrected protocol, at the encoder's own L0."""
+    from repro.inference import CONTROLS
+
+    started = time.perf_counter()
+    ready = prepare(scale)
+    o = options(scale, modes=CONTROLS, protocols=("corrected",))
+    rows = evaluate_checkpoints(ready.finals(), ready.data, o, ready.folder / "rows", ready.device)
+    return save_table("controls", scale, rows, time.perf_counter() - started, key=ready.data.key)
+
+
 def paper_numbers() -> pd.DataFrame:
     """What the paper reports for these modes (data/paper.csv)."""
     import pandas as pd
@@ -232,6 +243,62 @@ def null_figure(table: pd.DataFrame) -> Figure:
         figure,
         "Measured absorption against the value that independent latents with the same firing rates would give. "
         "On the dashed line the number says how dense the codes are, and nothing else.",
+    )
+
+
+NAMES = {
+    "amortized": "encoder",
+    "encoder_refit": "encoder's support, least squares",
+    "semi": "30 ISTA steps",
+    "non": "certified optimum",
+    "pursuit": "pursuit at the encoder's k",
+    "pca": "PCA, rank = L0",
+    "random_encoder": "random encoder, top-k",
+    "random_dictionary": "random dictionary, optimum",
+}
+
+
+def with_controls(table: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
+    """Means over SAEs of the corrected protocol, a row a way to codes, learned ones and controls together."""
+    import pandas as pd
+
+    both = pd.concat([table[table["protocol"] == "corrected"], controls], ignore_index=True)
+    columns = ["NMSE", "NMSE_refit", "FVE", "L0", "dead_rate", "dense@0.1", "F1@1", "dF1", "absorption"]
+    means = both.groupby("mode")[columns].mean()
+    return means.reindex([m for m in NAMES if m in means.index]).rename(index=NAMES).round(4)
+
+
+def controls_figure(table: pd.DataFrame, controls: pd.DataFrame, metric: str) -> Figure:
+    """One metric for every way to codes at the encoder's L0, a line an SAE, corrected protocol."""
+    import pandas as pd
+    import plotly.graph_objects as go
+
+    from repro.report.theme import VARIANT_COLORS, caption
+
+    both = pd.concat([table[table["protocol"] == "corrected"], controls], ignore_index=True)
+    figure, shown = go.Figure(), set()
+    for (variant, sparsity), part in groups(both, "variant", "sparsity"):
+        part = part.dropna(subset=[metric]).set_index("mode")
+        order = [m for m in NAMES if m in part.index]
+        figure.add_trace(
+            go.Scatter(
+                x=part.loc[order, metric],
+                y=[NAMES[m] for m in order],
+                mode="markers",
+                name=variant,
+                legendgroup=variant,
+                showlegend=variant not in shown,
+                marker={"color": VARIANT_COLORS[variant], "size": 9, "opacity": 0.8},
+                hovertext=[f"{variant} {sparsity:g}, L0 {l:.4g}" for l in part.loc[order, "L0"]],
+            )
+        )
+        shown.add(variant)
+    figure.update_yaxes(categoryorder="array", categoryarray=list(NAMES.values())[::-1])
+    figure.update_xaxes(title_text=LABELS.get(metric, metric), type="log" if metric == "NMSE" else "linear")
+    return caption(
+        figure,
+        f"{LABELS.get(metric, metric)} of every way to codes at the encoder's own number of nonzeros. "
+        "The last three learned nothing, or not from this dictionary: what they reach, a score gives away for free.",
     )
 
 
