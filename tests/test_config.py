@@ -2,7 +2,7 @@
 
 import pytest
 
-from repro.config import RunConfig, Scale, digest, from_mapping, load_yaml, scale_of, write_atomically
+from repro.config import RunConfig, Scale, digest, from_mapping, load_yaml, repo_root, scale_of, write_atomically
 from repro.errors import BadInput
 
 SEED = """
@@ -86,3 +86,11 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert list(path.parent.iterdir()) == []
     write_atomically(path, lambda draft: draft.write_text("whole"))
     assert [p.name for p in path.parent.iterdir()] == ["x.txt"] and path.read_text() == "whole"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((repo_root() / "notebooks" / "params" / "seed").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_example_configs_are_valid(path):
+    config = load_yaml(RunConfig, path)
+    assert config.model.layer_index == 8 and config.output_dir.startswith("outputs/")
