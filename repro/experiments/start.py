@@ -92,7 +92,7 @@ def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> pd
     return table.set_index("tokens evaluated")
 
 
-def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, dict[str, float]]:
+def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, pd.DataFrame]:
     """(largest codes of one token by encoder, semi and optimum; objective and gap of each) of the first such SAE."""
     import pandas as pd
 
@@ -114,7 +114,7 @@ def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> t
     table = pd.DataFrame({mode: z.numpy() for mode, z in parts.items()})
     table.index.name = "latent"
     used = table[(table > 0).any(axis=1)]
-    return used.sort_values("non", ascending=False).head(40), facts
+    return used.sort_values("non", ascending=False).head(40), pd.DataFrame({"value": facts}).round(4)
 
 
 def code_figure(table: pd.DataFrame) -> Figure:
