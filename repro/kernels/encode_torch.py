@@ -1,0 +1,70 @@
+"""Encoding and selection in plain torch, one block of rows at a time; only the block's pre-activations are dense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from repro.kernels.precision import operand, torch_products
+
+NUMBERS = 2**25
+"""Pre-activations that are held at a time."""
+
+Select = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def in_blocks(x: Tensor, W: Tensor, b: Tensor, precision: str, select: Select) -> tuple[Tensor, Tensor]:
+    """`select` on blocks of x @ W + b; blocks of different width are padded with zeros."""
+    block, parts = max(1, NUMBERS // max(1, W.shape[1])), []
+    with torch_products(x.device, precision):
+        x, W = operand(x, precision), operand(W, precision)
+        for start in range(0, max(len(x), 1), block):
+            parts.append(select(torch.mm(x[start : start + block], W).add_(b)))
+    width = max(v.shape[1] for v, _ in parts)
+    values, indices = (
+        torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in ps]) for ps in zip(*parts)
+    )
+    return values, indices
+
+
+def packed(values: Tensor, columns: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Positive values of each row first, columns ascending, then zeros; only as wide as the fullest row."""
+    order, slots = torch.where(values > 0, columns, m).sort(dim=1)
+    width = max(1, int((order < m).sum(1).max()) if len(order) else 1)
+    order, slots = order[:, :width], slots[:, :width]
+    return torch.where(order < m, values.gather(1, slots), 0), torch.where(order < m, order, 0)
+
+
+def top_k(
+    x: Tensor, W: Tensor, b: Tensor, sizes: Sequence[int], ks: Sequence[int], precision: str
+) -> tuple[Tensor, Tensor]:
+    """ReLU of the ks[g] largest of each row of x @ W + b in every group g of neighbouring latents."""
+
+    def select(pre: Tensor) -> tuple[Tensor, Tensor]:
+        values, columns, first = [], [], 0
+        for part, size, k in zip(pre.split(list(sizes), 1), sizes, ks, strict=True):
+            best = part.topk(k, dim=1, sorted=False)
+            values.append(best.values.relu())
+            columns.append(best.indices + first)
+            first += size
+        return packed(torch.cat(values, 1), torch.cat(columns, 1), pre.shape[1])
+
+    return in_blocks(x, W, b, precision, select)
+
+
+def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> tuple[Tensor, Tensor]:
+    """The entries of x @ W + b above max(threshold, 0), strictly."""
+
+    def select(pre: Tensor) -> tuple[Tensor, Tensor]:
+        on = pre > max(threshold, 0.0)
+        l0 = on.sum(1)
+        slot = on.cumsum(1)[on] - 1
+        rows, columns = on.nonzero(as_tuple=True)
+        values = pre.new_zeros(len(pre), max(1, int(l0.max()) if len(pre) else 1))
+        indices = torch.zeros_like(values, dtype=torch.long)
+        values[rows, slot], indices[rows, slot] = pre[rows, columns], columns
+        return values, indices
+
+    return in_blocks(x, W, b, precision, select)
