@@ -125,14 +125,22 @@ class SAE(nn.Module):
         return self.config.centred
 
     # --- what everybody calls -----------------------------------------------------------------
+    def encoder_input(self, x: Tensor) -> Tensor:
+        """What W_enc reads, [n, d]: the normalised input, minus b_dec where the encoder is centred."""
+        x = self.normalise(x)
+        return x - self.b_dec if self.centred else x
+
     def pre(self, x: Tensor) -> Tensor:
         """Pre-activations [n, m] of raw activations x [n, d]."""
-        x = self.normalise(x)
-        return (x - self.b_dec if self.centred else x) @ self.W_enc + self.b_enc
+        return self.encoder_input(x) @ self.W_enc + self.b_enc
 
     def encode(self, x: Tensor) -> Tensor:
         """x [n, d] -> codes z [n, m], exactly as the training library at inference."""
         return self.activate(self.pre(x))
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        """encode, kept as nonzeros; variants whose selection is an operation never hold the matrix [n, m]."""
+        return SparseCodes.from_dense(self.encode(x))
 
     def decode(self, z: Tensor | SparseCodes, x: Tensor | None = None) -> Tensor:
         """Codes -> x_hat [n, d] in raw units; x is needed only by SAEs that normalise each token."""
@@ -150,12 +158,12 @@ class SAE(nn.Module):
     def encode_sparse(self, x: Tensor, block: int | None = None) -> SparseCodes:
         """encode, `block` rows at a time, kept as nonzeros: never holds more than a few times block x m numbers.
 
-        Without `block`, about 2^25 numbers (128 MiB). It changes the result only of an SAE that selects over each
-        batch (eval_activation = "batch_topk").
+        Without `block`, about 2^25 numbers (128 MiB; on a GPU 1 GiB). It changes the result only of an SAE that
+        selects over each batch (eval_activation = "batch_topk").
         """
         self.check_input(x)
-        block = block or max(1, 2**25 // self.config.m)
-        parts = [SparseCodes.from_dense(self.encode(x[i : i + block])) for i in range(0, max(len(x), 1), block)]
+        block = block or max(1, (2**28 if x.is_cuda else 2**25) // self.config.m)
+        parts = [self.encode_block(x[i : i + block]) for i in range(0, max(len(x), 1), block)]
         return SparseCodes.cat(parts)
 
     def check_input(self, x: Tensor) -> None:

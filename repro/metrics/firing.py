@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repro import ops
 from repro.codes import SparseCodes
 
 DEAD_RATE = 1e-6  # a latent is dead if it fires on at most this share of the evaluated tokens (released code)
@@ -24,9 +25,7 @@ class Firing:
 
     @classmethod
     def of(cls, codes: SparseCodes) -> Firing:
-        on = codes.values > 0
-        fired = torch.bincount(codes.indices[on], minlength=codes.m)
-        return cls(len(codes), fired, int((codes.values != 0).sum()))
+        return cls(len(codes), ops.firing_stats(codes).fired, int(codes.l0.sum()))
 
     def __add__(self, other: Firing) -> Firing:
         return Firing(self.n + other.n, self.fired + other.fired, self.nonzeros + other.nonzeros)
@@ -66,14 +65,8 @@ class Moments:
 
     @classmethod
     def of(cls, codes: SparseCodes, y: Tensor) -> Moments:
-        v = codes.values.clamp(min=0).double()
-        flat = codes.indices.flatten()
-
-        def by_latent(t: Tensor) -> Tensor:
-            return torch.zeros(codes.m, dtype=torch.float64, device=v.device).index_add_(0, flat, t.flatten())
-
-        y = y.double()
-        return cls(len(codes), by_latent(v), by_latent(v * v), by_latent(v * y[:, None]), float(y.sum()))
+        sums = ops.firing_stats(codes, y)
+        return cls(len(codes), sums.z, sums.zz, sums.zy, float(y.double().sum()))
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(self.n + other.n, self.z + other.z, self.zz + other.zz, self.zy + other.zy, self.y + other.y)

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from repro import ops
 from repro.codes import SparseCodes
 from repro.objective import Certificate, certify
 from repro.solvers.problem import Lasso
@@ -72,16 +73,10 @@ class DenseState:
                 setattr(self, name, value[rows])
 
 
-def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float) -> Tensor:
-    """prox_{step lam}(y + step (x - y D) D^T): two matrix products and a pass or two over y, whose memory it uses.
+def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float, out: Tensor | None = None) -> Tensor:
+    """prox_{step lam}(y + step (x - y D) D^T): two matrix products; `out` may be overwritten (y, if it is used up).
 
-    r [b, d] is overwritten with the residual at the y that came in.
+    r [b, d] is overwritten with the residual at y.
     """
     torch.addmm(problem.x, y, problem.atoms, alpha=-1, out=r)
-    y.addmm_(r, problem.atoms.T, alpha=step)
-    t = problem.lam_column * step
-    if problem.nonneg:
-        return y.sub_(t).clamp_min_(0)
-    if t.numel() == 1:
-        return torch.nn.functional.softshrink(y, float(t))
-    return y.sub_(y.clamp(-t, t))  # soft thresholding, a threshold a row
+    return ops.prox_step(y, r, problem.atoms, problem.lam, step, problem.nonneg, out=out)

@@ -28,6 +28,7 @@ class Fista:
     """Beck & Teboulle (2009): P(z) - P* <= 2 L ||z0 - z*||^2 / (k+1)^2; gradient restart of O'Donoghue & Candes (2015).
 
     A row restarts (t = 1) when its step points against its momentum, which makes convergence linear near an optimum.
+    "auto" on a GPU, where its step is one fused kernel and a product; a coordinate descent there has not been measured.
     """
 
     step_size: float | None = None
@@ -48,13 +49,12 @@ class Fista:
 
     def step(self, state: FistaState) -> None:
         z, y, t = state.z, state.y, state.t
-        before = y.clone()
-        y = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem))  # z_new
-        move = y - z
+        new = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem))
+        move = new - z
         t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
         beta = (t - 1) / t_new
         if self.restart:
-            against = before.sub_(y).mul_(move).sum(1, keepdim=True) > 0
+            against = y.sub_(new).mul_(move).sum(1, keepdim=True) > 0
             beta = torch.where(against, 0, beta)
             t_new = torch.where(against, 1, t_new)
-        state.z, state.y, state.t = y, torch.addcmul(y, beta, move), t_new
+        state.z, state.y, state.t = new, torch.addcmul(new, beta, move), t_new

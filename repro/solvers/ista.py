@@ -31,7 +31,7 @@ class Ista:
         return DenseState(problem, z0)
 
     def step(self, state: DenseState) -> None:
-        state.z = prox_step(state.problem, state.z, state.r, step_of(self.step_size, state.problem))
+        state.z = prox_step(state.problem, state.z, state.r, step_of(self.step_size, state.problem), out=state.z)
 
 
 def step_of(step_size: float | None, problem: Lasso) -> float:

@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from repro import sae
+from repro import ops, sae
+from repro.codes import SparseCodes
 from repro.errors import BadInput
 from repro.variants import topk
 
@@ -46,13 +47,22 @@ class BatchTopK(sae.SAE):
         """pre [n, m] -> codes; BadInput if the threshold was never set and eval_activation does not say what then."""
         if self.config.eval_activation == "batch_topk":
             return self.train_activate(pre)
-        if self.threshold < 0:
+        p = pre.relu()
+        return p * (p > self._set_threshold())
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        if self.config.eval_activation == "batch_topk":
+            return super().encode_block(x)
+        return ops.encode_above(self.encoder_input(x), self.W_enc, self.b_enc, self._set_threshold())
+
+    def _set_threshold(self) -> float:
+        threshold = self.threshold.item()
+        if threshold < 0:
             raise BadInput(
-                f"The threshold of this {self.name} SAE is {self.threshold.item():g}, so it was never set (training "
+                f"The threshold of this {self.name} SAE is {threshold:g}, so it was never set (training "
                 "stopped too early): load it with eval_activation='batch_topk' to select over each batch instead."
             )
-        p = pre.relu()
-        return p * (p > self.threshold)
+        return threshold
 
     def train_activate(self, pre: Tensor) -> Tensor:
         """The n k largest of the whole batch [n, m]."""

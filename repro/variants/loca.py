@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from repro import sae
+from repro import ops, sae
+from repro.codes import SparseCodes
 from repro.errors import BadInput
 
 
@@ -57,3 +58,7 @@ class LocA(sae.SAE):
             best = p.topk(k, dim=-1, sorted=False)
             parts.append(torch.zeros_like(p).scatter(-1, best.indices, best.values.relu()))
         return torch.cat(parts, dim=-1)
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        c = self.config
+        return ops.encode_topk(self.encoder_input(x), self.W_enc, self.b_enc, c.group_ks, c.group_sizes)

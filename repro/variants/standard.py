@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from repro import sae
+from torch import Tensor
+
+from repro import ops, sae
+from repro.codes import SparseCodes
 
 
 class Standard(sae.SAE):
@@ -15,6 +18,9 @@ class Standard(sae.SAE):
     """
 
     name = "standard"
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        return ops.encode_above(self.encoder_input(x), self.W_enc, self.b_enc)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from repro import sae
+from repro import ops, sae
+from repro.codes import SparseCodes
 from repro.errors import BadInput
 
 
@@ -44,3 +45,6 @@ class TopK(sae.SAE):
     def activate(self, pre: Tensor) -> Tensor:
         best = pre.relu().topk(self.config.k, dim=-1, sorted=False)
         return torch.zeros_like(pre).scatter(-1, best.indices, best.values)
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        return ops.encode_topk(self.encoder_input(x), self.W_enc, self.b_enc, self.config.k)
