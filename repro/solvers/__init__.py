@@ -11,7 +11,8 @@ from repro.solvers.fista import Fista
 from repro.solvers.ista import Ista
 from repro.solvers.loop import SOLVERS, solve
 from repro.solvers.problem import Lasso, Solution
-from repro.solvers.pursuit import Pursuit, pursuit, refit
+from repro.solvers.pursuit import Pursuit, pursuit
+from repro.solvers.refit import refit
 from repro.solvers.working_set import WorkingSet
 
 __all__ = ["SOLVERS", "Fista", "Ista", "Lasso", "Pursuit", "Solution", "WorkingSet", "pursuit", "refit", "solve"]

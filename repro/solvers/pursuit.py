@@ -1,4 +1,4 @@
-"""Codes with at most k nonzeros and no shrinkage: orthogonal matching pursuit, and least squares on a given support."""
+"""Codes with at most k nonzeros and no shrinkage: orthogonal matching pursuit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from repro.codes import SparseCodes
 from repro.errors import BadInput
 from repro.objective import Certificate, certify
 from repro.solvers.problem import Lasso
+from repro.solvers.refit import least_squares
 
 
 class PursuitState:
@@ -110,35 +111,6 @@ class Pursuit:
         state.fit()
 
 
-def least_squares(G: Tensor, b: Tensor, u: Tensor, used: Tensor, nonneg: bool) -> tuple[Tensor, Tensor]:
-    """min 1/2 u^T G u - b^T u over the used slots, from a feasible u; G [n, k, k], b, u, used [n, k], float64.
-
-    Nonnegative: walk to the unconstrained solution until a code reaches zero, drop its slot, repeat (Lawson & Hanson).
-    """
-    for _ in range(u.shape[1] + 1):
-        goal = _solve_masked(G, b, used)
-        if not nonneg:
-            return goal, used
-        blocked = used & (goal <= 0)
-        if not bool(blocked.any()):
-            return goal, used
-        ratio = torch.where(blocked, u / (u - goal).clamp_min(1e-300), torch.inf)
-        alpha = ratio.amin(1, keepdim=True).clamp_max(1)
-        u = u + alpha * (goal - u)
-        used = used & ~(blocked & (ratio <= alpha))
-        u = torch.where(used, u.clamp_min(0), 0)
-    return u, used
-
-
-def _solve_masked(G: Tensor, b: Tensor, used: Tensor) -> Tensor:
-    """G u = b on the used slots, 0 elsewhere; a ridge of 1e-10 of the diagonal settles dependent atoms."""
-    both = used.unsqueeze(1) & used.unsqueeze(2)
-    diagonal = torch.where(used, 1e-10 * G.diagonal(dim1=1, dim2=2) + 1e-300, 1.0)
-    L = torch.linalg.cholesky_ex(torch.where(both, G, 0) + torch.diag_embed(diagonal)).L
-    u = torch.cholesky_solve(torch.where(used, b, 0).unsqueeze(2), L).squeeze(2)
-    return torch.where(used, u, 0)
-
-
 def pursuit(x: Tensor, atoms: Tensor, k: int, nonneg: bool = True, rounds: int = 64) -> SparseCodes:
     """Codes with at most k nonzeros a row that explain x [n, d] well; atoms [m, d]. One atom a step up to k = rounds,
     then several. Raises BadInput for k < 1 and for what `Lasso` refuses.
@@ -147,35 +119,3 @@ def pursuit(x: Tensor, atoms: Tensor, k: int, nonneg: bool = True, rounds: int =
 
     solver = Pursuit(k, max(1, -(-k // rounds)))
     return solve(Lasso(x, atoms, 0.0, nonneg), solver, tol=None, max_steps=solver.default_max_steps).codes
-
-
-@torch.no_grad()
-def refit(x: Tensor, atoms: Tensor, codes: SparseCodes | Tensor, nonneg: bool = True) -> SparseCodes:
-    """Least squares on the support of the given codes, row by row: the best codes with those nonzeros or fewer.
-
-    Nonnegative codes solve NNLS on the support (Lawson & Hanson 1974), so some of its atoms may end at zero.
-    """
-    problem = Lasso(x, atoms, 0.0, nonneg)
-    codes = codes if isinstance(codes, SparseCodes) else SparseCodes.from_dense(codes)
-    if len(codes) != problem.n or codes.m != problem.m:
-        raise BadInput(f"The codes are [{len(codes)}, {codes.m}]; they must be [n, m] = [{problem.n}, {problem.m}].")
-    k = codes.values.shape[1]
-    parts = [codes[:0]]
-    for start in range(0, problem.n, Pursuit(k).block(problem)):
-        rows = slice(start, start + Pursuit(k).block(problem))
-        part = problem[rows]
-        state = PursuitState(part, k)
-        state.place(codes.indices[rows], codes.values[rows] != 0)
-        support = state.used
-        state.fit()
-        for _ in range(3 * k if nonneg else 0):  # an atom that was dropped too early comes back, one at a time
-            slope = state.b - torch.einsum("bkl,bl->bk", state.G, state.u)
-            slope = torch.where(support & ~state.used, slope, -torch.inf)
-            value, slot = slope.max(1, keepdim=True)
-            back = value > 1e-9 * part.x.double().norm(dim=1, keepdim=True)
-            if not bool(back.any()):
-                break
-            state.used = state.used.scatter(1, slot, back | state.used.gather(1, slot))
-            state.fit()
-        parts.append(state.codes())
-    return SparseCodes.cat(parts)

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
@@ -107,7 +108,9 @@ class WorkingState:
         slots = b if self.keep_gram else torch.get_num_threads()
         pool = self.problem.shared.get("gram")
         if pool is None or len(pool) < slots or pool.shape[1] != cap or pool.dtype != dtype:
-            pool = self.problem.shared["gram"] = torch.zeros(slots, cap, cap, dtype=dtype)
+            self.problem.shared.pop("gram", None)
+            zeros = np.zeros((slots, cap, cap), torch.empty(0, dtype=dtype).numpy().dtype)  # torch.zeros touches it all
+            pool = self.problem.shared["gram"] = torch.from_numpy(zeros)
         self.G = pool
 
     def _call(self, name: str, *arguments: Any) -> None:
