@@ -9,15 +9,19 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from repro.config import digest
 from repro.evaluate.data import Tokens
 from repro.evaluate.stream import TokenSums
 from repro.sae import SAE
 from repro.variants import TopK
 
 
-def random_directions(n: int, d: int, norms: Tensor | float, seed: int) -> Tensor:
-    """n Gaussian directions as rows [n, d], of the given norms (a number, or [n])."""
-    rows = torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+def random_directions(n: int, d: int, norms: Tensor | float, seed: int, what: str) -> Tensor:
+    """n Gaussian directions as rows [n, d], of the given norms (a number, or [n]).
+
+    Seeded by `seed` and `what` they are for: an SAE that was drawn with the same seed is not drawn again.
+    """
+    rows = torch.randn(n, d, generator=torch.Generator().manual_seed(int(digest(what, seed)[:15], 16)))
     rows /= rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
     return rows * (norms.cpu()[:, None] if isinstance(norms, Tensor) else norms)
 
@@ -26,7 +30,7 @@ def random_dictionary(sae: SAE, seed: int) -> SAE:
     """The SAE with random unit atoms; everything else is shared with it, not copied."""
     out = copy.copy(sae)
     out._parameters = dict(sae._parameters)
-    atoms = random_directions(sae.config.m, sae.config.d, 1.0, seed).to(sae.W_dec)
+    atoms = random_directions(sae.config.m, sae.config.d, 1.0, seed, "random_dictionary").to(sae.W_dec)
     out.W_dec = nn.Parameter(atoms, requires_grad=False)
     return out
 
@@ -36,7 +40,7 @@ def random_encoder(sae: SAE, k: int, seed: int) -> TopK:
     c = sae.config
     out = TopK(TopK.Config(1, 1, k=1), sae.source)
     out.config = TopK.Config(c.d, c.m, k=k, centred=sae.centred, normalisation=c.normalisation)
-    rows = random_directions(c.m, c.d, sae.W_enc.detach().norm(dim=0), seed).to(sae.W_enc)
+    rows = random_directions(c.m, c.d, sae.W_enc.detach().norm(dim=0), seed, "random_encoder").to(sae.W_enc)
     out.W_enc = nn.Parameter(rows.T, requires_grad=False)
     out.b_enc = nn.Parameter(torch.zeros_like(sae.b_enc), requires_grad=False)
     out.W_dec, out.b_dec = sae.W_dec, sae.b_dec

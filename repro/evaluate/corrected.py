@@ -20,8 +20,7 @@ from repro.evaluate.probes import probe_row
 from repro.evaluate.stream import KeptCodes, TokenSums
 from repro.inference import CALIBRATION_TOKENS, calibrate_lambda, infer, spread
 from repro.metrics import Reconstruction, pool
-from repro.metrics.gap import bracket, gap_summary
-from repro.objective import certify
+from repro.metrics.gap import bracket, exact_objective, gap_summary
 from repro.sae import SAE
 from repro.solvers import Lasso, pursuit, refit, solve
 
@@ -217,7 +216,7 @@ class Corrected:
         atoms, lam = self.sae.W_dec.detach(), self.lam("non")
         for _, x in self.tokens.blocks(self.size, self.device):
             codes = self.sae.encode_sparse(x)
-            parts.append(certify(self.sae.target(x), codes, atoms, lam).objective.cpu())
+            parts.append(exact_objective(self.sae.target(x), codes, atoms, lam).cpu())
         objective = torch.cat(parts)
         lower, upper = bracket(objective, best.objective, best.dual)
         return gap_summary(lower, upper) | {"amort_gap_relative": float(upper.sum() / objective.sum())}

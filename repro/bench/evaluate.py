@@ -1,0 +1,121 @@
+"""What an evaluation takes: tokens a second and memory beyond the weights, for every mode of a synthetic SAE."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.config import MetricsConfig
+from repro.sae import SAE
+
+PLANTED = 60  # atoms that make up an activation
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a BatchTopK SAE with random weights on activations made of its own atoms, read from a file."""
+
+    tokens: int = flag(500, "tokens to evaluate")
+    d: int = flag(768, "width of the activations")
+    m: int = flag(16_384, "latents")
+    k: int = flag(32, "mean L0 of the encoder")
+    modes: tuple[str, ...] = flag(("amortized", "semi", "non"), "modes and controls")
+    protocols: tuple[str, ...] = flag(("corrected",), "as_released takes 200 ISTA steps a token: 1,000 encoder passes")
+    block: int | None = flag(None, "tokens in memory at a time; chosen from m if not given")
+    device: str = flag("cpu", "cpu or cuda")
+    seed: int = flag(0, "seed of weights and activations")
+    out: Path | None = flag(None, "folder of evaluate.csv; data/bench if not given")
+
+    def run(self) -> Path:
+        """Append a row a mode, and one for all of them, to evaluate.csv; returns its path."""
+        from repro.evaluate import EvalOptions, open_data
+        from repro.evaluate.run import evaluate_sae
+
+        torch.manual_seed(self.seed)
+        sae = synthetic_sae(self.d, self.m, self.k, self.seed).to(self.device)
+        path, facts = table("evaluate", self.out), machine("numba", "scikit-learn", device=self.device)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "acts.npy"
+            write_activations(file, sae, self.tokens, self.seed)
+            data = open_data(file, MetricsConfig(max_tokens=self.tokens, exclude=()), stream=True)
+            peak_memory(reset=True, device=self.device)
+            before = peak_memory(device=self.device)  # the weights, torch and its libraries
+            options = EvalOptions(modes=self.modes, protocols=self.protocols, block=self.block, bootstrap=20)
+            rows, total, highest = [], 0.0, 0.0
+            evaluation = evaluate_sae(sae, data, options)
+            while True:
+                peak_memory(reset=True, device=self.device)
+                row, seconds = timed(lambda: next(evaluation, None), self.device)
+                if row is None:
+                    break
+                beyond = peak_memory(device=self.device) - before
+                total, highest = total + seconds, max(highest, beyond)
+                rows.append(self._row(row["protocol"], row["mode"], row["n_tokens"], seconds, beyond, row))
+                print({k: v for k, v in rows[-1].items() if v != ""}, flush=True)
+        rows.append(self._row("all", "all", self.tokens, total, highest, {}))
+        append(path, [{**row, **facts} for row in rows])
+        return path
+
+    def _row(
+        self, protocol: str, mode: str, tokens: int, seconds: float, beyond: float, row: dict[str, Any]
+    ) -> dict[str, Any]:
+        return {
+            "tokens": tokens,
+            "d": self.d,
+            "m": self.m,
+            "protocol": protocol,
+            "mode": mode,
+            "seconds": round(seconds, 2),
+            "tokens_per_second": round(tokens / seconds, 1),
+            "peak_mib_beyond_weights": round(beyond, 1),
+            "dense_codes_mib": round(tokens * self.m * 4 / 2**20, 1),
+            "l0": round(row["L0"], 2) if "L0" in row else "",
+            "nmse": round(row["NMSE"], 4) if "NMSE" in row else "",
+            "block": self.block or "",
+        }
+
+
+def synthetic_sae(d: int, m: int, k: int, seed: int) -> SAE:
+    """BatchTopK with unit atoms (spectrum i^-1/4), the encoder their transpose times a gain, mean L0 = k."""
+    from repro.variants import BatchTopK
+
+    g = torch.Generator().manual_seed(seed)
+    sae = BatchTopK(BatchTopK.Config(d, m, k=k)).requires_grad_(False)
+    atoms = torch.randn(m, d, generator=g) * torch.arange(1, d + 1) ** -0.25
+    sae.W_dec.copy_(atoms / atoms.norm(dim=1, keepdim=True))
+    sae.W_enc.copy_(sae.W_dec.T)
+    sae.b_dec.copy_(torch.randn(d, generator=g) * 0.1)
+    x = activations(sae, 256, g)
+    sae.threshold.copy_(sae.pre(x).flatten().topk(256 * k + 1).values[-1])
+    target, raw = sae.target(x), sae.encode_sparse(x).decode(sae.W_dec)
+    gain = (target * raw).sum() / raw.square().sum()
+    sae.W_enc.mul_(gain)
+    sae.threshold.mul_(gain)
+    return sae
+
+
+def activations(sae: SAE, n: int, g: torch.Generator) -> torch.Tensor:
+    """x [n, d] near norm sqrt(d): `PLANTED` atoms with codes near 1, some noise, and the decoder's bias."""
+    d, m = sae.config.d, sae.config.m
+    chosen = torch.randint(m, (n, min(PLANTED, m)), generator=g)
+    codes = torch.randn(chosen.shape, generator=g).abs() + 0.5
+    x = torch.nn.functional.embedding_bag(chosen, sae.W_dec.cpu(), per_sample_weights=codes, mode="sum")
+    x = x / x.norm(dim=1, keepdim=True) * d**0.5 + 0.3 * torch.randn(n, d, generator=g)
+    return x + sae.b_dec.cpu()
+
+
+def write_activations(file: Path, sae: SAE, n: int, seed: int, sequence: int = 125) -> None:
+    """An .npy of [sequences, sequence, d] float32 written a block at a time, a document a sequence."""
+    shape = (-(-n // sequence), sequence, sae.config.d)
+    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+    g = torch.Generator().manual_seed(seed + 1)
+    for start in range(0, shape[0], 16):
+        part = out[start : start + 16]
+        part[:] = activations(sae, part.shape[0] * sequence, g).reshape(part.shape).numpy()
+    out.flush()
