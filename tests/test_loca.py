@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro.errors import BadInput
-from repro.training.loca import angular_variance, group, regroup
+from repro.training.loca import GROUP_KS, angular_variance, group, group_ks, regroup, scores, uncentred
 from repro.variants import TopK
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -87,9 +87,67 @@ def test_count_correction_is_unbiased():
     assert np.mean([(1 - v) ** 2 for v in naive]) > truth + 0.1
 
 
+def test_latents_without_a_score_fill_the_groups_up():
+    nan = float("nan")
+    score = torch.tensor([0.1, nan, 0.9, 0.5, nan, 0.7, 0.3, nan, 0.2, 0.8, nan])
+    groups = [g.tolist() for g in group(score, 3)]
+    # ranked: 2 9 5 | 3 6 | 8 0; never fired: 1 4 7 10, in turn; sizes 4 4 3
+    assert groups == [[2, 9, 5, 1], [3, 6, 4, 7], [8, 0, 10]]
+    assert [len(g) for g in group(torch.full((10,), nan), 4)] == [3, 3, 2, 2]
+    assert [g.tolist() for g in group(torch.tensor([1.0, 3.0, 2.0]), 1)] == [[1, 2, 0]]
+
+
+def test_budgets_add_up_to_k_and_are_the_released_ones_at_26():
+    assert group_ks(26) == GROUP_KS and group_ks(20) == (5, 4, 3, 2, 2, 2, 1, 1)
+    for k in range(1, 80):
+        for n in range(1, min(k, 20) + 1):
+            for equal in (False, True):
+                ks = group_ks(k, n, equal)
+                assert len(ks) == n and sum(ks) == k and min(ks) >= 1
+                assert list(ks) == sorted(ks, reverse=True) and (not equal or ks[0] - ks[-1] <= 1)
+
+
+def test_every_rule_ranks_the_latents_that_have_a_variance():
+    g = torch.Generator().manual_seed(1)
+    sae = TopK(TopK.Config(6, 20, k=2))
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.randn(6, 20, generator=g))
+        sae.b_enc[:5] = -100  # never fire
+    x = torch.randn(300, 6, generator=g)
+    for rule in ("angular_variance", "frequency", "random"):
+        score, variance, count = scores(sae, [x], rule)
+        assert torch.equal(score.isnan(), variance.isnan()) and score[:5].isnan().all()
+    known = ~variance.isnan()
+    assert torch.equal(scores(sae, [x], "frequency")[0][known], count[known]) and (count[~known] < 2).all()
+    assert torch.equal(scores(sae, [x], "random", seed=3)[0][known], scores(sae, [x], "random", seed=3)[0][known])
+    assert scores(sae, [x], "angular_variance", "as_released")[0][0] == 1
+    dense = TopK(TopK.Config(6, 20, k=20))  # the other way to sum, where most latents fire
+    dense.load_state_dict(sae.state_dict())
+    unit = x / x.norm(dim=1, keepdim=True)
+    on = (dense.encode(x) > 0).float()
+    mean = (on.T @ unit) / on.sum(0)[:, None].clamp_min(1)
+    assert torch.allclose(angular_variance(dense, [x], "as_released")[0].float(), 1 - mean.norm(dim=1), atol=1e-5)
+
+
+def test_folding_the_decoder_bias_changes_nothing():
+    g = torch.Generator().manual_seed(2)
+    sae = regroup(TopK(TopK.Config(5, 8, k=2)), torch.arange(8).chunk(2), (1, 1))
+    with torch.no_grad():
+        for p in sae.parameters():
+            p.copy_(torch.randn(p.shape, generator=g))
+    x, folded = torch.randn(30, 5, generator=g), uncentred(sae)
+    assert sae.centred and not folded.centred and uncentred(folded) is folded
+    assert torch.allclose(folded.encode(x), sae.encode(x), atol=1e-5)
+    assert torch.allclose(folded(x), sae(x), atol=1e-5)
+
+
 def test_refusals():
     with pytest.raises(BadInput, match="do not divide"):
-        group(torch.zeros(10), 4)
+        group(torch.zeros(10), 4, uneven=False)
+    with pytest.raises(BadInput, match="cannot form 11 groups"):
+        group(torch.zeros(10), 11)
+    with pytest.raises(BadInput, match="raise k or use fewer"):
+        group_ks(7, 8)
     sae = TopK(TopK.Config(2, 4, k=1))
     with pytest.raises(BadInput, match="one k a group"):
         regroup(sae, torch.arange(4).chunk(2), (1,))

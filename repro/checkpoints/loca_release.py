@@ -21,16 +21,19 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
 def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
     """Do the names of the tensors say so?"""
     names = set(weights.shapes)
-    return "encoders.0.weight" in names or names in (
-        {"W_enc", "W_dec"},
-        {"encoder.weight", "encoder.bias", "decoder.weight"},
+    return (
+        "encoders.0.weight" in names
+        or {"W_enc", "W_dec", "group_ks", "group_sizes"} <= names
+        or names in ({"W_enc", "W_dec"}, {"encoder.weight", "encoder.bias", "decoder.weight"})
     )
 
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
-    """Decide which of the three files this is. CheckpointError for the converted one, unless as_released."""
+    """Decide which of the files this is. CheckpointError for the released converted one, unless as_released."""
     if "encoders.0.weight" in weights:
         return _multi(weights, where)
+    if "group_ks" in weights:
+        return _one_file(weights, where, options)
     if set(weights.shapes) == {"W_enc", "W_dec"}:
         return _converted(weights, where, options)
     return _phase_one(weights, where)
@@ -68,8 +71,29 @@ def _multi(weights: Weights, where: Location) -> Plan:
         parts["b_enc"].append(weights.tensor(f"encoders.{i}.bias", size))
         parts["W_dec"].append(weights.tensor(f"decoders.{i}.weight", d, size, transpose=True))
     tensors = {name: _joined(reads, dim=1 if name == "W_enc" else 0) for name, reads in parts.items()}
-    tensors["b_dec"] = zeros(d)
+    tensors["b_dec"] = _b_dec(weights, d)
     config = LocA.Config(d, sum(sizes), group_sizes=tuple(sizes), group_ks=tuple(int(k) for k in ks))
+    return Plan(LocA, config, _source(where, "loca", config.k), tensors)
+
+
+def _b_dec(weights: Weights, d: int) -> Lazy:
+    """The release has none; an SAE trained by `repro loca train --setting corrected` does."""
+    return weights.tensor("b_dec", d) if "b_dec" in weights else zeros(d)
+
+
+def _one_file(weights: Weights, where: Location, options: Options) -> Plan:
+    """ae.pt of `repro loca convert`, which keeps biases and groups; oriented as the release's."""
+    m, d = weights.matrix("W_enc")
+    config = LocA.Config(d, m, group_sizes=weights.integers("group_sizes"), group_ks=weights.integers("group_ks"))
+    if options.as_released:
+        weights.ignore("b_enc", "b_dec", "group_sizes", "group_ks")
+        return _converted(weights, where, options)
+    tensors = {
+        "W_enc": weights.tensor("W_enc", m, d, transpose=True),
+        "b_enc": weights.tensor("b_enc", m),
+        "W_dec": weights.tensor("W_dec", d, m, transpose=True),
+        "b_dec": _b_dec(weights, d),
+    }
     return Plan(LocA, config, _source(where, "loca", config.k), tensors)
 
 
@@ -89,7 +113,7 @@ def _phase_one(weights: Weights, where: Location) -> Plan:
         "W_enc": weights.tensor("encoder.weight", m, d, transpose=True),
         "b_enc": weights.tensor("encoder.bias", m),
         "W_dec": weights.tensor("decoder.weight", d, m, transpose=True),
-        "b_dec": zeros(d),
+        "b_dec": _b_dec(weights, d),
         "threshold": constant(torch.tensor(-1.0)),
     }
     config = TopK.Config(d, m, k=int(k), centred=False, normalisation="unit_norm")

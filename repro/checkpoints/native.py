@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from repro.checkpoints.locate import Location
 from repro.checkpoints.plan import Options, Plan, constant
@@ -41,10 +42,23 @@ def save_sae(sae: SAE, path: str | Path) -> Path:
     }
     header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "sae": json.dumps(described, default=str)}
     state = {k: v.detach().to("cpu", torch.float32).contiguous() for k, v in sae.state_dict().items()}
-    write_atomically(path, lambda draft: save_file(state, draft, metadata=header))
+    write_atomically(path, lambda draft: _save_file(state, draft, header))
     text = json.dumps(described, indent=1, default=str) + "\n"
     write_atomically(path.with_suffix(".json"), lambda draft: draft.write_text(text))
     return path
+
+
+def _save_file(state: dict[str, Tensor], draft: Path, header: dict[str, str]) -> None:
+    """save_file, but with its header's metadata in order: safetensors writes them in another one each time."""
+    save_file(state, draft, metadata=header)
+    with draft.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        known = json.loads(file.read(size))
+        known["__metadata__"] = dict(sorted(known["__metadata__"].items()))
+        text = json.dumps(known, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= size:
+            file.seek(8)
+            file.write(text.ljust(size))
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:

@@ -1,25 +1,30 @@
 """Run: what one SAE in training leaves on disk, in dictionary_learning's layout, and how it is taken up again.
 
 trainer_{i}/config.json, ae.pt, checkpoints/ae_{step}.pt and eval_results.json are theirs; log.jsonl and
-training_state.pt (only while unfinished) are ours. eval_results.json is written last: it says that the run is finished.
+training_state.pt (only while unfinished) are ours, and so is sae.safetensors, of an SAE that they have no class for.
+eval_results.json is written last: it says that the run is finished.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from repro.checkpoints.dictionary_learning import CLASSES, state_dict
+from repro.checkpoints.native import save_sae
 from repro.config import digest, write_atomically
 from repro.errors import BadInput
 from repro.sae import SAE
+from repro.training.grouped import LocaJob, LocaTrainer
 from repro.training.recipe import Job, Recipe
+from repro.training.released import ReleasedJob, ReleasedTrainer
 from repro.training.trainer import BETAS, Trainer
 from repro.variants import VARIANTS
 
@@ -30,24 +35,39 @@ TRAINER_CLASS = {
     "matryoshka_batch_topk": "MatryoshkaBatchTopKTrainer",
     "gated": "GatedSAETrainer",
     "jumprelu": "JumpReluTrainer",
+    "loca": "LocATrainer",
 }
+TRAINERS: dict[type[Job], Any] = {LocaJob: LocaTrainer, ReleasedJob: ReleasedTrainer}
 STATE = "training_state.pt"
 
 
 class Run:
     """One SAE and its folder."""
 
-    def __init__(self, folder: Path, job: Job, recipe: Recipe, about: dict[str, Any], device: torch.device):
+    def __init__(
+        self,
+        folder: Path,
+        job: Job,
+        recipe: Recipe,
+        about: dict[str, Any],
+        device: torch.device,
+        start: SAE | None = None,
+    ):
         """`about`: scale, d, lm_name, layer, data. BadInput if the folder holds a run with another config."""
         self.folder, self.job, self.recipe, self.scale = folder, job, recipe, float(about["scale"])
+        if start is not None:
+            about = about | {"start": weights_digest(start)}
         self.config = _config(job, recipe, about, str(device))
         self._refuse_other()
-        self.finished = (folder / "eval_results.json").is_file() and (folder / "ae.pt").is_file()
+        config = job.config(about["d"])
+        self.foreign = VARIANTS[job.variant] not in CLASSES.values() or config.normalisation != "none"
+        weights = "sae.safetensors" if self.foreign else "ae.pt"
+        self.finished = (folder / "eval_results.json").is_file() and (folder / weights).is_file()
         if self.finished:
             return
         for stale in folder.rglob(".*.draft.*"):  # a killed process was writing it
             stale.unlink(missing_ok=True)
-        self.trainer = Trainer(job, recipe, about["d"], device)
+        self.trainer = TRAINERS.get(type(job), Trainer)(job, recipe, about["d"], device, start, self.scale)
         if (folder / STATE).is_file():
             self.trainer.load_state(torch.load(folder / STATE, map_location="cpu", weights_only=True))
         else:
@@ -55,7 +75,14 @@ class Run:
         self._cut_log()
 
     def save_weights(self, sae: SAE, step: int | None = None) -> None:
-        """ae.pt, or checkpoints/ae_{step}.pt."""
+        """ae.pt, or checkpoints/ae_{step}.pt; safetensors of the same kind of name for an SAE that is not theirs."""
+        if self.foreign:
+            known = self.config["repro"]
+            k = int(self.job.sparsity)
+            sae.source = replace(sae.source, k=k, sparsity=float(k), layer=known["layer"], lm_name=known["lm_name"])
+            name = "sae.safetensors" if step is None else f"checkpoints/sae_{step}.safetensors"
+            self._guard(name, lambda: save_sae(sae, self.folder / name))
+            return
         name = "ae.pt" if step is None else f"checkpoints/ae_{step}.pt"
         self._write(name, lambda draft: _save(state_dict(sae), draft))
 
@@ -76,8 +103,11 @@ class Run:
         self.finished = True
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        self._guard(name, lambda: write_atomically(self.folder / name, write))
+
+    def _guard(self, name: str, write: Callable[[], Any]) -> None:
         try:
-            write_atomically(self.folder / name, write)
+            write()
         except (OSError, RuntimeError) as error:  # torch.save may report a full disk as RuntimeError
             if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error):
                 raise BadInput(
@@ -96,7 +126,7 @@ class Run:
             there = None
         here = json.loads(json.dumps(self.config["repro"]))
         if there is None or there["digest"] != here["digest"]:
-            changed = "it was not trained by this program" if there is None else "; ".join(_differences(there, here))
+            changed = "it was not trained by this program" if there is None else "; ".join(differences(there, here))
             raise BadInput(
                 f"{self.folder} holds another run ({changed}): choose another output folder, or delete that one."
             )
@@ -116,18 +146,25 @@ def _save(state: dict[str, Any], draft: Path) -> None:
         torch.save(state, file)
 
 
+def weights_digest(sae: SAE) -> str:
+    """A hash of an SAE's weights."""
+    state = sorted(sae.state_dict().items())
+    return digest([[name, hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest()] for name, t in state])
+
+
 def bytes_needed(jobs: list[Job], recipe: Recipe, d: int) -> int:
     """Bytes that training these SAEs writes at most: checkpoints, and two copies of the state while one is replaced."""
     weights = sum(4 * (2 * job.m * d + 4 * job.m + d) for job in jobs)
     return weights * (len(recipe.checkpoint_steps()) + 6)
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
+def differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
+    """What two nested mappings disagree on, as phrases."""
     out: list[str] = []
     for key in sorted({*there, *here} - {"digest"}):
         a, b = there.get(key), here.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            out += _differences(a, b, f"{path}{key}.")
+            out += differences(a, b, f"{path}{key}.")
         elif a != b:
             out.append(f"{path}{key} is {a} there and {b} here")
     return out
@@ -139,7 +176,7 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
     layer, d = about["layer"], about["d"]
     trainer: dict[str, Any] = {
         "trainer_class": TRAINER_CLASS[job.variant],
-        "dict_class": next(name for name, c in CLASSES.items() if c is cls),
+        "dict_class": next((name for name, c in CLASSES.items() if c is cls), cls.__name__),
         "lr": recipe.lr,
         "steps": recipe.steps,
         "warmup_steps": recipe.warmup_steps,
@@ -153,7 +190,7 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
         "wandb_name": f"{TRAINER_CLASS[job.variant]}-{about['lm_name']}-resid_post_layer_{layer}",
         "submodule_name": f"resid_post_layer_{layer}",
     }
-    if job.sparsity_name == "k":
+    if job.sparsity_name in ("k", "total_k"):
         trainer |= {
             "k": int(job.sparsity),
             "auxk_alpha": recipe.auxk_alpha,
@@ -165,7 +202,9 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
         trainer |= {job.sparsity_name: job.sparsity, "sparsity_warmup_steps": recipe.sparsity_warmup_steps}
     if job.variant == "jumprelu":
         trainer |= {"bandwidth": recipe.bandwidth, "sparsity_penalty": 1.0}
-    if job.variant == "matryoshka_batch_topk":
+    if job.variant == "loca":
+        trainer["group_ks"] = list(job.config(d).group_ks)
+    if job.variant in ("matryoshka_batch_topk", "loca"):
         trainer["group_sizes"] = list(job.config(d).group_sizes)
     buffer = {"d_submodule": d, "io": "out", "n_ctxs": None, "ctx_len": None, "out_batch_size": recipe.batch_size}
     identity = {"job": asdict(job), "recipe": asdict(recipe)} | about

@@ -60,7 +60,7 @@ class Loss:
 
 def standard(w: Weights, x: Tensor, at: Situation) -> Loss:
     """Reconstruction + l1 * mean over tokens of sum_j |z_j| |d_j| (Anthropic's April 2024 update)."""
-    bias, pre = _pre(w, x, at)
+    bias, pre = pre_activations(w, x, at)
     places = places_where(pre, pre > 0, at.sparse)
     z = places.read(x, w.rows, bias).relu()
     error = x - w.b_dec - places.decode(z, w.W_dec)
@@ -70,12 +70,12 @@ def standard(w: Weights, x: Tensor, at: Situation) -> Loss:
 
 def topk(w: Weights, x: Tensor, at: Situation) -> Loss:
     """Reconstruction from the k largest codes of each token, + AuxK."""
-    bias, pre = _pre(w, x, at)
+    bias, pre = pre_activations(w, x, at)
     flat = row_top_k(pre, int(at.sparsity))
     kept = pre.view(-1)[flat].view(len(x), -1)
     least = torch.where(kept > 0, kept, torch.inf).amin(1)
     least = least[least.isfinite()]
-    return _top_k_loss(w, x, at, bias, pre, flat, float(least.mean()) if len(least) else None)
+    return top_k_loss(w, x, at, bias, pre, flat, float(least.mean()) if len(least) else None)
 
 
 def batch_topk(w: Weights, x: Tensor, at: Situation) -> Loss:
@@ -83,14 +83,15 @@ def batch_topk(w: Weights, x: Tensor, at: Situation) -> Loss:
 
     Matryoshka's mask is the global one: each prefix reconstructs with those of the batch's n k codes that lie in it.
     """
-    bias, pre = _pre(w, x, at)
+    bias, pre = pre_activations(w, x, at)
     flat = batch_top_k(pre, len(x) * int(at.sparsity), at.guess)
-    return _top_k_loss(w, x, at, bias, pre, flat, float(pre.view(-1)[flat].min()) if len(flat) else None)
+    threshold = float(pre.view(-1)[flat].min()) if len(flat) else None
+    return top_k_loss(w, x, at, bias, pre, flat, threshold, getattr(w.config, "group_sizes", ()))
 
 
 def gated(w: Weights, x: Tensor, at: Situation) -> Loss:
     """Reconstruction + l1 * sum of the gates' ReLU + its reconstruction through a frozen decoder (2404.16014)."""
-    bias, pre = _pre(w, x, at)
+    bias, pre = pre_activations(w, x, at)
     places = places_where(pre, pre > -w.gate_bias, at.sparse)
     u = places.read(x, w.rows, bias)
     gate = (u + places.spread(w.gate_bias)).relu()
@@ -108,7 +109,7 @@ def jumprelu(w: Weights, x: Tensor, at: Situation) -> Loss:
     sees the codes behind the jump, so that only the upper half of the window pulls on a threshold, and lets negative
     codes through in training where a threshold has fallen below 0.
     """
-    bias, pre = _pre(w, x, at)
+    bias, pre = pre_activations(w, x, at)
     places = places_where(pre, pre > w.threshold.detach() - at.bandwidth / 2, at.sparse)
     z, count = _Jump.apply(places.read(x, w.rows, bias), places.spread(w.threshold), at.bandwidth)
     error = x - w.b_dec - places.decode(z, w.W_dec)
@@ -140,7 +141,7 @@ def auxk(w: Weights, x: Tensor, bias: Tensor, error: Tensor, dead: Tensor) -> Te
     return (missed / _mse(error - error.mean(0))).nan_to_num(0.0)
 
 
-def _pre(w: Weights, x: Tensor, at: Situation) -> tuple[Tensor, Tensor]:
+def pre_activations(w: Weights, x: Tensor, at: Situation) -> tuple[Tensor, Tensor]:
     """Bias [m] with gradients, and pre-activations [n, m] without."""
     bias = w.bias()
     with torch.no_grad():
@@ -156,12 +157,20 @@ def _loss(total: Tensor, error: Tensor, places: Places, z: Tensor, threshold: fl
     return Loss(total, error.detach(), places.per_latent(z) > 0, int(torch.count_nonzero(z)), threshold)
 
 
-def _top_k_loss(
-    w: Weights, x: Tensor, at: Situation, bias: Tensor, pre: Tensor, flat: Tensor, threshold: float | None
+def top_k_loss(
+    w: Weights,
+    x: Tensor,
+    at: Situation,
+    bias: Tensor,
+    pre: Tensor,
+    flat: Tensor,
+    threshold: float | None = None,
+    prefixes: Sequence[int] = (),
 ) -> Loss:
+    """Reconstruction from the codes at the flat positions of pre [n, m] (mean over prefixes, if any), + AuxK."""
     places = places_at(pre, flat, at.sparse)
     z = places.keep(places.read(x, w.rows, bias).relu())
-    sizes = getattr(w.config, "group_sizes", (w.config.m,))
+    sizes = tuple(prefixes) or (w.config.m,)
     error, terms = x - w.b_dec, []
     groups: Sequence[tuple[Places, Tensor]] = places.split(z, sizes) if len(sizes) > 1 else [(places, z)]
     for (part, values), atoms in zip(groups, w.W_dec.split(sizes), strict=True):

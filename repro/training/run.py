@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from repro.activations.store import EXCLUDE, open_store
+from repro.activations.store import EXCLUDE, ActivationStore, Rows, open_store
 from repro.config import Device
 from repro.errors import BadInput
-from repro.training.recipe import Job, Recipe, sparsity_grid
+from repro.sae import SAE
+from repro.training.language import of_store
+from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
 from repro.training.train import train
 
 
@@ -25,12 +29,12 @@ class TrainConfig:
     """standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu."""
     sparsity: tuple[float, ...] | None = None
     """k (top-k families), L1 coefficient (standard, gated) or target L0 (jumprelu); six of SAEBench's if not given."""
-    m: int = 4096
-    """Latents of every SAE."""
-    steps: int = 2000
-    """Training steps."""
-    batch_size: int = 2048
-    """Tokens a step."""
+    m: int | None = None
+    """Latents of every SAE; 4,096, or twice the width of activations narrower than 512, if not given."""
+    steps: int | None = None
+    """Training steps; one pass over the training tokens, at least 400 and at most 244,140 steps, if not given."""
+    batch_size: int | None = None
+    """Tokens a step; 2,048, or 1,024 below a million training tokens, if not given."""
     lr: float | None = None
     """Peak learning rate; 3e-4 at SAEBench's length, growing as training gets shorter, if not given."""
     seeds: tuple[int, ...] = (0,)
@@ -41,6 +45,8 @@ class TrainConfig:
     """Tokens to train on, the first of the file; all but the held-out ones if not given."""
     held_out_tokens: int = 8192
     """Tokens after the training tokens that eval_results.json is computed on (at most a tenth of the file)."""
+    ce_tokens: int = 2048
+    """Tokens after the training tokens for the language model's loss recovered in eval_results.json; 0 = none."""
     exclude: tuple[str, ...] = EXCLUDE
     """Token positions that are left out, of pad, bos, eos, first."""
     max_norm_ratio: float | None = None
@@ -59,29 +65,63 @@ def run(config: TrainConfig, progress: bool = True) -> list[Path]:
     """Train what the config says -> the folders of the SAEs. Raises BadInput before training where it cannot."""
     store = open_store(config.acts)
     rows = store.select(config.exclude, config.max_norm_ratio)
-    held = min(config.held_out_tokens, rows.n // 10)
-    tokens = rows.n - held if config.train_tokens is None else config.train_tokens
-    if not 0 < tokens <= rows.n:
-        raise BadInput(
-            f"train_tokens is {tokens}, but {config.acts} has {rows.n} usable tokens; ask for at most those."
-        )
-    part = dataclasses.replace(
-        rows, index=rows.index[:tokens], description=rows.describe() | {"training_tokens": tokens}
-    )
-    rest = dataclasses.replace(rows, index=rows.index[tokens : tokens + held])
+    part, rest = split(rows, config.train_tokens, config.held_out_tokens)
+    config = with_defaults(config, part.n, store.d)
+    chosen, how = jobs(config, store.d), recipe(config)
     known = store.meta.get("model", {})
     return train(
         part,
-        jobs(config, store.d),
-        recipe(config),
+        chosen,
+        how,
         config.output_dir,
         config.model_name if config.model_name is not None else known.get("name", ""),
         config.layer if config.layer is not None else store.meta.get("layer"),
         config.device,
-        held_out=rest.take(held).x if rest.n else None,
+        held_out=rest.take(rest.n).x if rest.n else None,
+        language=language(store, rows, part.n, config.ce_tokens, config.device),
         state_every=config.state_every,
         progress=progress,
     )
+
+
+def split(rows: Rows, train_tokens: int | None, held_out_tokens: int) -> tuple[Rows, Rows]:
+    """The first tokens for training, and the held-out ones behind them. BadInput for more than there are."""
+    held = min(held_out_tokens, rows.n // 10)
+    tokens = rows.n - held if train_tokens is None else train_tokens
+    if not 0 < tokens <= rows.n:
+        raise BadInput(
+            f"train_tokens is {tokens}, but {rows.store.path} has {rows.n} usable tokens; ask for at most those."
+        )
+    about = rows.describe() | {"training_tokens": tokens}
+    return (
+        dataclasses.replace(rows, index=rows.index[:tokens], description=about),
+        dataclasses.replace(rows, index=rows.index[tokens : tokens + held]),
+    )
+
+
+def with_defaults(config: TrainConfig, tokens: int, d: int) -> TrainConfig:
+    """The config with m, steps and batch_size filled in, from the data they are for."""
+    batch = config.batch_size or min(2048 if tokens >= 1_000_000 else 1024, tokens)
+    steps = config.steps or min(max(400, tokens // batch), SAEBENCH_STEPS)
+    return dataclasses.replace(config, m=config.m or (4096 if d >= 512 else 2 * d), steps=steps, batch_size=batch)
+
+
+def language(
+    store: ActivationStore, rows: Rows, skip: int, tokens: int, device: Device
+) -> Callable[[SAE], dict[str, Any]] | None:
+    """What the language model's loss adds to eval_results.json, or why it could not be had; lazily."""
+    if store.tokens is None or tokens < 1:
+        return None
+    found: list[Any] = []
+
+    def results(sae: SAE) -> dict[str, Any]:
+        if not found:
+            found.append(of_store(store, rows, skip, tokens, device))
+        if found[0] is None or isinstance(found[0], str):
+            return {} if found[0] is None else {"loss_note": found[0]}
+        return found[0](sae)
+
+    return results
 
 
 def jobs(config: TrainConfig, d: int) -> list[Job]:
@@ -90,16 +130,17 @@ def jobs(config: TrainConfig, d: int) -> list[Job]:
         raise BadInput("No variant to train: give --variant one or more names.")
     if config.sparsity is not None and not config.sparsity:
         raise BadInput("The list of sparsities is empty: give at least one, or leave it out for six of SAEBench's.")
-    kinds = {Job(v, 1, config.m).sparsity_name for v in config.variant}
+    m = config.m or 4096
+    kinds = {Job(v, 1, m).sparsity_name for v in config.variant}
     if config.sparsity is not None and "l1_penalty" in kinds and len(kinds) > 1:
         raise BadInput(
             f"--sparsity would mean {' and '.join(sorted(kinds))} at once: train {', '.join(config.variant)} in two "
             "commands, or leave it out for SAEBench's values."
         )
     return [
-        Job(variant, sparsity, config.m, seed)
+        Job(variant, sparsity, m, seed)
         for variant in config.variant
-        for sparsity in (config.sparsity or sparsity_grid(variant, config.m, d))
+        for sparsity in (config.sparsity or sparsity_grid(variant, m, d))
         for seed in config.seeds
     ]
 
@@ -107,4 +148,4 @@ def jobs(config: TrainConfig, d: int) -> list[Job]:
 def recipe(config: TrainConfig) -> Recipe:
     """The recipe of a config: SAEBench's, scaled to its length."""
     given = {"seed": config.data_seed} | ({} if config.lr is None else {"lr": config.lr})
-    return Recipe.scaled(config.steps, config.batch_size, **given)
+    return Recipe.scaled(config.steps or 2000, config.batch_size or 2048, **given)

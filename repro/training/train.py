@@ -6,7 +6,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from repro.activations.models import pick_device
 from repro.codes import SparseCodes
 from repro.config import Device
 from repro.errors import BadInput
@@ -53,6 +54,8 @@ def train(
     device: Device = "auto",
     *,
     held_out: Tensor | None = None,
+    starts: Sequence[SAE] | None = None,
+    language: Callable[[SAE], dict[str, Any]] | None = None,
     state_every: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
@@ -62,12 +65,15 @@ def train(
     `state_every` steps (a tenth of the run, at most 1,000) and at the later checkpoints the full state is saved:
     an interrupted run goes on from there and ends, on a CPU with the same number of threads, in the same bits. Finished
     SAEs are not trained again. `held_out` [n, d], raw, is what eval_results.json is computed on; else training tokens.
+    `starts`: an SAE for raw activations a job, whose weights its training begins from (with a new optimizer).
+    `language`: what else goes into eval_results.json, computed from the finished SAE (`training.language`).
     On a CPU, SAEs train side by side, one a core, as far as there are that many.
     Raises BadInput before training for input that cannot work, and when a loss stops being finite.
     """
     jobs = list(jobs)
-    _check(rows, jobs, recipe, held_out)
-    where = _device(device)
+    _check(rows, jobs, recipe, held_out, starts)
+    begin: list[SAE | None] = [None] * len(jobs) if starts is None else list(starts)
+    where = pick_device(device)
     scale = _scale(rows, recipe)
     about = {"d": rows.d, "lm_name": lm_name, "layer": layer, "scale": scale, "data": rows.describe()}
     counts: dict[str, int] = {}
@@ -77,11 +83,11 @@ def train(
         folder = Path(output_dir) / job.variant / f"resid_post_layer_{layer}" / f"trainer_{i}"
         runs.append((folder, job))
     _check_space(Path(output_dir), jobs, recipe, rows.d)
-    opened = [Run(folder, job, recipe, about, where) for folder, job in runs]
+    opened = [Run(folder, job, recipe, about, where, start) for (folder, job), start in zip(runs, begin, strict=True)]
     active = [run for run in opened if not run.finished]
     if active:
         _loop(rows, active, recipe, where, scale, state_every or max(1, min(1000, recipe.steps // 10)), progress)
-        _finish(rows, active, recipe, where, held_out)
+        _finish(rows, active, recipe, where, held_out, language)
     return [run.folder for run in opened]
 
 
@@ -118,22 +124,33 @@ def _loop(
     with bar, _workers(len(runs), device) as each:
         batches = rows.batches(recipe.batch_size, recipe.seed, start_batch=start)
         for step in range(start, recipe.steps):
+            if all(run.trainer.stopped for run in runs):
+                break
             x = next(batches).to(device) / scale
             variance = float((x - x.mean(0)).square().sum()) / len(x)
-            due = [run for run in runs if run.trainer.step == step]  # a resumed run may be ahead of another
+            due = [run for run in runs if run.trainer.step == step and not run.trainer.stopped]
             stats = list(each(lambda run, x=x, v=variance: advance(run, x, v), due))
             bar.update(recipe.batch_size)
             if progress and stats:
                 bar.set_postfix_str(_summary(stats, variance), refresh=False)
 
 
-def _finish(rows: Stream, runs: list[Run], recipe: Recipe, device: torch.device, held_out: Tensor | None) -> None:
+def _finish(
+    rows: Stream,
+    runs: list[Run],
+    recipe: Recipe,
+    device: torch.device,
+    held_out: Tensor | None,
+    language: Callable[[SAE], dict[str, Any]] | None,
+) -> None:
     last = next(rows.batches(recipe.batch_size, recipe.seed, start_batch=recipe.steps - 1)).to(device)
     tokens = held_out if held_out is not None else rows.take(EVAL_TOKENS, seed=recipe.seed).x
     for run in runs:
-        sae = run.trainer.sae(run.scale, last / run.scale, Source(family=run.job.variant, step=recipe.steps))
-        results = evaluate(sae, tokens.to(device))
-        results["tokens"] = "training" if held_out is None else "held out"
+        sae = run.trainer.sae(run.scale, last / run.scale, Source(family=run.job.variant, step=run.trainer.step))
+        results = evaluate(sae.to(device), tokens.to(device))
+        results |= {"tokens": "training" if held_out is None else "held out", "steps": run.trainer.step}
+        if language is not None:
+            results |= language(sae)
         run.finish(sae, results)
 
 
@@ -196,10 +213,12 @@ def _scale(rows: Stream, recipe: Recipe) -> float:
     return scale if recipe.normalise else 1.0
 
 
-def _check(rows: Stream, jobs: list[Job], recipe: Recipe, held_out: Tensor | None) -> None:
+def _check(
+    rows: Stream, jobs: list[Job], recipe: Recipe, held_out: Tensor | None, starts: Sequence[SAE] | None
+) -> None:
     if not jobs:
         raise BadInput("There is no SAE to train: give at least one sparsity.")
-    if len(set(jobs)) < len(jobs):
+    if len(set(jobs)) < len(jobs) and starts is None:
         twice = next(job for job in jobs if jobs.count(job) > 1)
         raise BadInput(f"{twice.variant} at {twice.sparsity_name} = {twice.sparsity:g} is asked for twice.")
     for job in jobs:
@@ -221,9 +240,3 @@ def _check_space(folder: Path, jobs: list[Job], recipe: Recipe, d: int) -> None:
             f"Training {len(jobs)} SAEs writes up to {need / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB free: "
             "free some, or train fewer SAEs or checkpoints."
         )
-
-
-def _device(device: str) -> torch.device:
-    if device == "cuda" and not torch.cuda.is_available():
-        raise BadInput("There is no CUDA device here; use device auto or cpu.")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

@@ -34,21 +34,34 @@ class Stats:
 class Trainer:
     """An SAE in training on normalised activations x / scale. Nothing here is random after the initial weights."""
 
-    def __init__(self, job: Job, recipe: Recipe, d: int, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        job: Job,
+        recipe: Recipe,
+        d: int,
+        device: torch.device | str = "cpu",
+        start: SAE | None = None,
+        scale: float = 1.0,
+    ):
+        """`start`: the SAE whose weights training begins from, for activations `scale` times the training input."""
         self.job, self.recipe, self.device = job, recipe, torch.device(device)
         self.weights = Weights(job, d, device)
+        self.from_scratch = start is None
+        if start is not None:
+            self.weights.load_sae(start, scale)
         self.parameters = list(self.weights.tensors.values())
         # fused: one pass over memory instead of a dozen
         self.adam = torch.optim.Adam(self.parameters, betas=BETAS.get(job.variant, (0.9, 0.999)), fused=True)
         self.silent = torch.zeros(job.m, dtype=torch.long, device=device)  # tokens since each latent fired
         self.step = 0
+        self.stopped = False  # set by trainers that may end before the last step
         self.threshold = -1.0  # moving average; -1 = not started
         self.last_threshold = 0.0
 
     def update(self, x: Tensor, buffer: Tensor | None = None) -> Stats:
         """One step on x [n, d]; `buffer` [n, m] is memory that may be overwritten."""
         recipe, w = self.recipe, self.weights
-        if self.step == 0 and self.job.sparsity_name == "k":
+        if self.step == 0 and self.from_scratch and self.job.sparsity_name == "k":
             with torch.no_grad():
                 w.b_dec.copy_(geometric_median(x))
 
@@ -109,7 +122,10 @@ class Trainer:
         self.last_threshold = state["last_threshold"]
 
     def _loss(self, x: Tensor, buffer: Tensor | None = None) -> Loss:
-        situation = Situation(
+        return LOSSES[self.job.variant](self.weights, x, self._situation(buffer))
+
+    def _situation(self, buffer: Tensor | None = None) -> Situation:
+        return Situation(
             sparsity=self.job.sparsity,
             warm=self.recipe.sparsity_factor(self.step),
             bandwidth=self.recipe.bandwidth,
@@ -119,7 +135,6 @@ class Trainer:
             guess=self.last_threshold,
             buffer=buffer,
         )
-        return LOSSES[self.job.variant](self.weights, x, situation)
 
     def _follow(self, loss: Loss) -> None:
         """Moving average of the threshold."""

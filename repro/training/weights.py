@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
+from repro.errors import BadInput
 from repro.sae import SAE, Source
 from repro.training.recipe import Job
 from repro.variants import VARIANTS
@@ -53,6 +56,19 @@ class Weights:
             return bias
         shift = self.rows @ self.b_dec
         return -shift if bias is None else bias - shift
+
+    @torch.no_grad()
+    def load_sae(self, sae: SAE, scale: float = 1.0) -> None:
+        """Take over the weights of an SAE for raw activations: the inverse of `to_sae`. BadInput for another kind."""
+        if sae.name != self.job.variant or dataclasses.asdict(sae.config) != dataclasses.asdict(self.config):
+            raise BadInput(
+                f"Training of {self.job.variant} ({self.config}) cannot start from {sae.name} ({sae.config}); "
+                "give an SAE of the same kind and shape."
+            )
+        for name, parameter in sae.named_parameters():
+            factor = scale if name in {"b_dec", *sae.per_latent} else 1.0
+            trained = self.tensors["rows" if name == "W_enc" else name]
+            trained.copy_((parameter.t() if name == "W_enc" else parameter) / factor)
 
     @torch.no_grad()
     def to_sae(self, scale: float = 1.0, threshold: float | None = None, source: Source | None = None) -> SAE:
