@@ -10,14 +10,15 @@ from torch import Tensor
 from repro.kernels.precision import operand, torch_products
 
 NUMBERS = 2**25
-"""Pre-activations that are held at a time."""
+"""Pre-activations that are held at a time; eight times as many on a GPU."""
 
 Select = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def in_blocks(x: Tensor, W: Tensor, b: Tensor, precision: str, select: Select) -> tuple[Tensor, Tensor]:
     """`select` on blocks of x @ W + b; blocks of different width are padded with zeros."""
-    block, parts = max(1, NUMBERS // max(1, W.shape[1])), []
+    numbers = 8 * NUMBERS if x.is_cuda else NUMBERS
+    block, parts = max(1, numbers // max(1, W.shape[1])), []
     with torch_products(x.device, precision):
         x, W = operand(x, precision), operand(W, precision)
         for start in range(0, max(len(x), 1), block):

@@ -12,7 +12,7 @@ INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET", "0") not in ("", "
 
 # Rows, columns, depth, warps, pipeline stages. FMA units (ieee) want small tiles, tensor cores large ones.
 TILES = {
-    "ieee": (128, 64, 16, 8, 3),
+    "ieee": (128, 128, 16, 8, 3),
     "tf32x3": (128, 128, 32, 8, 2),
     "tf32": (128, 128, 32, 8, 4),
     "bf16": (128, 128, 32, 8, 4),

@@ -1,0 +1,66 @@
+"""The Triton kernels compile for a Hopper GPU on a machine without one: no spills, products on tensor cores."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+COMPILE = r"""
+import json, re, subprocess, sys
+from pathlib import Path
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from repro.kernels import decode_triton, encode_triton, firing_stats_triton, prox_step_triton, tile
+
+f, i, l, f64 = "*fp32", "*i32", "*i64", "*fp64"
+wide = dict(BK=8, BD=256, num_warps=2)
+KERNELS = {
+    "forward": (decode_triton._forward, [f, l, f, f, "i32", "i32"], wide),
+    "backward_values": (decode_triton._backward_values, [f, l, f, f, "i32", "i32"], wide),
+    "backward_atoms": (decode_triton._backward_atoms, [f, l, l, l, l, "*i1", f, f, "i32"], wide),
+    "firing_stats": (firing_stats_triton._firing_stats, [f, l, f64, f64, "i32", "i32", "i32"], dict(BLOCK=1024)),
+}
+for precision in ("float32", "tf32"):
+    at = tile.tiles(precision)
+    prox = [f, f, f, f, f, "i32", "i32", "i32", "fp32", "i32"]
+    KERNELS[f"prox_step {precision}"] = prox_step_triton._prox_step, prox, dict(NONNEG=True, **at)
+    KERNELS[f"collect {precision}"] = encode_triton._collect, [f, f, f, f, i, l, "i32", "i32", "i32", "i32"], at
+ptxas = str(Path(triton.__file__).parent / "backends/nvidia/bin/ptxas")
+out = {}
+for name, (kernel, types, launch) in KERNELS.items():
+    launch = dict(launch)
+    options = {k: launch.pop(k) for k in ("num_warps", "num_stages") if k in launch}
+    free = [a for a in kernel.arg_names if a not in launch]
+    signature = dict(zip(free, types, strict=True)) | dict.fromkeys(launch, "constexpr")
+    whole = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in free if a in ("d", "m")}
+    source = ASTSource(kernel, signature, launch, whole)
+    code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    Path(sys.argv[1]).write_text(code.asm["ptx"])
+    command = [ptxas, "-v", "--gpu-name", "sm_90a", sys.argv[1], "-o", "/dev/null"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    out[name] = {
+        "spilled": int(re.search(r"(\d+) bytes spill stores", said)[1]),
+        "tensor cores": "wgmma" in code.asm["ptx"],
+        "shared": code.metadata.shared,
+    }
+print(json.dumps(out))
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_a_gpu(tmp_path):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILE, str(tmp_path / "kernel.ptx")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found) == 8
+    for name, facts in found.items():
+        assert facts["spilled"] <= 256, (name, facts)  # bytes a thread
+        assert facts["shared"] <= 227 * 1024, (name, facts)
+        assert facts["tensor cores"] == name.endswith("tf32"), (name, facts)
