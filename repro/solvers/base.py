@@ -73,10 +73,12 @@ class DenseState:
                 setattr(self, name, value[rows])
 
 
-def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float, out: Tensor | None = None) -> Tensor:
+def prox_step(
+    problem: Lasso, y: Tensor, r: Tensor, step: float, out: Tensor | None = None, precision: str = "float32"
+) -> Tensor:
     """prox_{step lam}(y + step (x - y D) D^T): two matrix products; `out` may be overwritten (y, if it is used up).
 
-    r [b, d] is overwritten with the residual at y.
+    r [b, d] is overwritten with the residual at y, in full precision; `precision` is that of the second product.
     """
     torch.addmm(problem.x, y, problem.atoms, alpha=-1, out=r)
-    return ops.prox_step(y, r, problem.atoms, problem.lam, step, problem.nonneg, out=out)
+    return ops.prox_step(y, r, problem.atoms, problem.lam, step, problem.nonneg, out=out, precision=precision)

@@ -35,6 +35,8 @@ class Fista:
     """The step; 1/L with the exact L if not given. Larger steps void the rate."""
     restart: bool = True
     """Restart the momentum of a row when <y - z_new, z_new - z> > 0."""
+    precision: str = "float32"
+    """Of the product r D^T (`repro.ops`); certificates are float64 from a fresh residual whatever it is."""
 
     name: ClassVar[str] = "fista"
     check_every: ClassVar[int] = 10
@@ -49,7 +51,7 @@ class Fista:
 
     def step(self, state: FistaState) -> None:
         z, y, t = state.z, state.y, state.t
-        new = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem))
+        new = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem), precision=self.precision)
         move = new - z
         t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
         beta = (t - 1) / t_new
