@@ -15,7 +15,7 @@ from repro.errors import BadInput, nearest
 if TYPE_CHECKING:
     import pandas as pd
 
-HOLDS, FAILS = "holds", "does not hold"
+HOLDS, FAILS, PART = "holds", "does not hold", "holds in part"
 OPEN, UNTESTED = "not settled", "cannot be tested here"
 NOT_RUN = "not yet run"
 SCALES = ("tiny", "small", "paper")
@@ -229,7 +229,7 @@ def _c8(tables: Tables) -> Finding:
         why = "the certified optimum of the same dictionary at the same L0 lowers none of the four"
         return Finding(released, corrected, FAILS, why)
     lowered = ", ".join(m for m, f in parts.items() if f.verdict == HOLDS)
-    return Finding(released, corrected, OPEN, f"the certified optimum at the same L0 lowers only {lowered}")
+    return Finding(released, corrected, PART, f"the certified optimum at the same L0 lowers only {lowered}")
 
 
 def _c8_pursuit(tables: Tables) -> Finding:
@@ -243,7 +243,7 @@ def _c8_pursuit(tables: Tables) -> Finding:
         return Finding("–", effects, HOLDS)
     if not lowered:
         return Finding("–", effects, FAILS, "pursuit under the encoder's own k lowers none of the four")
-    return Finding("–", effects, OPEN, f"pursuit under the encoder's own k lowers only {', '.join(lowered)}")
+    return Finding("–", effects, PART, f"pursuit under the encoder's own k lowers only {', '.join(lowered)}")
 
 
 def _short(effect: Effect | str) -> str:
@@ -334,7 +334,7 @@ CLAIMS = [
         "Amortized inference causes the pathologies",
         "–",
         ("comparison",),
-        "holds if the certified optimum at the encoder's L0 lowers dead, dense, absorption and ΔF1; does not if none",
+        "holds if the certified optimum at the encoder's L0 lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none",
         "50_comparison",
         _c8,
     ),
@@ -343,7 +343,7 @@ CLAIMS = [
         "… judged by refinement under the encoder's own constraint, k nonzeros and no L1 term (pursuit)",
         "–",
         ("comparison", "controls"),
-        "holds if pursuit at the encoder's k lowers dead, dense, absorption and ΔF1; does not if none",
+        "holds if pursuit at the encoder's k lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none",
         "51_controls",
         _c8_pursuit,
     ),
@@ -429,7 +429,11 @@ SECTIONS = {
 def _cell(row: Any) -> str:
     """A verdict with its colour and shape (book.css), and the corrected effect below it."""
     verdict = str(row["verdict"])
-    kind = "explained" if "explained" in verdict else {HOLDS: "holds", FAILS: "fails"}.get(verdict, "untested")
+    kind = (
+        "explained"
+        if "explained" in verdict or verdict == PART
+        else {HOLDS: "holds", FAILS: "fails"}.get(verdict, "untested")
+    )
     effect = str(row["corrected"])
     below = f"<br><small>{effect}</small>" if verdict != NOT_RUN and len(effect) < 48 else ""
     return f'<span class="verdict {kind}">{verdict}</span>{below}'

@@ -52,6 +52,15 @@ def test_refinement_that_helps_only_as_released():
     assert "density is not matched" in ledger.loc["C5b", "why"]
 
 
+def test_refinement_that_wakes_latents_and_does_nothing_else_holds_in_part():
+    table = comparison()
+    best = (table["mode"] == "non") & (table["protocol"] == "corrected")
+    table.loc[best, "dead_rate"] -= 0.2
+    ledger = claims.ledger("tiny", tables={"comparison": table}).set_index("claim")
+    assert ledger.loc["C8a", "verdict"] == claims.PART
+    assert ledger.loc["C8a", "why"].endswith("lowers only dead_rate")
+
+
 def test_no_effect_is_not_a_verdict():
     v = verdicts(comparison=comparison())
     assert (v[["C5a", "C5b", "C5c", "C5d"]] == OPEN).all()
