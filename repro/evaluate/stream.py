@@ -18,6 +18,7 @@ from repro.metrics.intervals import jackknife
 
 GROUPS = 20  # of documents, for the jackknife
 MEMORY = 2**25  # bytes of codes that are kept in memory; what is more goes to a temporary file
+NONZEROS = 2**20  # codes that are read back at a time
 PAIR = np.dtype([("latent", "<i4"), ("value", "<f4")])
 
 
@@ -97,11 +98,11 @@ class KeptCodes:
         self.file.seek(0, 2)
         return SparseCodes(torch.from_numpy(values), torch.from_numpy(indices), self.m).to(self.device)
 
-    def blocks(self, numbers: int = 2**21) -> Iterator[SparseCodes]:
-        """All rows in order, about `numbers` nonzeros at a time."""
+    def blocks(self) -> Iterator[SparseCodes]:
+        """All rows in order, about `NONZEROS` nonzeros at a time."""
         starts, start = self._starts(), 0
         while start < len(self):
-            stop = int(np.searchsorted(starts, starts[start] + numbers, "right")) - 1
+            stop = int(np.searchsorted(starts, starts[start] + NONZEROS, "right")) - 1
             stop = min(len(self), max(stop, start + 1), start + 8192)
             yield self[start:stop]
             start = stop
