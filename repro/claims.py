@@ -253,6 +253,7 @@ def _short(effect: Effect | str) -> str:
 PROTOCOLS = ("as_released", "corrected")
 _RISE = "holds if the 95 % interval of the corrected effect lies above 0, does not hold if below"
 _FALL = "holds if the 95 % interval of the corrected effect lies below 0, does not hold if above"
+_LOWERS = "lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none"
 
 CLAIMS = [
     Claim("C1a", "More sparsity raises NMSE", "–", ("comparison",), _RISE, "50_comparison", _c1("NMSE")),
@@ -334,7 +335,7 @@ CLAIMS = [
         "Amortized inference causes the pathologies",
         "–",
         ("comparison",),
-        "holds if the certified optimum at the encoder's L0 lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none",
+        "holds if the certified optimum at the encoder's L0 " + _LOWERS,
         "50_comparison",
         _c8,
     ),
@@ -343,7 +344,7 @@ CLAIMS = [
         "… judged by refinement under the encoder's own constraint, k nonzeros and no L1 term (pursuit)",
         "–",
         ("comparison", "controls"),
-        "holds if pursuit at the encoder's k lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none",
+        "holds if pursuit at the encoder's k " + _LOWERS,
         "51_controls",
         _c8_pursuit,
     ),
