@@ -21,7 +21,7 @@ Shape = tuple[int, int, int, int]  # n, d, m, k
 
 SHAPES: dict[str, tuple[Shape, ...]] = {
     "small": ((2048, 256, 2048, 16), (1024, 768, 16384, 32), (256, 2304, 16384, 64)),
-    "issue": ((8192, 256, 2048, 16), (8192, 768, 16384, 32), (8192, 2304, 16384, 64), (8192, 2304, 65536, 64)),
+    "large": ((8192, 256, 2048, 16), (8192, 768, 16384, 32), (8192, 2304, 16384, 64), (8192, 2304, 65536, 64)),
     "toy": ((64, 32, 512, 4),),
 }
 TOLERANCE = {"float32": 1e-5, "tf32x3": 1e-5, "tf32": 2e-3, "bf16": 1e-2}  # ||found - exact|| / ||exact||
@@ -46,7 +46,7 @@ class Kernels:
     """Time of every operation, its floor from the copy and GEMM rates of the same run, and its plain twin's time."""
 
     device: Literal["auto", "cpu", "cuda"] = flag("auto", "auto: the GPU where there is one")
-    shapes: Literal["auto", "small", "issue", "toy"] = flag("auto", "auto: issue on a GPU, small on a CPU")
+    shapes: Literal["auto", "small", "large", "toy"] = flag("auto", "auto: large on a GPU, small on a CPU")
     precisions: tuple[str, ...] = flag((), "of products; all on a GPU, float32 on a CPU if not given")
     repeats: int = flag(5, "timed runs, of which the median counts")
     only: str = flag("", "a substring of the operations to run")
@@ -58,7 +58,7 @@ class Kernels:
         device = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
         if device == "cuda" and not cuda:
             raise BadInput("There is no GPU here that torch can use: --device cpu.")
-        shapes = SHAPES[("issue" if device == "cuda" else "small") if self.shapes == "auto" else self.shapes]
+        shapes = SHAPES[("large" if device == "cuda" else "small") if self.shapes == "auto" else self.shapes]
         precisions = self.precisions or (PRECISIONS if device == "cuda" else ("float32",))
         if unknown := set(precisions) - set(PRECISIONS):
             raise BadInput(f"No precision {', '.join(unknown)}; there are {', '.join(PRECISIONS)}.")

@@ -13,7 +13,13 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 ABOUT = ("device", "torch", "numpy", "numba", "scikit-learn", "celer", "skglm", "triton", "commit", "date")
-KEYS = ("data", "d", "m", "target_l0", "method")
+KEYS: dict[str, tuple[str, ...]] = {
+    "inference": ("data", "d", "m", "target_l0", "method"),
+    "kernels": ("operation", "impl", "precision", "n", "d", "m", "k"),
+    "evaluate": ("protocol", "mode", "tokens", "d", "m"),
+    "train": ("variant", "library", "d", "m", "k", "batch"),
+}
+"""What a row of each benchmark is about; a newer row about the same thing replaces it in the book."""
 UNIT = "numpy ISTA-200"
 SHORT = {
     UNIT: "the published 200 ISTA steps (numpy)",
@@ -33,9 +39,7 @@ def bench(name: str, folder: Path | None = None) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     table = pd.read_csv(path)
-    if name != "inference":
-        return table
-    keys = [*KEYS, "device"]
+    keys = [k for k in (*KEYS[name], "device") if k in table]
     return table.sort_values("date", kind="stable").drop_duplicates(keys, keep="last").sort_index()
 
 
@@ -171,6 +175,49 @@ def ratio_figure(table: pd.DataFrame, method: str = "working_set 1e-3") -> Figur
     figure.update_xaxes(type="log", title_text="nonzeros of the optimum (mean)")
     figure.update_yaxes(type="log", title_text=f"times faster than {UNIT}")
     return caption(figure, f"Speed of `{method}` in units of the published 200 dense steps, measured in the same run.")
+
+
+def measured(name: str) -> pd.DataFrame | None:
+    """A benchmark's newest rows without the columns about machine and versions; None where nothing was measured."""
+    table = bench(name)
+    return None if table is None else table.drop(columns=[c for c in ABOUT if c in table]).dropna(axis=1, how="all")
+
+
+def operations(table: pd.DataFrame) -> pd.DataFrame:
+    """Of every operation and shape the fastest implementation that `auto` takes, beside the plain twin."""
+    index = ["operation", "n", "d", "m", "k"]
+    columns = ["impl", "ms", "floor_ms", "times_floor", "times_faster_than_eager", "peak_mib", "error"]
+    return table.set_index(index)[columns].sort_index(level=["d", "m", "operation"], sort_remaining=False).round(8)
+
+
+def roofline_figure(table: pd.DataFrame) -> Figure:
+    """Operations a second against operations a byte, under the roof that this device's copy and product rates make."""
+    import numpy as np
+    import plotly.graph_objects as go
+
+    from repro.report.theme import PALETTE, caption
+
+    figure = go.Figure()
+    part = table[table["flops"] > 0]
+    part = part.assign(intensity=part["flops"] / part["bytes"], rate=part["flops"] / part["ms"] / 1e6)
+    for i, (impl, rows) in enumerate(part.groupby("impl", sort=False)):
+        names = [f"{r['operation']} {r['d']} × {r['m']}, k = {r['k']}" for _, r in rows.iterrows()]
+        style = {"color": PALETTE[i % len(PALETTE)], "symbol": ["circle", "square", "diamond"][i % 3]}
+        figure.add_trace(
+            go.Scatter(
+                x=rows["intensity"], y=rows["rate"], mode="markers", name=str(impl), hovertext=names, marker=style
+            )
+        )
+    x = np.geomspace(part["intensity"].min() / 2, part["intensity"].max() * 2, 60)
+    roof = np.minimum(part["gemm_tflops"].max() * 1000, x * part["copy_gb_s"].max())
+    figure.add_trace(go.Scatter(x=x, y=roof, mode="lines", name="roof", line={"dash": "dash", "width": 1}))
+    figure.update_xaxes(type="log", title_text="operations a byte")
+    figure.update_yaxes(type="log", title_text="GFLOP/s")
+    return caption(
+        figure,
+        "Each operation under the roof of this device: memory bandwidth on the left, the rate of a bare product on the "
+        "right, both measured in the same run.",
+    )
 
 
 def readme_table() -> str:
