@@ -58,6 +58,9 @@ class CompareConfig:
     """Positions that are not evaluated, out of pad, bos, eos, first."""
     max_norm_ratio: float | None = None
     """Drop tokens beyond this many median norms; the preset's if not given."""
+    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
+    """Ways to codes: these three, and controls (corrected only): random_dictionary, random_encoder, pca, encoder_refit,
+    pursuit."""
     protocol: Protocol = "both"
     """as_released, corrected, or both."""
     semi_steps: int = 30
@@ -246,7 +249,7 @@ def find_data(config: CompareConfig) -> EvalData:
         ratio = preset.max_norm_ratio
     metrics = MetricsConfig(max_tokens=config.max_tokens, exclude=config.exclude, max_norm_ratio=ratio)
     if config.acts is not None:
-        return open_data(config.acts, metrics)
+        return open_data(config.acts, metrics, stream=True)
     text = config.dataset or ("monology/pile-uncopyrighted" if preset and preset.kind == "hub" else "tiny")
     dataset = DatasetConfig(
         name=text, max_tokens=int(config.max_tokens * 1.1) + 128, skip_documents=config.skip_documents
@@ -257,7 +260,7 @@ def find_data(config: CompareConfig) -> EvalData:
         dataset=dataset,
         device=config.device,
     )
-    return open_data(collect(run), metrics)
+    return open_data(collect(run), metrics, stream=True)
 
 
 def safe(name: str) -> str:
@@ -267,6 +270,7 @@ def safe(name: str) -> str:
 
 def _options(config: CompareConfig) -> EvalOptions:
     return EvalOptions(
+        modes=config.eval_modes,
         protocols=protocols(config.protocol),
         semi_steps=config.semi_steps,
         non_steps=config.non_steps,
@@ -301,7 +305,7 @@ def compare(config: CompareConfig) -> Path:
     sae, data = _checked(config)
     out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant}
     for row in evaluate_sae(sae, data, _options(config)):
-        mode = SEED_MODES[row["mode"]]
+        mode = SEED_MODES.get(row["mode"], row["mode"])
         if row["protocol"] == "as_released":
             out[mode] = {name: row[key] for key, name in SEED_NAMES.items()}
             out.setdefault("as_released", {})[mode] = _plain(row)

@@ -7,8 +7,10 @@ from sklearn.linear_model import Lasso as SklearnLasso
 
 from repro.codes import SparseCodes
 from repro.errors import BadInput
-from repro.inference import calibrate_lambda, encode_as_released, infer
-from repro.objective import lambda_max, objective
+from repro.inference import calibrate_lambda, encode_as_released, infer, nearest_root
+from repro.metrics.gap import exact_objective
+from repro.objective import certify, lambda_max, objective
+from repro.solvers import Lasso, solve
 from repro.variants import BatchTopK, Standard, TopK
 
 
@@ -99,6 +101,43 @@ def test_calibration_reaches_the_target(mode, steps):
     lam = calibrate_lambda(sae, x, target, mode, steps)
     reached = infer(sae, x, mode, lam=lam, steps=steps, gap=False).codes.l0.double().mean()
     assert abs(float(reached) - target) <= 0.021 * target
+
+
+@pytest.mark.parametrize("target", [3.0, 5.0, 8.0])
+def test_a_small_start_changes_no_promise(target, monkeypatch):
+    """Beginning on 128 tokens, the codes at the returned lambda have the L0 asked for on all tokens, solved cold."""
+    from repro import inference
+
+    sae = make(Standard)
+    x = data(sae, n=700)
+    sizes: list[int] = []
+    whole = inference.solve
+    monkeypatch.setattr(inference, "solve", lambda p, *a, **k: (sizes.append(p.n), whole(p, *a, **k))[1])
+    shared: dict = {}
+    lam = calibrate_lambda(sae, x, target, shared=shared)
+    reached = solve(Lasso(sae.target(x), sae.W_dec, lam), tol=1e-3).codes.l0.double().mean()
+    assert abs(float(reached) - target) <= 0.02 * target + 1e-9
+    assert sizes.count(700) <= 4 and sizes.count(128) <= 20 and len(sizes) == sizes.count(700) + sizes.count(128)
+    assert shared  # what solvers derived from the dictionary is there for the next call
+    assert calibrate_lambda(sae, x, target, shared=shared) == lam
+
+
+@pytest.mark.parametrize("start", [-9.0, -3.0, 0.0])
+def test_the_search_finds_roots_of_falling_functions(start):
+    log_lam, value = nearest_root(lambda t: np.exp(-t), 20.0, -10, 0, start, 1e-3, 40)
+    assert log_lam == pytest.approx(-np.log(20), abs=2e-3) and value == pytest.approx(20, rel=1e-3)
+    log_lam, value = nearest_root(lambda t: max(0.0, -5 - t) ** 3, 1.0, -10, 0, start, 1e-3, 40)
+    assert log_lam == pytest.approx(-6, abs=1e-3)
+    assert nearest_root(lambda t: 100.0 if t < -2 else 1.0, 5.0, -10, 0, start, 0.02, 60)[1] == 1.0  # jumps over it
+    assert nearest_root(lambda t: 1.0, 5.0, -10, 0, start, 0.02, 60) == (start, 1.0)  # never reaches it
+
+
+def test_the_exact_objective_is_the_certified_one():
+    sae = make(Standard, d=130)
+    x = data(sae)
+    codes = sae.encode_sparse(x)
+    found = exact_objective(sae.target(x), codes, sae.W_dec, 0.3)
+    assert torch.allclose(found, certify(sae.target(x), codes, sae.W_dec, 0.3).objective, rtol=1e-13)
 
 
 def test_default_lambda_matches_the_encoders_l0():

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from repro.codes import SparseCodes
 from repro.config import Scale, digest, write_atomically
-from repro.evaluate import EvalData, EvalOptions, code_key, probe_row, token_metrics
+from repro.errors import BadInput
+from repro.evaluate import EvalData, EvalOptions, KeptCodes, TokenSums, code_key, probe_row
 from repro.experiments.comparison import LABELS
 from repro.experiments.setup import options, prepare
 from repro.experiments.tables import save_table
@@ -55,63 +60,81 @@ def sweep(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Ite
 
 
 def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
-    from repro.inference import encode_as_released, released_lambda
-    from repro.metrics import Firing, evaluate_codes
+    from repro.evaluate.probes import norm_labels
+    from repro.evaluate.released import Released
+    from repro.metrics import Firing, Reconstruction, probe_metrics
 
-    x = data.tokens.x[: o.released_tokens]
-    start = encode_as_released(sae, x)
-    lam = released_lambda(x, sae.W_dec.detach(), Firing.of(start).value()["dense@0.1"])
-    for count, codes in _trajectory(x, sae.W_dec.detach(), lam, start, steps, nonneg=False):
-        yield {"protocol": "as_released", "steps": count, "cost": 1 + 2 * count, "lam": lam, "n_tokens": len(x)} | (
-            evaluate_codes(x, codes, sae, protocol="as_released", ks=o.probe_ks)
-        )
+    job = Released(sae, data, dataclasses.replace(o, released_k=False, target_dense=math.nan), tqdm(disable=True))
+    lam, tokens, counts = job.lam, job.tokens, sorted(set(steps))
+    kept = {count: KeptCodes(sae.config.m, job.device) for count in counts}
+    sums: dict[int, list[Any]] = {}
+    for _, x in tokens.blocks(job.size, job.device):
+        for count, codes in _trajectory(x, job.atoms, lam, job.encode(x), counts, False, job.shared):
+            new: list[Any] = [Reconstruction.of(x, codes.decode(job.atoms)), Firing.of(codes)]
+            sums[count] = [a + b for a, b in zip(sums[count], new)] if count in sums else new
+            kept[count].append(codes)
+    labels = norm_labels(tokens, job.size)
+    for count in counts:
+        row = {"protocol": "as_released", "steps": count, "cost": 1 + 2 * count, "lam": lam, "n_tokens": len(tokens)}
+        for record in sums[count]:
+            row |= record.value()
+        yield row | probe_metrics(kept[count].blocks, labels, None, o.probe_ks)[0]
 
 
 def _corrected(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
-    from repro.errors import BadInput
-    from repro.inference import calibrate_lambda, infer, spread
+    from repro.evaluate.corrected import Corrected, Way
+    from repro.metrics import pool
+    from repro.solvers import Lasso, solve
 
-    x = data.tokens.x
-    sample = x[spread(len(x), 1000)]
-    target_l0 = float(sae.encode_sparse(sample).l0.double().mean())
+    job = Corrected(sae, data, dataclasses.replace(o, refit=False), tqdm(disable=True))
     try:
-        lam = calibrate_lambda(sae, sample, target_l0, "semi", o.semi_steps, solve_tol=o.tol)
+        lam = job.lam("semi")
     except BadInput as error:
         yield {"protocol": "corrected", "note": str(error)}
         return
-    labelled = data.labelled
-    atoms = sae.W_dec.detach()
-    on_labelled: Any = iter(())
-    if labelled is not None:
-        on_labelled = _trajectory(
-            sae.target(labelled.tokens.x), atoms, lam, sae.encode_sparse(labelled.tokens.x), steps, nonneg=True
-        )
-    for count, codes in _trajectory(sae.target(x), atoms, lam, sae.encode_sparse(x), steps, nonneg=True):
-        probed = next(on_labelled, (count, codes))[1]
-        yield {"protocol": "corrected", "steps": count, "cost": 1 + 2 * count, "lam": lam, "n_tokens": len(x)} | (
-            token_metrics(x, sae.decode(codes, x).detach(), codes, data.tokens.docs) | probe_row(data, probed, o)
-        )
-    best = infer(sae, x, "non", lam=lam, tol=o.tol)
-    probed = (
-        best.codes if labelled is None else infer(sae, labelled.tokens.x, "non", lam=lam, tol=o.tol, gap=False).codes
-    )
-    yield {"protocol": "corrected", "steps": -1, "lam": lam, "n_tokens": len(x)} | (
-        token_metrics(x, best.x_hat, best.codes, data.tokens.docs) | probe_row(data, probed, o)
-    )
+    atoms, counts = sae.W_dec.detach(), sorted(set(steps))
+    kept = {count: KeptCodes(sae.config.m, job.device) for count in counts}
+    sums = {count: TokenSums(data.tokens.docs) for count in counts}
+
+    def after(x: Any) -> Iterator[tuple[int, SparseCodes]]:
+        return _trajectory(sae.target(x), atoms, lam, sae.encode_sparse(x), counts, True, job.shared)
+
+    for rows, x in data.tokens.blocks(job.size, job.device):
+        for count, codes in after(x):
+            sums[count].add(rows, x, sae.decode(codes, x).detach(), codes)
+            if data.labelled is None:
+                kept[count].append(codes)
+    if data.labelled is not None:
+        for docs, x in data.labelled.tokens.documents(job.size, job.device):
+            for count, codes in after(x):
+                kept[count].append(pool(codes, docs))
+    about = {"protocol": "corrected", "lam": lam, "n_tokens": len(data.tokens)}
+    for count in counts:
+        row = {**about, "steps": count, "cost": 1 + 2 * count, **sums[count].value()}
+        yield row | probe_row(data, kept[count].blocks, o)
+
+    def optimum(x: Any, rows: slice | None) -> SparseCodes:
+        return solve(Lasso(sae.target(x), atoms, lam, shared=job.shared), tol=o.tol).codes
+
+    yield {**about, "steps": -1, **job.measure(Way(optimum, sae))}
 
 
 def _trajectory(
-    target: Any, atoms: Any, lam: float, codes: SparseCodes, steps: Sequence[int], nonneg: bool
+    target: Any,
+    atoms: Any,
+    lam: float,
+    codes: SparseCodes,
+    counts: Sequence[int],
+    nonneg: bool,
+    shared: dict[str, Any],
 ) -> Iterator[tuple[int, SparseCodes]]:
     """(count, codes after `count` ISTA steps) for rising counts."""
-    from repro.objective import lipschitz
     from repro.solvers import Ista, Lasso, solve
 
-    L = lipschitz(atoms)
-    solver = Ista(1 / (L + 1e-6)) if not nonneg else Ista()
-    problem = Lasso(target, atoms, lam, nonneg, L=L)
+    problem = Lasso(target, atoms, lam, nonneg, shared=shared)
+    solver = Ista() if nonneg else Ista(1 / (problem.lipschitz + 1e-6))
     before = 0
-    for count in sorted(set(steps)):
+    for count in counts:
         if count > before:
             codes = solve(problem, solver, codes, count - before, tol=None, proof=False).codes
         before = count
