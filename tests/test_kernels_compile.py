@@ -37,7 +37,8 @@ for name, (kernel, types, launch) in KERNELS.items():
     options = {k: launch.pop(k) for k in ("num_warps", "num_stages") if k in launch}
     free = [a for a in kernel.arg_names if a not in launch]
     signature = dict(zip(free, types, strict=True)) | dict.fromkeys(launch, "constexpr")
-    whole = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in free if a in ("d", "m")}
+    aligned = [a for a in free if a in ("d", "m") or signature[a].startswith("*")]
+    whole = {(kernel.arg_names.index(a),): [["tt.divisibility", 16]] for a in aligned}
     source = ASTSource(kernel, signature, launch, whole)
     code = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     Path(sys.argv[1]).write_text(code.asm["ptx"])
@@ -61,6 +62,6 @@ def test_kernels_compile_for_a_gpu(tmp_path):
     found = json.loads(done.stdout)
     assert len(found) == 8
     for name, facts in found.items():
-        assert facts["spilled"] <= 256, (name, facts)  # bytes a thread
+        assert facts["spilled"] <= 256, (name, facts)  # bytes a thread, in the epilogue
         assert facts["shared"] <= 227 * 1024, (name, facts)
         assert facts["tensor cores"] == name.endswith("tf32"), (name, facts)

@@ -78,7 +78,8 @@ def _by_latent(values, indices, m):
 def _backward_atoms(start, stop, begin, rows, values, grad, out):
     for latent in range(start, stop):
         a, b = begin[latent], begin[latent + 1]
-        _combine(values[a:b], rows[a:b], b - a, grad, out[latent])
+        if a < b:
+            _combine(values[a:b], rows[a:b], b - a, grad, out[latent])
 
 
 def forward(values: Tensor, indices: Tensor, atoms: Tensor) -> Tensor:
@@ -95,7 +96,8 @@ def backward_values(grad: Tensor, indices: Tensor, atoms: Tensor) -> Tensor:
 
 def backward_atoms(grad: Tensor, values: Tensor, indices: Tensor, m: int) -> Tensor:
     """Each atom's gradient is summed by one thread, in the order of the rows: no atomics, and always the same sum."""
-    out = torch.empty(m, grad.shape[1], dtype=grad.dtype)
+    grad = grad.contiguous()
+    out = torch.from_numpy(np.zeros((m, grad.shape[1]), grad.numpy().dtype))  # memory that is not touched costs nothing
     begin, rows, by_latent = _by_latent(values.detach().contiguous().numpy(), indices.contiguous().numpy(), m)
     over(m, _backward_atoms, begin, rows, by_latent, grad, out)
     return out

@@ -9,20 +9,22 @@ from torch import Tensor
 
 from repro.kernels.precision import operand, torch_products
 
-NUMBERS = 2**25
-"""Pre-activations that are held at a time; eight times as many on a GPU."""
+NUMBERS = {"cpu": 2**22, "cuda": 2**28}
+"""Pre-activations that are held at a time: what a CPU's cache holds, what keeps a GPU busy; 256 rows at least."""
 
 Select = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def in_blocks(x: Tensor, W: Tensor, b: Tensor, precision: str, select: Select) -> tuple[Tensor, Tensor]:
     """`select` on blocks of x @ W + b; blocks of different width are padded with zeros."""
-    numbers = 8 * NUMBERS if x.is_cuda else NUMBERS
-    block, parts = max(1, numbers // max(1, W.shape[1])), []
+    m = W.shape[1]
+    block, parts = max(256, NUMBERS.get(x.device.type, 2**22) // m), []
+    pre = torch.empty(min(block, len(x)), m, dtype=x.dtype, device=x.device)
     with torch_products(x.device, precision):
         x, W = operand(x, precision), operand(W, precision)
         for start in range(0, max(len(x), 1), block):
-            parts.append(select(torch.mm(x[start : start + block], W).add_(b)))
+            rows = x[start : start + block]
+            parts.append(select(torch.mm(rows, W, out=pre[: len(rows)]).add_(b)))
     width = max(v.shape[1] for v, _ in parts)
     values, indices = (
         torch.cat([torch.nn.functional.pad(p, (0, width - p.shape[1])) for p in ps]) for ps in zip(*parts)
