@@ -36,6 +36,9 @@ def commands() -> dict[str, Command]:
     from repro.activations.fetch import FetchModel
     from repro.checkpoints.check import Check
     from repro.checkpoints.hub import FetchSae
+    from repro.loca import LocaConvert, LocaEvaluate, LocaTrain, convert
+    from repro.loca import evaluate as loca_evaluate
+    from repro.loca import train as loca_train
     from repro.report.commands import Notebook, Report
     from repro.training.run import TrainConfig
     from repro.workflow import CompareConfig, SweepConfig, compare, evaluate, index, sweep, visualize
@@ -48,6 +51,9 @@ def commands() -> dict[str, Command]:
         "compare": Command(CompareConfig, compare, "One SAE, three modes: {model}_{variant}_3modes.json."),
         "sweep": Command(SweepConfig, sweep, "One SAE, many step counts: {model}_{variant}_semi_sweep.json."),
         "train": Command(TrainConfig, _train, "Train SAEs on saved activations, in dictionary_learning's layout."),
+        "loca train": Command(LocaTrain, loca_train, "LocA-SAE's four phases: multi_encoder_sae.pt and its kin."),
+        "loca convert": Command(LocaConvert, convert, "A LocA folder as one SAE in one file: ae.pt."),
+        "loca evaluate": Command(LocaEvaluate, loca_evaluate, "A LocA-SAE: {model}_loc_amt_sae_metrics.json."),
         "check": Command(Check, _check, "Check an SAE against activations: layer, units, L0, norms."),
         "fetch-model": Command(FetchModel, _fetch_model, "Prepare a language model for offline use."),
         "fetch-sae": Command(FetchSae, _fetch_sae, "Download released SAEs."),
@@ -134,13 +140,19 @@ def parse(args: list[str]) -> tuple[Command, Any]:
     if args and args[0] in known and known[args[0]].config is RunConfig:
         args, path = _take_config(args)
         defaults[args[0]] = load_yaml(RunConfig, path) if path else RunConfig()
-    choices = []
+    choices: list[Any] = []
+    groups: dict[str, list[Any]] = {}  # "loca train" is `train` within `loca`
     for name, command in known.items():
         given = {"default": defaults[name]} if name in defaults else {}
         config: Any = command.config
         if name in ("check", "fetch-model", "fetch-sae"):
             config = Annotated[config, tyro.conf.PositionalRequiredArgs]
-        choices.append(Annotated[config, tyro.conf.subcommand(name, description=_help(command), **given)])
+        group, _, last = name.rpartition(" ")
+        choice = Annotated[config, tyro.conf.subcommand(last, description=_help(command), **given)]
+        groups.setdefault(group, choices if not group else []).append(choice)
+    for group, inner in groups.items():
+        if group:
+            choices.append(Annotated[Union[tuple(inner)], tyro.conf.subcommand(group, description=GROUPS[group])])  # noqa: UP007
     every: Any = Union[tuple(choices)]  # noqa: UP007
     chosen = tyro.cli(
         every,
@@ -149,7 +161,10 @@ def parse(args: list[str]) -> tuple[Command, Any]:
         description="The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE. "
         "Benchmarks have a help of their own: `repro bench --help`.",
     )
-    return known[args[0]], chosen
+    return known.get(args[0]) or known[" ".join(args[:2])], chosen
+
+
+GROUPS = {"loca": "LocA-SAE, local amortization: train, convert, evaluate."}
 
 
 def _help(command: Command) -> str:

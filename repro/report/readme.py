@@ -41,9 +41,12 @@ def text(readme: str, root: Path | None = None) -> str:
         r"(\nrepro/ +the package\n).*?(\nnotebooks/ )": tree(root / "repro"),
     }
     for pattern, new in parts.items():
-        readme, found = re.subn(pattern, lambda m, new=new: m[1] + new + m[2], readme, flags=re.S)
-        if found != 1:
-            raise ValueError(f"README.md has {found} places for {pattern!r}; there must be one.")
+        found = re.findall(pattern, readme, flags=re.S)
+        if len(found) != 1:
+            raise ValueError(f"README.md has {len(found)} places for {pattern!r}; there must be one.")
+        before, after = found[0]
+        head, rest = readme.split(before, 1)
+        readme = head + before + new + after + rest.split(after, 1)[1]
     return readme
 
 
