@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -77,10 +78,11 @@ class Lasso:
         t = t.detach()
         if t.dtype not in (torch.float32, torch.float64):
             t = t.float()
-        if not bool(torch.isfinite(t).all()):
+        low, high = (float(v) for v in t.aminmax()) if t.numel() else (0.0, 0.0)  # NaN where there is one
+        if not (math.isfinite(low) and math.isfinite(high)):
             rows = int((~torch.isfinite(t).all(1)).sum())
             raise BadInput(f"{rows} of the {len(t)} rows of {name} hold NaN or Inf; drop them or collect them again.")
-        largest = float(t.abs().amax()) if t.numel() else 0.0
+        largest = max(high, -low)
         if t.dtype == torch.float32 and (largest > LARGEST or (name == "atoms" and 0 < largest < SMALLEST)):
             raise BadInput(
                 f"The largest value of {name} is {largest:.1e}, whose square leaves float32; rescale {name} and lam, "

@@ -26,6 +26,7 @@ class PursuitState:
         self.used = torch.zeros(b, k, dtype=torch.bool, device=problem.device)
         self.G = torch.zeros(b, k, k, dtype=torch.float64, device=problem.device)
         self.b = torch.zeros(b, k, dtype=torch.float64, device=problem.device)
+        self.A = torch.zeros(b, k, problem.x.shape[1], dtype=torch.float64, device=problem.device)
         self.r = problem.x.clone()
 
     def place(self, atoms: Tensor, which: Tensor) -> None:
@@ -35,19 +36,20 @@ class PursuitState:
         which = which & ~self.used.gather(1, free)
         self.S.scatter_(1, free, torch.where(which, atoms, self.S.gather(1, free)))
         self.used.scatter_(1, free, which | self.used.gather(1, free))
-        A = p.atoms[self.S].double()  # [b, k, d]
-        rows = torch.einsum("btd,bkd->btk", p.atoms[self.S.gather(1, free)].double(), A)
+        index = free.unsqueeze(2).expand(-1, -1, self.A.shape[2])
+        new = torch.where(which.unsqueeze(2), p.atoms[atoms].double(), self.A.gather(1, index))
+        self.A.scatter_(1, index, new)
+        rows = new @ self.A.mT
         index = free.unsqueeze(2).expand_as(rows)
         self.G.scatter_(1, index, rows)
         self.G.scatter_(2, index.mT, rows.mT)
-        self.b = torch.einsum("bkd,bd->bk", A, p.x.double())
+        self.b.scatter_(1, free, (new @ p.x.double().unsqueeze(2)).squeeze(2))
 
     def fit(self) -> None:
         """Least squares on the slots in use, and the residual that it leaves."""
         p = self.problem
         self.u, self.used = least_squares(self.G, self.b, self.u, self.used, p.nonneg)
-        fitted = torch.einsum("bk,bkd->bd", self.u, p.atoms[self.S].double())
-        self.r = (p.x.double() - fitted).to(p.x.dtype)
+        self.r = (p.x.double() - (self.u.unsqueeze(1) @ self.A).squeeze(1)).to(p.x.dtype)
 
     def codes(self) -> SparseCodes:
         order = torch.where(self.used & (self.u != 0), self.S, self.problem.m)
@@ -64,7 +66,7 @@ class PursuitState:
 
     def keep(self, rows: Tensor) -> None:
         self.problem = self.problem[rows]
-        for name in ("S", "u", "used", "G", "b", "r"):
+        for name in ("S", "u", "used", "G", "b", "A", "r"):
             setattr(self, name, getattr(self, name)[rows])
 
 
@@ -101,7 +103,9 @@ class Pursuit:
     def step(self, state: PursuitState) -> None:
         p, k = state.problem, state.S.shape[1]
         c = state.r @ p.atoms.T
-        norms = p.atoms.norm(dim=1)
+        if "norms" not in p.shared:
+            p.shared["norms"] = p.atoms.norm(dim=1)
+        norms = p.shared["norms"]
         c = (c if p.nonneg else c.abs_()) / norms.clamp_min(torch.finfo(c.dtype).tiny)
         c = torch.nn.functional.pad(c, (0, 1)).scatter_(1, torch.where(state.used, state.S, p.m), -torch.inf)[:, : p.m]
         value, best = c.topk(min(self.per_step, k), dim=1)

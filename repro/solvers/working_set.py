@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from repro.codes import SparseCodes
 from repro.errors import BadInput, missing_extra
-from repro.objective import Certificate
+from repro.objective import CHUNK, Certificate
 from repro.solvers.problem import Lasso
 
 GRAM_NUMBERS = 2**28  # Gram matrices of a block that may be kept, in numbers of address space; else built anew
@@ -48,8 +48,9 @@ class Dictionary:
         self.atoms = atoms if self.scale == 1 else atoms / self.scale
         self.low = self.atoms.to(torch.bfloat16 if low else torch.float32)
         unit = 2.0**-8 if low else 2.0**-23
-        norm = self.low.double().norm(dim=1)
-        lost = (self.atoms.double() - self.low.double()).norm(dim=1)
+        blocks = list(zip(self.atoms.split(CHUNK), self.low.split(CHUNK)))
+        norm = torch.cat([low.double().norm(dim=1) for _, low in blocks])
+        lost = torch.cat([(part.double() - low.double()).norm(dim=1) for part, low in blocks])
         beta = (1.01 * ((unit + atoms.shape[1] * 2.0**-23) * norm + lost) + 1e-37).float()
         self.beta = torch.cat([beta, beta.amax().reshape(1)])  # and, last, the largest
         self.rho = unit
