@@ -227,12 +227,12 @@ def nearest_root(
 ) -> tuple[float, float]:
     """(t, f(t)) with f(t) within tol * target, or the nearest that `calls` evaluations of a falling f >= 0 found.
 
-    From `start`, growing steps until the target lies between two values; then the secant of log f, kept to the inner
-    four fifths of the bracket, and every third time its middle. Where f jumps over the target, plain bisection is left.
+    From `start`, growing steps, short ones near the target, until it lies between two values; then the secant of log f,
+    kept to the inner four fifths of the bracket, and every third time its middle, for an f that jumps over the target.
     """
     below: tuple[float, float] | None = None  # (t, f(t)) with f(t) > target, the largest such t
     above: tuple[float, float] | None = None
-    t, width, best = min(max(start, low), high), 0.1, (math.nan, math.inf)
+    t, width, grown, best = min(max(start, low), high), 0.1, 0.5, (math.nan, math.inf)
     for call in range(calls):
         value = f(t)
         if not abs(value - target) >= abs(best[1] - target):
@@ -247,8 +247,10 @@ def nearest_root(
             edge = high if below is not None else low
             if t == edge:
                 break
-            width = 2 * width
-            t = min(t + width, high) if above is None else max(t - width, low)
+            width, grown = 2 * width, 2 * grown
+            ratio = abs(math.log(value / target)) if value > 0 else math.inf
+            step = min(width, grown * max(ratio, tol))
+            t = min(t + step, high) if above is None else max(t - step, low)
             continue
         share = 0.5
         if call % 3 and above[1] > 0:

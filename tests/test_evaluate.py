@@ -311,6 +311,26 @@ def test_random_weights_are_seeded_and_keep_shapes_and_norms():
     assert float(overlap) < 0.9
 
 
+def test_compare_and_evaluate_take_controls(tmp_path):
+    from repro.cli import main
+
+    np.save(tmp_path / "acts_layer8.npy", acts(planted(), 200).reshape(10, 20, D).numpy())
+    names = ("--model-name", "toy", "--sae-path", str(SAE), "--acts", str(tmp_path / "acts_layer8.npy"))
+    main(["compare", *names, "--out-dir", str(tmp_path), "--eval-modes", "amortized", "random_encoder", "pca"])
+    out = json.loads((tmp_path / "toy_batch_topk_3modes.json").read_text())
+    assert set(out["corrected"]) == {"amortized", "random_encoder", "pca"} and set(out["as_released"]) == {"amortized"}
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"output_dir: {tmp_path}\nmodel: {{layer_index: 8}}\neval_modes: [amortized, encoder_refit]\n"
+        f"protocol: corrected\nsae_checkpoints: {{b: {{name: b, roots: ['{SAE}']}}}}\nmetrics: {{bootstrap: 5}}\n"
+    )
+    main(["index", "--config", str(config)])
+    main(["evaluate", "--config", str(config)])
+    import pandas as pd
+
+    assert set(pd.read_parquet(tmp_path / "metrics.parquet")["mode"]) == {"amortized", "encoder_refit"}
+
+
 def test_the_benchmark_writes_its_rows(tmp_path):
     from repro.bench.evaluate import Evaluate
 
