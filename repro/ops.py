@@ -68,6 +68,8 @@ def prox_step(
         raise BadInput(
             f"z {list(z.shape)}, r {list(r.shape)} and atoms {list(atoms.shape)} must be [n, m], [n, d] and [m, d]."
         )
+    if out is not None and (out.shape, out.dtype, out.device) != (z.shape, z.dtype, z.device):
+        raise BadInput(f"out is {list(out.shape)} {out.dtype} on {out.device}; it must be like z, or left out.")
     t = torch.as_tensor(lam, dtype=z.dtype, device=z.device).reshape(-1, 1) * step
     if len(t) not in (1, len(z)):
         raise BadInput(f"lam must be a number or one value per row ({len(z)}), not {len(t)} values.")
@@ -128,11 +130,13 @@ def decode(values: Tensor, indices: Tensor, atoms: Tensor, *, impl: str = "auto"
             f"values {list(values.shape)}, indices {list(indices.shape)} and atoms {list(atoms.shape)} must be [n, k], "
             "[n, k] and [m, d]."
         )
-    if not indices.is_cuda and indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < len(atoms):
-        raise BadInput(
-            f"indices from {int(indices.min())} to {int(indices.max())} do not fit {len(atoms)} atoms; decode codes "
-            "with the dictionary that they were made for."
-        )
+    if not indices.is_cuda and indices.numel():
+        low, high = (int(i) for i in indices.aminmax())
+        if low < 0 or high >= len(atoms):
+            raise BadInput(
+                f"indices from {low} to {high} do not fit {len(atoms)} atoms; decode codes with the dictionary that "
+                "they were made for."
+            )
     values = values.to(atoms.dtype)
     kernel = _kernel("decode", impl, values, atoms)
     if hasattr(kernel, "decode"):

@@ -87,6 +87,8 @@ def test_prox_step(impl, device, nonneg, lam):
         kept = z.clone()
         close(ops.prox_step(z, r, atoms, each_lam, 0.1, nonneg, impl=impl), expected)
         assert torch.equal(z, kept)
+        across = z.clone().T.contiguous().T  # memory in another order
+        close(ops.prox_step(across, r, atoms, each_lam, 0.1, nonneg, out=across, impl=impl), expected)
         close(ops.prox_step(z, r, atoms, each_lam, 0.1, nonneg, out=z, impl=impl), expected)
 
 
@@ -306,6 +308,7 @@ def test_bad_input_is_refused_in_one_sentence():
         lambda: ops.prox_step(z, x, W, 0.1, 0.1),
         lambda: ops.prox_step(z, x, W.T, torch.ones(2), 0.1),
         lambda: ops.prox_step(z, x, W.T, 0.1, 0.1, impl="numba"),
+        lambda: ops.prox_step(z, x, W.T, 0.1, 0.1, out=z[:2]),
         lambda: ops.decode(codes.values, codes.indices, W.T[:1]),
         lambda: ops.decode(codes.values, codes.indices[:2], W.T),
         lambda: ops.firing_stats(codes, torch.ones(2)),

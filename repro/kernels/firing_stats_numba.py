@@ -26,9 +26,5 @@ def _firing_stats(start, stop, values, indices, m, y):
 
 def firing_stats(values: Tensor, indices: Tensor, m: int, y: Tensor) -> Tensor:
     """Rows of the result [4, m], float64: count, sum z, sum z^2, sum z y over codes z > 0; y [n] float64."""
-    parts = over(len(values), _firing_stats, values, indices, m, y) if values.numel() > 4 * m else None
-    if parts is None:  # sums of a part cost more than its codes
-        arrays = (t.detach().contiguous().numpy() for t in (values, indices, y))
-        v, i, labels = arrays
-        parts = [_firing_stats(0, len(v), v, i, m, labels)]
-    return torch.from_numpy(np.add.reduce(parts)).T.contiguous()
+    parts = over(len(values), _firing_stats, values, indices, m, y, least=4 * m // max(1, values.shape[1]))
+    return torch.from_numpy(parts[0] if len(parts) == 1 else np.add.reduce(parts)).T

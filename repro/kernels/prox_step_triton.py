@@ -33,7 +33,7 @@ def prox_step(
 ) -> Tensor:
     """prox_t(z + step r D^T), [n, m]; t [n, 1] or [1, 1]. Every tile reads only its own codes, so `out` may be z."""
     z, t = z.contiguous(), t.contiguous()
-    out = torch.empty_like(z) if out is None else out
+    out = out if out is not None and out.is_contiguous() else torch.empty_like(z)
     (n, m), launch = z.shape, tiles(precision)
     if z.numel():
         grid = (triton.cdiv(n, launch["BN"]) * triton.cdiv(m, launch["BM"]),)

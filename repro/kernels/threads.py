@@ -20,11 +20,12 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads)
 
 
-def over(n: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """function(start, stop, *arguments) for parts of range(n), in order; tensors are passed as numpy arrays."""
+def over(n: int, function: Callable[..., Any], *arguments: Any, least: int = 1) -> list[Any]:
+    """function(start, stop, *arguments) for parts of range(n) in order, each of `least` or more; tensors as arrays."""
     arrays = [a.detach().contiguous().numpy() if isinstance(a, Tensor) else a for a in arguments]
     threads = torch.get_num_threads()
-    if threads <= 1 or n < 2 * threads:
+    parts = min(PARTS * threads, n // max(1, least))
+    if threads <= 1 or parts < 2:
         return [function(0, n, *arrays)]
-    ends = [n * part // (PARTS * threads) for part in range(PARTS * threads + 1)]
+    ends = [n * part // parts for part in range(parts + 1)]
     return list(_pool(os.getpid(), threads).map(lambda a, b: function(a, b, *arrays), ends[:-1], ends[1:]))
