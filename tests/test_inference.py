@@ -106,13 +106,13 @@ def test_calibration_reaches_the_target(mode, steps):
 @pytest.mark.parametrize("target", [3.0, 5.0, 8.0])
 def test_a_small_start_changes_no_promise(target, monkeypatch):
     """Beginning on 128 tokens, the codes at the returned lambda have the L0 asked for on all tokens, solved cold."""
-    from repro import inference
+    from repro.inference import calibration
 
     sae = make(Standard)
     x = data(sae, n=700)
     sizes: list[int] = []
-    whole = inference.solve
-    monkeypatch.setattr(inference, "solve", lambda p, *a, **k: (sizes.append(p.n), whole(p, *a, **k))[1])
+    whole = calibration.solve
+    monkeypatch.setattr(calibration, "solve", lambda p, *a, **k: (sizes.append(p.n), whole(p, *a, **k))[1])
     shared: dict = {}
     lam = calibrate_lambda(sae, x, target, shared=shared)
     reached = solve(Lasso(sae.target(x), sae.W_dec, lam), tol=1e-3).codes.l0.double().mean()

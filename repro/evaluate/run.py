@@ -70,8 +70,8 @@ def evaluate_sae(
 def code_key() -> str:
     """Hash of the sources that a row depends on, so that rows of older code are not taken for new ones."""
     package = Path(__file__).parent.parent
-    names = ("objective.py", "codes.py", "ops.py", "sae.py", "inference.py")
-    folders = ("solvers", "kernels", "metrics", "variants", "checkpoints", "evaluate")
+    names = ("objective.py", "codes.py", "ops.py", "sae.py")
+    folders = ("solvers", "kernels", "metrics", "variants", "checkpoints", "inference", "evaluate")
     files = [package / n for n in names] + [f for folder in folders for f in (package / folder).glob("*.py")]
     return digest([file_sha256(f) for f in sorted(files)])
 

@@ -1,0 +1,37 @@
+"""Three ways to codes under two protocols: `infer`; `calibrate_lambda` to a mean L0; the released encoder and grids."""
+
+from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, nearest_root, spread
+from repro.inference.modes import Inference, infer
+from repro.inference.names import ALIASES, CONTROLS, MODES, NON_STEPS, SEMI_STEPS, Mode, check_mode
+from repro.inference.released import (
+    GRID9,
+    GRID_EXP5,
+    encode_as_released,
+    grid_lambda,
+    power_lipschitz,
+    released_codes,
+    released_lambda,
+)
+
+__all__ = [
+    "ALIASES",
+    "CALIBRATION_TOKENS",
+    "CONTROLS",
+    "GRID9",
+    "GRID_EXP5",
+    "MODES",
+    "NON_STEPS",
+    "SEMI_STEPS",
+    "Inference",
+    "Mode",
+    "calibrate_lambda",
+    "check_mode",
+    "encode_as_released",
+    "grid_lambda",
+    "infer",
+    "nearest_root",
+    "power_lipschitz",
+    "released_codes",
+    "released_lambda",
+    "spread",
+]

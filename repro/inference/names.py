@@ -1,0 +1,22 @@
+"""Names of the ways to codes, and the numbers of steps of the released code."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from repro.errors import BadInput, nearest
+
+Mode = Literal["amortized", "semi", "non"]
+MODES = ("amortized", "semi", "non")
+CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
+"""What `evaluate` can run beside the modes, corrected protocol only (`evaluate.controls`)."""
+ALIASES = {"semi_amortized": "semi", "non_amortized": "non"}
+SEMI_STEPS, NON_STEPS = 30, 200  # of the released code
+
+
+def check_mode(mode: str, controls: bool = False) -> str:
+    """amortized, semi or non (or a control); the released names semi_amortized and non_amortized are understood."""
+    mode, known = ALIASES.get(mode, mode), (*MODES, *CONTROLS) if controls else MODES
+    if mode not in known:
+        raise BadInput(f"No mode '{mode}'{nearest(mode, [*known, *ALIASES])}; there are {', '.join(known)}.")
+    return mode
