@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro.errors import BadInput
-from repro.training.loca import GROUP_KS, angular_variance, group, group_ks, regroup, scores, uncentred
+from repro.training.loca import GROUP_KS, angular_variance, group, group_ks, ranking, regroup, uncentred
 from repro.variants import TopK
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -114,13 +114,17 @@ def test_every_rule_ranks_the_latents_that_have_a_variance():
         sae.W_enc.copy_(torch.randn(6, 20, generator=g))
         sae.b_enc[:5] = -100  # never fire
     x = torch.randn(300, 6, generator=g)
-    for rule in ("angular_variance", "frequency", "random"):
-        score, variance, count = scores(sae, [x], rule)
-        assert torch.equal(score.isnan(), variance.isnan()) and score[:5].isnan().all()
+    variance, count = angular_variance(sae, [x[:150], x[150:]])
     known = ~variance.isnan()
-    assert torch.equal(scores(sae, [x], "frequency")[0][known], count[known]) and (count[~known] < 2).all()
-    assert torch.equal(scores(sae, [x], "random", seed=3)[0][known], scores(sae, [x], "random", seed=3)[0][known])
-    assert scores(sae, [x], "angular_variance", "as_released")[0][0] == 1
+    assert not known[:5].any() and (count[~known] < 2).all() and known.sum() > 8
+    for rule in ("angular_variance", "frequency", "random"):
+        assert torch.equal(ranking(rule, variance, count).isnan(), ~known)
+    assert torch.equal(ranking("frequency", variance, count)[known], count[known])
+    chance = [ranking("random", variance, count, seed)[known] for seed in (3, 3, 4)]
+    assert torch.equal(chance[0], chance[1]) and not torch.equal(chance[0], chance[2])
+    assert angular_variance(sae, [x], "as_released")[0][0] == 1
+    with pytest.raises(BadInput, match="cannot be grouped by 'size'"):
+        ranking("size", variance, count)
     dense = TopK(TopK.Config(6, 20, k=20))  # the other way to sum, where most latents fire
     dense.load_state_dict(sae.state_dict())
     unit = x / x.norm(dim=1, keepdim=True)

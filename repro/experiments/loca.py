@@ -1,17 +1,22 @@
-"""LocA-SAE: angular variance, its groups, and what a top-k of its own in every group does to a trained Top-K."""
+"""§6: LocA-SAE trained as released and corrected, and the ablations that say what its grouping is worth."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repro.config import Scale
+from repro.config import Scale, digest
+from repro.errors import BadInput
 from repro.evaluate import evaluate_sae
 from repro.experiments.setup import Prepared, options, prepare
 from repro.experiments.tables import save_table
-from repro.training.loca import GROUP_KS, angular_variance, group, regroup
+from repro.training.grouped import LocaJob
+from repro.training.loca import Grouping, angular_variance, group, group_ks, ranking, regroup
+from repro.training.recipe import Job, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,38 +25,51 @@ if TYPE_CHECKING:
     from repro.sae import SAE
 
 BATCHES, BATCH = 200, 2048  # the paper measures angular variance on at most 200 batches
+USAGE_WEIGHT = 1e-3
+SEEDS = {"tiny": 3}  # how many seeds `run` takes by default; 1 at other scales
 
 
-def group_ks(k: int, n_groups: int = len(GROUP_KS)) -> tuple[int, ...]:
-    """A total of k spread over the groups as the released (6, 5, 4, 3, 3, 2, 2, 1), at least 1 a group.
+@dataclass(frozen=True)
+class Form:
+    """One way to go on from a trained Top-K SAE; each but the first three differs from `loca` in one thing."""
 
-    Largest remainders, so that the sum is exactly k (the release adds 6 latents on the way from 20 to 26).
-    """
-    share = [g * k / sum(GROUP_KS) for g in GROUP_KS[:n_groups]]
-    out = [max(1, int(s)) for s in share]
-    for i in sorted(range(n_groups), key=lambda i: int(share[i]) - share[i]):
-        if sum(out) < k:
-            out[i] += 1
-    return tuple(out)
+    label: str
+    groups: Grouping = "angular_variance"
+    equal: bool = False
+    train: bool = True
+    usage: bool = True
+
+
+FORMS: dict[str, Form] = {
+    "topk_start": Form("Top-K, phase 1 alone", "none", train=False),
+    "topk": Form("Top-K, trained on", "none"),
+    "loca": Form("LocA, corrected"),
+    "untrained": Form("… without phase 4", train=False),
+    "random": Form("… random groups", "random"),
+    "frequency": Form("… groups by frequency", "frequency"),
+    "equal": Form("… equal budgets", equal=True),
+    "no_penalty": Form("… no usage penalty", usage=False),
+}
+LABELS = {name: form.label for name, form in FORMS.items()} | {"as_released": "LocA, as released"}
 
 
 def latents(scale: Scale) -> pd.DataFrame:
-    """Angular variance of every latent of the scale's Top-K SAEs by both rules, with its firing count and group."""
+    """Angular variance of every latent of the scale's Top-K SAEs by both rules, with its firing rate and group."""
     started = time.perf_counter()
     ready = prepare(scale)
     rows: list[dict[str, Any]] = []
-    for entry, sae in _top_k(ready):
-        blocks = [b.to(ready.device) for b in ready.rows.blocks(BATCH)][:BATCHES]
-        released, count = angular_variance(sae, blocks, "as_released")
-        corrected, _ = angular_variance(sae, blocks, "corrected")
+    for k in scale.ks:
+        sae = _first(ready, scale, k, scale.seed)
+        released, count = angular_variance(sae, _blocks(ready), "as_released")
+        corrected, _ = angular_variance(sae, _blocks(ready), "corrected")
         member = torch.empty(sae.config.m, dtype=torch.long)
         for g, members in enumerate(group(corrected.cpu())):
             member[members] = g
-        tokens = sum(len(b) for b in blocks)
+        tokens = min(ready.rows.n, BATCHES * BATCH)
         for j in range(sae.config.m):
             rows.append(
                 {
-                    "k": entry["sparsity"],
+                    "k": k,
                     "latent": j,
                     "AV_released": float(released[j]),
                     "AV_corrected": float(corrected[j]),
@@ -62,41 +80,303 @@ def latents(scale: Scale) -> pd.DataFrame:
     return save_table("loca_latents", scale, rows, time.perf_counter() - started)
 
 
-def run(scale: Scale) -> pd.DataFrame:
-    """Amortized metrics, corrected protocol, of each Top-K SAE, of its grouped form by angular variance, by firing
-    frequency and by chance, all at the same total k: what the selection rule changes before any fine-tuning.
+def run(
+    scale: Scale,
+    seeds: tuple[int, ...] | None = None,
+    ks: tuple[int, ...] | None = None,
+    fine_tune_steps: int | None = None,
+) -> pd.DataFrame:
+    """Every form x k x seed: amortized metrics, corrected protocol; as_released also under its own.
+
+    seeds: of weights, data order and random groups; three on tiny, one elsewhere, if not given. ks: the smallest of the
+    scale if not given. fine_tune_steps: extra steps of every trained form; a third of the scale's if not given.
     """
     started = time.perf_counter()
     ready = prepare(scale)
+    count = SEEDS.get(scale.name, 1)
+    seeds = seeds if seeds is not None else tuple(range(scale.seed, scale.seed + count))
+    ks = ks or scale.ks[:1]
+    if not set(ks) <= set(scale.ks):
+        raise BadInput(f"The scale has Top-K SAEs at k = {scale.ks}, not at all of {ks}: choose among those.")
+    steps = fine_tune_steps or max(1, scale.steps // 3)
     rows: list[dict[str, Any]] = []
-    settings = options(scale, modes=("amortized",), protocols=("corrected",), gap=False)
-    for entry, sae in _top_k(ready):
-        blocks = [b.to(ready.device) for b in ready.rows.blocks(BATCH)][:BATCHES]
-        variance, count = angular_variance(sae, blocks)
-        by_chance = torch.randperm(sae.config.m, generator=torch.Generator().manual_seed(scale.seed)).double()
-        ks = group_ks(int(entry["sparsity"]))
-        forms = {
-            "top-k": sae,
-            "angular variance": regroup(sae, group(variance), ks),
-            "firing frequency": regroup(sae, group(count), ks),
-            "random": regroup(sae, group(by_chance), ks),
-        }
-        for name, form in forms.items():
-            for row in evaluate_sae(form, ready.data, settings):
-                rows.append({"groups": name, "k": entry["sparsity"], **row})
-    return save_table("loca", scale, rows, time.perf_counter() - started)
+    for seed in seeds:
+        for k, form, sae, trained_for in _trained(ready, scale, ks, seed, steps):
+            protocols = ("corrected", "as_released") if form == "as_released" else ("corrected",)
+            for protocol in protocols:
+                rows.append(
+                    _row(ready, scale, sae, protocol) | {"form": form, "k": k, "seed": seed, "extra_steps": trained_for}
+                )
+    extra = {
+        "seeds": list(seeds),
+        "fine_tune_steps": steps,
+        "forms": {n: dataclasses.asdict(f) for n, f in FORMS.items()},
+    }
+    return save_table("loca_ablations", scale, rows, time.perf_counter() - started, **extra)
 
 
-def _top_k(ready: Prepared) -> list[tuple[dict[str, Any], SAE]]:
+def _trained(
+    ready: Prepared, scale: Scale, ks: tuple[int, ...], seed: int, steps: int
+) -> list[tuple[int, str, SAE, int]]:
+    """(k, form, SAE, extra steps) of one seed; all forms that are trained see the same batches, each read once."""
     from repro.checkpoints import load_sae
+    from repro.training.files import weights_digest
+    from repro.training.train import train
 
-    return [(e, load_sae(e["path"]).to(ready.device)) for e in ready.finals("topk")]
+    starts: list[tuple[int, str, SAE, LocaJob | None]] = []
+    for k in ks:
+        first = _first(ready, scale, k, seed)
+        variance, count = angular_variance(first, _blocks(ready))
+        for name, form in FORMS.items():
+            start, job = first, LocaJob("topk", k, scale.m, seed)
+            if form.groups != "none":
+                cut = group(ranking(form.groups, variance, count, seed))
+                budgets = group_ks(k, equal=form.equal)
+                start = regroup(first, cut, budgets)
+                job = LocaJob(
+                    "loca",
+                    k,
+                    scale.m,
+                    seed,
+                    group_sizes=tuple(len(g) for g in cut),
+                    group_ks=budgets,
+                    usage_weight=USAGE_WEIGHT if form.usage else 0.0,
+                    usage_start=min(1000, steps // 5),
+                )
+            starts.append((k, name, start, job if form.train else None))
+    begin = _recipe(scale, scale.steps, seed)
+    recipe = _recipe(scale, steps, seed, lr=begin.lr / 2)
+    wanted = [(start, job) for _, _, start, job in starts if job is not None]
+    out = ready.folder / f"loca-{digest([(weights_digest(start), job) for start, job in wanted], recipe)}"
+    folders = iter(
+        train(
+            ready.rows,
+            [job for _, job in wanted],
+            recipe,
+            out,
+            scale.model,
+            _layer(ready),
+            ready.device,
+            starts=[start for start, _ in wanted],
+            held_out=ready.data.tokens.x[:],
+        )
+    )
+    found = [
+        (k, name, start if job is None else load_sae(next(folders)), steps if job is not None else 0)
+        for k, name, start, job in starts
+    ]
+    return found + [_released(ready, scale, k, seed) for k in ks]
+
+
+def _released(ready: Prepared, scale: Scale, k: int, seed: int) -> tuple[int, str, SAE, int]:
+    """Trained by the released code's rules from scratch; its budgets add up to 1.3 k, as 26 to 20."""
+    import json
+
+    from repro.checkpoints import load_sae
+    from repro.training.phases import Loca, train_loca
+
+    method = Loca(
+        setting="as_released",
+        m=scale.m,
+        k=k,
+        group_ks=group_ks(round(1.3 * k)),
+        steps=scale.steps,
+        batch_size=scale.batch_size,
+        seed=seed,
+    )
+    out = ready.folder / f"loca-released-{digest(method, method.first_job(), method.recipe(1))}"
+    train_loca(ready.rows, method, out, scale.model, _layer(ready), ready.device, progress=False)
+    steps = json.loads((out / "eval_results.json").read_text())["steps"]
+    return k, "as_released", load_sae(out), steps
+
+
+def _row(ready: Prepared, scale: Scale, sae: SAE, protocol: str) -> dict[str, Any]:
+    from repro.training.loca_files import converted
+
+    x = ready.data.tokens.x[:1000].to(ready.device)
+    sae = (converted(sae) if protocol == "as_released" else sae).to(ready.device)
+    sae.encode(x)
+    began = time.perf_counter()
+    sae.encode(x)
+    encode = time.perf_counter() - began
+    settings = options(scale, modes=("amortized",), protocols=(protocol,), gap=False)
+    (row,) = evaluate_sae(sae, ready.data, settings)
+    return row | {"encode_us_per_token": round(1e6 * encode / len(x), 2)}
+
+
+def _first(ready: Prepared, scale: Scale, k: int, seed: int) -> SAE:
+    """The Top-K SAE of phase 1: the scale's own, or one of another seed, trained alike."""
+    from repro.checkpoints import load_sae
+    from repro.training.train import train
+
+    if seed == scale.seed:
+        path = next(e["path"] for e in ready.finals("topk") if e["sparsity"] == k)
+    else:
+        recipe = _recipe(scale, scale.steps, seed)
+        job = Job("topk", k, scale.m, seed)
+        out = ready.folder / f"loca-first-{digest(job, recipe)}"
+        (path,) = train(ready.rows, [job], recipe, out, scale.model, _layer(ready), ready.device)
+    return load_sae(path).to(ready.device)
+
+
+def _recipe(scale: Scale, steps: int, seed: int, **given: Any) -> Recipe:
+    if scale.lr is not None:
+        given = {"lr": scale.lr} | given
+    return Recipe.scaled(steps, scale.batch_size, seed=seed, checkpoints=(1.0,), **given)
+
+
+def _blocks(ready: Prepared) -> Any:
+    from itertools import islice
+
+    return (x.to(ready.device) for x in islice(ready.rows.blocks(BATCH), BATCHES))
+
+
+def _layer(ready: Prepared) -> int | None:
+    return ready.rows.store.meta.get("layer")
+
+
+METRICS = ("NMSE", "dead_rate", "dense@0.1", "dF1", "absorption")
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Metrics by k and selection rule."""
-    columns = ["L0", "NMSE", "FVE", "dead_rate", "dense@0.1", "dF1", "absorption", "absorption_null"]
-    return table.set_index(["k", "groups"])[columns].round(4)
+    """Mean over seeds of each metric, by protocol and form."""
+    columns = ["L0", "NMSE", "FVE", *METRICS[1:], "absorption_null", "extra_steps", "encode_us_per_token"]
+    out = table.groupby(["protocol", "k", "form"], sort=False)[columns].mean().round(4)
+    return out.rename(index=LABELS, level="form")
+
+
+def differences(table: pd.DataFrame, form: str = "loca", against: str = "topk", metric: str = "NMSE") -> pd.Series:
+    """metric(form) - metric(against), corrected protocol, one value a seed (mean over k), indexed by seed."""
+    part = table[table["protocol"] == "corrected"]
+    wide = part.pivot_table(index=["seed", "k"], columns="form", values=metric)
+    return (wide[form] - wide[against]).groupby("seed").mean()
+
+
+def effects(table: pd.DataFrame) -> pd.DataFrame:
+    """What LocA changes against every other form: mean over seeds with a 95 % t interval, long format."""
+    import pandas as pd
+
+    from repro.claims import Effect
+
+    rows = []
+    for against in [f for f in LABELS if f in set(table["form"]) and f != "loca"]:
+        for metric in METRICS:
+            effect = Effect.of(differences(table, "loca", against, metric).to_numpy())
+            rows.append(
+                {
+                    "against": LABELS[against],
+                    "metric": metric,
+                    "effect": effect.value,
+                    "low": effect.low,
+                    "high": effect.high,
+                    "seeds": effect.n,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def effects_table(table: pd.DataFrame) -> pd.DataFrame:
+    """`effects` as a table to read: a row a form, a column a metric, effect [interval]."""
+    long = effects(table)
+    long["text"] = [
+        f"{v:+.3f}" + (f" [{a:+.3f}, {b:+.3f}]" if a == a else "")
+        for v, a, b in zip(long["effect"], long["low"], long["high"])
+    ]
+    return long.pivot(index="against", columns="metric", values="text").loc[long["against"].unique(), list(METRICS)]
+
+
+def findings(table: pd.DataFrame) -> str:
+    """The ablations in sentences, every number from the table."""
+    mean = table[table["protocol"] == "corrected"].groupby("form")[["L0", "FVE", *METRICS]].mean()
+    released = table[table["protocol"] == "as_released"][["NMSE", "L0", "dense@0.1"]].mean()
+    at = lambda form, metric: float(mean.loc[form, metric])  # noqa: E731
+    stopped = int(table.loc[table["form"] == "as_released", "extra_steps"].max())
+    m, seeds = int(table["m"].iloc[0]), table["seed"].nunique()
+    loca, plain, chance = ({m: at(form, m) for m in mean.columns} for form in ("loca", "topk", "random"))
+    return (
+        f"**As released**, each training phase stops after {stopped} step, because a reconstruction of zero already "
+        f"meets its target: NMSE {at('as_released', 'NMSE'):.3g} with its true group top-k; converted and read as a "
+        f"plain ReLU, {released['NMSE']:.3g} at {released['L0']:.0f} of {m:,} latents a token. **Corrected** (mean "
+        f"over {seeds} seed{'s' if seeds > 1 else ''}), LocA-SAE has NMSE {loca['NMSE']:.4f} at L0 {loca['L0']:.1f}; "
+        f"the same Top-K SAE trained on for as long has {plain['NMSE']:.4f} at L0 {plain['L0']:.1f}. Dead latents "
+        f"{loca['dead_rate']:.1%} against {plain['dead_rate']:.1%}, absorption {loca['absorption']:.3f} against "
+        f"{plain['absorption']:.3f}, ΔF1 {loca['dF1']:+.3f} against {plain['dF1']:+.3f}. With random groups: NMSE "
+        f"{chance['NMSE']:.4f}, dead {chance['dead_rate']:.1%}, absorption {chance['absorption']:.3f}, ΔF1 "
+        f"{chance['dF1']:+.3f}."
+    )
+
+
+def paper_rows() -> pd.DataFrame:
+    """The paper's LocA rows beside its Top-K and BatchTopK encoders (data/paper.csv)."""
+    from repro.experiments.comparison import paper_numbers
+
+    table = paper_numbers()
+    return table[table["id"].isin(["S1", "S3", "S5", "S9"])].set_index("id")
+
+
+def metric_figure(table: pd.DataFrame, metric: str) -> Figure:
+    """One metric of every form, corrected protocol, a point a seed."""
+    import plotly.graph_objects as go
+
+    from repro.experiments.comparison import LABELS as AXES
+    from repro.report.theme import PALETTE, caption
+
+    part = table[table["protocol"] == "corrected"]
+    figure = go.Figure()
+    for i, (k, points) in enumerate(part.groupby("k")):
+        figure.add_trace(
+            go.Scatter(
+                x=points[metric],
+                y=points["form"].map(LABELS),
+                mode="markers",
+                name=f"k = {k:g}",
+                marker={"color": PALETTE[i % len(PALETTE)], "size": 9, "opacity": 0.7},
+                hovertext=[f"seed {s}" for s in points["seed"]],
+            )
+        )
+    figure.update_layout(xaxis_title=AXES.get(metric, metric), showlegend=part["k"].nunique() > 1)
+    figure.update_yaxes(autorange="reversed", title=None)
+    text = (
+        f"{AXES.get(metric, metric)}, a point a seed. All forms but the first go on from the same Top-K SAE of their "
+        "seed; those that are trained see the same batches."
+    )
+    return caption(figure, text)
+
+
+def effect_figure(table: pd.DataFrame) -> Figure:
+    """LocA minus each other form, with intervals over seeds, a panel a metric."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    from repro.report.theme import BLUE, caption, interval
+
+    long = effects(table)
+    long = long[long["against"] != LABELS["as_released"]]
+    shown = ("NMSE", "dead_rate", "dF1", "absorption")
+    figure = make_subplots(2, 2, subplot_titles=[f"Δ {m}" for m in shown], shared_yaxes=True, horizontal_spacing=0.04)
+    for i, metric in enumerate(shown):
+        part = long[long["metric"] == metric]
+        bars = interval(part["effect"], part["low"], part["high"]) if part["low"].notna().any() else None
+        where = (i // 2 + 1, i % 2 + 1)
+        figure.add_trace(
+            go.Scatter(
+                x=part["effect"],
+                y=part["against"],
+                mode="markers",
+                marker={"color": BLUE, "size": 9},
+                error_x=bars,
+                showlegend=False,
+            ),
+            *where,
+        )
+        figure.add_vline(x=0, line_dash="dash", line_width=1, row=where[0], col=where[1])
+    figure.update_yaxes(autorange="reversed")
+    figure.update_layout(height=620)
+    return caption(
+        figure,
+        "LocA-SAE (corrected) minus each other form, with 95 % intervals over seeds: left of the dashed line, LocA is "
+        "lower. Against random groups, the difference is what angular variance is worth.",
+    )
 
 
 def variance_figure(table: pd.DataFrame) -> Figure:
@@ -129,32 +409,5 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     return caption(
         figure,
         "Angular variance of each latent against how often it fires. The released rule gives latents that never fire "
-        "the highest value of all, 1, so they head the group with the largest k.",
-    )
-
-
-def group_figure(table: pd.DataFrame, metric: str) -> Figure:
-    """One metric by grouping rule, at each k."""
-    import plotly.graph_objects as go
-
-    from repro.experiments.comparison import LABELS
-    from repro.report.theme import PALETTE, caption, interval
-
-    figure = go.Figure()
-    for i, (k, part) in enumerate(table.groupby("k")):
-        bars = (
-            interval(part[metric], part[f"{metric}_low"], part[f"{metric}_high"]) if f"{metric}_low" in part else None
-        )
-        figure.add_trace(
-            go.Bar(
-                x=part["groups"],
-                y=part[metric],
-                name=f"k = {k:g}",
-                marker_color=PALETTE[i % len(PALETTE)],
-                error_y=bars,
-            )
-        )
-    figure.update_layout(barmode="group", xaxis_title="selection rule", yaxis_title=LABELS.get(metric, metric))
-    return caption(
-        figure, f"{LABELS.get(metric, metric)} of one trained Top-K SAE under four selection rules at the same k."
+        "the highest value of all, 1, so they head the group with the largest k; the corrected one leaves them out.",
     )

@@ -37,7 +37,7 @@ class LocaJob(Job):
     """Weight of the usage penalty, the mean over latents of (usage / (sum of group_ks / m) - 1)^2."""
     usage_start: int = 0
     """Step from which the penalty applies."""
-    usage_window: float = 0.1
+    usage_window: float = 0.05
     """Scores this near to the edge of a group's selection, in units of the input's norm, carry its gradient."""
     stop_fve: float | None = None
     """End training once the moving average of FVE on training batches reaches this."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from repro.errors import BadInput
 from repro.sae import SAE
+from repro.training.places import SPARSE_BELOW
 from repro.variants import LocA
 
 GROUP_KS = (6, 5, 4, 3, 3, 2, 2, 1)
@@ -30,51 +31,45 @@ def angular_variance(sae: SAE, batches: Iterable[Tensor], protocol: Protocol = "
     vectors exceeds that of the true mean direction by (1 - R^2) / (c - 1) in expectation, so R^2 is shrunk by it; a
     latent that fired once has no variance to estimate and gets NaN too.
     """
-    total, count = _directions(sae, batches)
-    return _variance(total, count, protocol), count
-
-
-def _directions(sae: SAE, batches: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     total = torch.zeros(sae.config.m, sae.config.d, dtype=torch.float64, device=sae.W_dec.device)
     count = torch.zeros(sae.config.m, dtype=torch.float64, device=sae.W_dec.device)
     for x in batches:
         on = sae.encode(x) > 0
-        unit = (x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)).double()
-        token, latent = on.nonzero(as_tuple=True)
-        if len(token) < 0.1 * on.numel():
-            total.index_add_(0, latent, unit[token])
-        else:
-            total += on.double().T @ unit
+        total += _sums(on, (x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)).double())
         count += on.sum(0)
-    return total, count
-
-
-def _variance(total: Tensor, count: Tensor, protocol: Protocol) -> Tensor:
     length = (total / count.clamp_min(1).unsqueeze(1)).norm(dim=1)
     if protocol == "as_released":
-        return 1 - length
+        return 1 - length, count
     squared = (count * length.square() - 1) / (count - 1)  # unbiased for ||E x/||x|| ||^2
     variance = 1 - squared.clamp(0, 1).sqrt()
-    return torch.where(count > 1, variance, torch.nan)
+    return torch.where(count > 1, variance, torch.nan), count
 
 
-def scores(
-    sae: SAE, batches: Iterable[Tensor], rule: Grouping, protocol: Protocol = "corrected", seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(what `rule` sorts latents by [m], angular variance [m], tokens each fired on [m]), on the CPU.
+def _sums(on: Tensor, unit: Tensor) -> Tensor:
+    """on.T @ unit: for each latent the sum of the rows [n, d] it fires on, touching only those where few fire."""
+    if on.is_cuda or int(on.count_nonzero()) > SPARSE_BELOW * on.numel():
+        return on.to(unit.dtype).T @ unit
+    latent, token = on.T.contiguous().nonzero(as_tuple=True)
+    ends = torch.zeros(on.shape[1] + 1, dtype=torch.int64)
+    ends[1:] = torch.bincount(latent, minlength=on.shape[1]).cumsum(0)
+    ones = torch.ones(len(token), dtype=unit.dtype)
+    return torch.sparse_csr_tensor(ends, token, ones, tuple(on.T.shape), check_invariants=False) @ unit
 
-    corrected: a latent without an angular variance gets NaN under every rule, so that all rules rank the same latents.
+
+def ranking(rule: Grouping, variance: Tensor, count: Tensor, seed: int = 0) -> Tensor:
+    """What `rule` sorts latents by [m], given their angular variance and how many tokens each fired on.
+
+    A latent without an angular variance gets NaN under every rule, so that all rules rank the same latents.
     """
-    variance, count = (t.cpu() for t in angular_variance(sae, batches, protocol))
     if rule == "angular_variance":
-        return variance, variance, count
+        return variance
     if rule == "frequency":
-        by = count.clone()
+        by = count.double()
     elif rule == "random":
-        by = torch.rand(len(count), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        by = torch.rand(len(count), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(count.device)
     else:
         raise BadInput(f"Latents cannot be grouped by '{rule}': choose angular_variance, frequency or random.")
-    return torch.where(variance.isnan(), torch.nan, by), variance, count
+    return torch.where(variance.isnan(), torch.nan, by)
 
 
 def group(score: Tensor, n_groups: int = len(GROUP_KS), uneven: bool = True) -> list[Tensor]:

@@ -19,7 +19,7 @@ from repro.errors import BadInput
 from repro.sae import SAE, Source
 from repro.training.files import differences
 from repro.training.grouped import LocaJob
-from repro.training.loca import GROUP_KS, Grouping, group, group_ks, regroup, scores
+from repro.training.loca import GROUP_KS, Grouping, angular_variance, group, group_ks, ranking, regroup
 from repro.training.loca_files import write_release
 from repro.training.recipe import Job, Recipe
 from repro.training.released import ReleasedJob
@@ -206,7 +206,8 @@ def train_loca(
     shuffled = islice(stream.batches(min(method.batch_size, rows.n), method.seed), batches)
     sample = (x.to(where) for x in shuffled)
     rule = "angular_variance" if method.groups == "none" else method.groups
-    score, variance, _ = scores(first, sample, rule, method.setting, method.seed)
+    variance, count = (t.cpu() for t in angular_variance(first, sample, method.setting))
+    score = ranking(rule, variance, count, method.seed)
     groups = [torch.arange(method.m)] if method.groups == "none" else method.cut(score)
     start = first if method.groups == "none" else regroup(first, groups, method.budgets())
     if method.fine_tune:
