@@ -177,6 +177,7 @@ def test_rows_that_the_sample_says_nothing_about(impl, device):
     best = pre.topk(2, dim=1)
     expected = torch.zeros_like(pre).scatter(1, best.indices, best.values)
     assert_selected(ops.encode_topk(x, W, b, 2, impl=impl), pre, expected)
+    assert_selected(ops.encode_above(x, W, b, impl=impl), pre, pre.relu())  # two passes: more than it made room for
 
 
 @EVERY
