@@ -10,13 +10,15 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from repro.activations.store import open_store
 from repro.checkpoints import load_sae
 from repro.checkpoints.dictionary_learning import state_dict
 from repro.errors import BadInput
+from repro.training.language import ce_recovered, of_store
 from repro.training.losses import LOSSES, Situation, auxk
 from repro.training.places import Dense, Sparse
 from repro.training.recipe import TRAINED, Job, Recipe, group_sizes, sparsity_grid
-from repro.training.run import TrainConfig, jobs, run
+from repro.training.run import TrainConfig, jobs, recipe, run, with_defaults
 from repro.training.selection import batch_top_k, row_top_k
 from repro.training.train import evaluate, train
 from repro.training.trainer import Trainer, remove_parallel
@@ -360,12 +362,12 @@ def test_finished_runs_are_skipped_and_other_configs_refused(data, tmp_path):
     rows = Rows(data[0][:20_000])
     assert train(rows, jobs, short(20), tmp_path, "lm", 3, "cpu", progress=False) == [folder]
     assert not rows.drawn and (folder / "ae.pt").stat().st_mtime_ns == before
-    for other_jobs, recipe, word in (
+    for other_jobs, other, word in (
         (jobs, short(20, lr=1e-3), "recipe.lr is"),
         ([Job("topk", 5, M)], short(20), "job.sparsity is 4.0 there and 5.0 here"),
     ):
         with pytest.raises(BadInput, match=word):
-            trained(data, tmp_path, other_jobs, recipe)
+            trained(data, tmp_path, other_jobs, other)
     with pytest.raises(BadInput, match=r"data\.checksum"):
         train(Rows(data[0][:19_000]), jobs, short(20), tmp_path, "lm", 3, "cpu", progress=False)
     both = trained(data, tmp_path, [*jobs, Job("topk", 8, M)], short(20))  # one finished, one new
@@ -504,3 +506,87 @@ def test_divergence_and_full_disk_stop_with_a_sentence(data, tmp_path, monkeypat
     monkeypatch.setattr("repro.training.files.torch.save", full)
     with pytest.raises(BadInput, match="No space left"):
         trained(data, tmp_path / "b", [Job("topk", 4, M)], short(5))
+
+
+@pytest.fixture(scope="module")
+def tiny_lm():
+    from repro.activations.models import load_model
+    from repro.config import ModelConfig
+
+    return load_model(ModelConfig("tiny"), "cpu")
+
+
+def mirror(d, share):
+    """z = ReLU(x), ReLU(-x); x_hat = x in the first `share` of the dimensions, 0 in the others."""
+    sae = VARIANTS["standard_uncentred"](VARIANTS["standard_uncentred"].Config(d, 2 * d))
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.cat([torch.eye(d), -torch.eye(d)], 1))
+        sae.W_dec.copy_(sae.W_enc.T * (torch.arange(d) < share * d))
+    return sae.requires_grad_(False)
+
+
+def test_cross_entropy_recovered(tiny_lm):
+    """The identity recovers everything, zeros nothing; the losses are transformers' own, by another path."""
+    text = "A library is a collection of books. People borrow books there, read them and bring them back. " * 12
+    ids = torch.tensor(tiny_lm.tokenizer(text).input_ids[:192]).view(4, 48)
+    d, layer = tiny_lm.d, tiny_lm.layer
+    same = ce_recovered(tiny_lm, mirror(d, 1.0), layer, ids)
+    assert same["frac_recovered"] == pytest.approx(1, abs=1e-5)
+    assert same["loss_original"] == pytest.approx(float(tiny_lm.model(input_ids=ids, labels=ids).loss), rel=1e-5)
+    nothing = ce_recovered(tiny_lm, mirror(d, 0.0), layer, ids, batch_size=3)
+    assert nothing["frac_recovered"] == pytest.approx(0, abs=1e-5)
+    assert nothing["loss_zero"] == pytest.approx(same["loss_zero"], rel=1e-5) and same["loss_zero"] > 5
+    part = ce_recovered(tiny_lm, mirror(d, 0.8), layer, ids)
+    assert 0.5 < part["frac_recovered"] < 1 and part["loss_reconstructed"] > part["loss_original"]
+
+    keep = torch.zeros_like(ids, dtype=torch.bool)
+    keep[:, 0] = True  # position 0 keeps its activation, in the ablation too
+    assert ce_recovered(tiny_lm, mirror(d, 0.0), layer, ids, keep=keep)["loss_zero"] < same["loss_zero"]
+    everything = ce_recovered(tiny_lm, mirror(d, 0.0), layer, ids, keep=~torch.zeros_like(keep))
+    assert everything["loss_zero"] == pytest.approx(same["loss_original"], rel=1e-5)
+
+    mask = torch.ones_like(keep)
+    mask[:, 30:] = False  # padding counts nowhere
+    padded = torch.where(mask, ids, 0)
+    assert ce_recovered(tiny_lm, mirror(d, 1.0), layer, padded, mask=mask)["loss_original"] == pytest.approx(
+        float(tiny_lm.model(input_ids=ids[:, :30], labels=ids[:, :30]).loss), rel=1e-5
+    )
+    for bad, word in (
+        (lambda: ce_recovered(tiny_lm, mirror(d, 1.0), 9, ids), "none is layer 9"),
+        (lambda: ce_recovered(tiny_lm, mirror(d, 1.0), layer, ids[:, :1]), "at least two tokens"),
+    ):
+        with pytest.raises(BadInput, match=word):
+            bad()
+
+
+def test_finished_runs_report_the_loss_recovered(tiny_lm, tmp_path):
+    from repro.activations.collect import collect
+    from repro.config import DatasetConfig, ModelConfig, RunConfig
+
+    data = DatasetConfig(name="tiny", max_tokens=4000, seq_len=64)
+    acts = collect(RunConfig(output_dir=str(tmp_path), model=ModelConfig("tiny"), dataset=data, device="cpu"))
+    config = TrainConfig(str(acts), str(tmp_path / "out"), ("topk",), (20,), m=256, steps=60, batch_size=256)
+    (folder,) = run(config, progress=False)
+    out = results(folder)
+    assert out["loss_original"] < out["loss_reconstructed"] < out["loss_zero"] and 0.2 < out["frac_recovered"] < 1
+    found = of_store(open_store(acts), open_store(acts).select(), 3000, 128, "cpu")
+    first = 3000 * 64 // 63 // 64  # position 0 of each sequence is left out
+    assert torch.equal(found.ids, torch.as_tensor(open_store(acts).tokens[first + 1 : first + 3].astype("int64")))
+    assert found.keep[:, 0].all() and not found.keep[:, 5].any()
+    assert of_store(open_store(acts), open_store(acts).select(), 3900, 128, "cpu") == "no held-out sequence is left"
+    quiet = run(dataclasses.replace(config, output_dir=str(tmp_path / "quiet"), ce_tokens=0), progress=False)
+    assert "frac_recovered" not in results(quiet[0])
+
+
+def test_defaults_scale_with_the_data():
+    config = TrainConfig("acts", "out")
+    tiny = with_defaults(config, 180_000, 256)
+    assert (tiny.m, tiny.steps, tiny.batch_size) == (512, 400, 1024)
+    assert with_defaults(config, 500_000_000, 2304).steps == 244_140
+    full = with_defaults(config, 10_000_000, 768)
+    assert (full.m, full.steps, full.batch_size) == (4096, 4882, 2048)
+    given = dataclasses.replace(config, m=96, steps=7, batch_size=5)
+    assert with_defaults(given, 100, 8) == given
+    for variant in TRAINED:
+        assert len(jobs(dataclasses.replace(tiny, variant=(variant,)), 256)) == 6
+    assert recipe(tiny).checkpoint_steps() == (0, 1, 2, 4, 12, 40, 126, 400)
