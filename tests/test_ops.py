@@ -144,7 +144,7 @@ def test_encode_topk_of_groups(impl, device):
 
 
 @EVERY
-@pytest.mark.parametrize("threshold", [-1.0, 0.0, 0.8, 1e6])
+@pytest.mark.parametrize("threshold", [-0.0, -1.0, 0.0, 0.8, 1e6])
 def test_encode_above(impl, device, threshold):
     for n, d, m, _ in shapes(impl, device):
         x, W, b = encoder(n, d, m, device, seed=2)

@@ -154,7 +154,8 @@ def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> 
     """The entries of x @ W + b above max(threshold, 0), strictly; counted first, then copied."""
 
     def select(pre: Tensor) -> tuple[Tensor, Tensor]:
-        tau, l0 = pre.new_tensor([max(threshold, 0.0)]), torch.empty(len(pre), dtype=torch.long)
+        # max(0.0, -0.0) is 0.0, the other way round it is -0.0, whose bits sort below every score
+        tau, l0 = pre.new_tensor([max(0.0, threshold)]), torch.empty(len(pre), dtype=torch.long)
         over(len(pre), _count_above, pre, tau.numpy()[0], l0)
         values = torch.empty(len(pre), _width(l0), dtype=pre.dtype)
         indices = torch.empty_like(values, dtype=torch.long)
