@@ -1,5 +1,6 @@
 """Training: every variant's loss against plain autograd, recovery of a known dictionary, files, resuming, bad input."""
 
+import csv
 import dataclasses
 import json
 import math
@@ -590,3 +591,22 @@ def test_defaults_scale_with_the_data():
     for variant in TRAINED:
         assert len(jobs(dataclasses.replace(tiny, variant=(variant,)), 256)) == 6
     assert recipe(tiny).checkpoint_steps() == (0, 1, 2, 4, 12, 40, 126, 400)
+
+
+def test_training_benchmark_writes_rows(tmp_path, capsys, monkeypatch):
+    from repro.bench import train as bench_train
+
+    monkeypatch.setattr(bench_train, "LIBRARY", "no_such_library")
+    config = bench_train.Train(
+        d=12, m=64, k=3, batch=16, steps=4, warmup=1, variants=("topk", "gated"), seeds=(0, 1), out=tmp_path
+    )
+    path = config.run()
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["variant"], r["seed"]) for r in rows] == [(v, s) for s in "01" for v in ("topk", "gated")]
+    assert all(float(r["tokens_per_s"]) > 0 and r["implementation"] == "repro" and r["torch"] for r in rows)
+    assert {r["l0"] for r in rows if r["variant"] == "topk"} == {"3.0"}
+    assert "pip install dictionary-learning" in capsys.readouterr().out
+    for change in ({"variants": ("top_k",)}, {"warmup": 4}):
+        with pytest.raises(BadInput, match="warmup below steps"):
+            dataclasses.replace(config, **change).run()

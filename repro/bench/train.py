@@ -1,0 +1,223 @@
+"""Training speed of every variant against the floor of its two products and against dictionary-learning's trainers."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.errors import BadInput
+from repro.training.recipe import PREFIXES, TRAINED, Job, Recipe
+from repro.training.train import evaluate
+from repro.training.trainer import Trainer
+
+LIBRARY = "dictionary_learning"
+INSTALL = "pip install dictionary-learning==0.1.0 (in an environment of its own if its pins conflict)"
+CLASSES = {
+    "standard": ("standard", "StandardTrainerAprilUpdate"),
+    "topk": ("top_k", "TopKTrainer"),
+    "batch_topk": ("batch_top_k", "BatchTopKTrainer"),
+    "matryoshka_batch_topk": ("matryoshka_batch_top_k", "MatryoshkaBatchTopKTrainer"),
+    "gated": ("gdm", "GatedSAETrainer"),
+    "jumprelu": ("jumprelu", "JumpReluTrainer"),
+}
+"""Module and class of the library's trainer."""
+PLANTED = 40  # atoms that make up an activation
+POOL = 64  # different batches at most; longer runs see them again
+HELD_OUT = 4  # batches that quality is measured on
+
+
+@dataclass(frozen=True)
+class Train:
+    """Same data, same start, same recipe for both; tokens a second of the steps after the first few."""
+
+    d: int = flag(576, "width of the activations")
+    m: int = flag(8192, "latents")
+    k: int = flag(32, "k of the top-k families, target L0 of jumprelu")
+    l1: float = flag(0.04, "L1 coefficient of standard and gated")
+    batch: int = flag(2048, "tokens a step")
+    steps: int = flag(30, "training steps of each run")
+    warmup: int = flag(5, "first steps that the clock leaves out")
+    variants: tuple[str, ...] = flag(TRAINED, "what to train")
+    library: bool = flag(True, "time dictionary-learning too, where it is installed")
+    seeds: tuple[int, ...] = flag((0,), "seeds of data and weights, a run each")
+    device: str = flag("cpu", "cpu or cuda")
+    threads: int = flag(0, "threads of torch; as many as it takes by itself if 0")
+    out: Path | None = flag(None, "folder of train.csv; data/bench if not given")
+
+    def run(self) -> Path:
+        """Append a row a variant, seed and implementation to train.csv; returns its path."""
+        unknown = [v for v in self.variants if v not in TRAINED]
+        if unknown or not 0 <= self.warmup < self.steps:
+            raise BadInput(
+                f"variants must be of {', '.join(TRAINED)}, and warmup below steps: check {unknown or self.warmup}."
+            )
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        has_library = self.library and importlib.util.find_spec(LIBRARY) is not None
+        if self.library and not has_library:
+            print(f"dictionary-learning is not installed, so its rows are missing: {INSTALL}.", flush=True)
+        path, facts = table("train", self.out), machine("dictionary-learning", device=self.device)
+        for seed in self.seeds:
+            batches, held_out = self._data(seed)
+            for variant in self.variants:
+                theirs = None
+                for make in (library_trainer, our_trainer)[0 if has_library else 1 :]:
+                    row = self._measure(variant, seed, make, batches, held_out)
+                    if make is library_trainer:
+                        theirs = row["tokens_per_s"]
+                    elif theirs is not None:
+                        row["times_the_library"] = round(row["tokens_per_s"] / theirs, 2)
+                    print({k: row[k] for k in SHOWN if k in row}, flush=True)
+                    append(path, [row | facts])
+        return path
+
+    def job(self, variant: str, seed: int) -> Job:
+        """The SAE to train."""
+        return Job(variant, self.l1 if variant in ("standard", "gated") else self.k, self.m, seed)
+
+    def recipe(self) -> Recipe:
+        """SAEBench's recipe for so many steps."""
+        return Recipe.scaled(self.steps, self.batch, checkpoints=(1.0,))
+
+    def _measure(
+        self, variant: str, seed: int, make: Callable[..., Any], batches: list[Tensor], held_out: Tensor
+    ) -> dict[str, Any]:
+        update, quality = make(self, variant, seed)
+        floor = two_products(batches[0], self.m, self.device)
+        peak_memory(reset=True, device=self.device)
+        stream = _cycle(batches)
+        for step in range(self.warmup):
+            update(step, next(stream))
+
+        def rest() -> None:
+            for step in range(self.warmup, self.steps):
+                update(step, next(stream))
+
+        _, seconds = timed(rest, self.device)
+        each = seconds / (self.steps - self.warmup)
+        fve, l0 = quality(held_out, batches[-1])
+        return {
+            "variant": variant,
+            "implementation": "dictionary-learning" if make is library_trainer else "repro",
+            "d": self.d,
+            "m": self.m,
+            "k": self.k,
+            "batch": self.batch,
+            "steps": self.steps,
+            "seed": seed,
+            "ms_per_step": round(1000 * each, 2),
+            "tokens_per_s": round(self.batch / each, 1),
+            "two_products_tokens_per_s": round(self.batch / floor, 1),
+            "share_of_two_products": round(floor / each, 3),
+            "fve": round(fve, 4),
+            "l0": round(l0, 2),
+            "peak_mib": round(peak_memory(device=self.device)),
+        }
+
+    def _data(self, seed: int) -> tuple[list[Tensor], Tensor]:
+        """Batches of sparse sums of unit atoms and a mean, scaled to a mean square norm of 1; and held-out tokens."""
+        g = torch.Generator().manual_seed(seed)
+        atoms = normalize(torch.randn(2 * self.d, self.d, generator=g), dim=1)
+        mean = normalize(torch.randn(self.d, generator=g), dim=0)
+        parts = []
+        for _ in range(min(self.steps, POOL) + HELD_OUT):
+            chosen = torch.randint(len(atoms), (self.batch, PLANTED), generator=g)
+            values = torch.rand(self.batch, PLANTED, generator=g) + 0.5
+            parts.append(torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=values, mode="sum") + mean)
+        scale = parts[0].square().sum(1).mean().sqrt()
+        parts = [(p / scale).to(self.device) for p in parts]
+        return parts[:-HELD_OUT], torch.cat(parts[-HELD_OUT:])
+
+
+SHOWN = ("variant", "implementation", "tokens_per_s", "share_of_two_products", "times_the_library", "fve", "l0")
+
+
+def our_trainer(config: Train, variant: str, seed: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(update(step, x), quality(held out, last batch) -> FVE, L0) of this package."""
+    trainer = Trainer(config.job(variant, seed), config.recipe(), config.d, config.device)
+    buffer = torch.empty(config.batch, config.m, device=config.device)
+
+    def quality(x: Tensor, last: Tensor) -> tuple[float, float]:
+        values = evaluate(trainer.sae(1.0, last).to(config.device), x)
+        return values["FVE"], values["L0"]
+
+    return lambda step, x: trainer.update(x, buffer), quality
+
+
+def library_trainer(config: Train, variant: str, seed: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The same of dictionary-learning 0.1.0, from the same initial weights, with the same recipe."""
+    module, name = CLASSES[variant]
+    recipe, job = config.recipe(), config.job(variant, seed)
+    given: dict[str, Any] = {
+        "steps": recipe.steps,
+        "activation_dim": config.d,
+        "dict_size": config.m,
+        "layer": 0,
+        "lm_name": "none",
+        "lr": recipe.lr,
+        "warmup_steps": recipe.warmup_steps,
+        "decay_start": int(recipe.decay_start * recipe.steps),
+        "seed": seed,
+        "device": config.device,
+    }
+    if job.sparsity_name == "k":
+        given |= {"k": config.k, "auxk_alpha": recipe.auxk_alpha, "threshold_beta": recipe.threshold_beta}
+        given["threshold_start_step"] = recipe.threshold_start_step
+    else:
+        given |= {job.sparsity_name: job.sparsity, "sparsity_warmup_steps": recipe.sparsity_warmup_steps}
+    if variant == "jumprelu":
+        given |= {"bandwidth": recipe.bandwidth, "sparsity_penalty": 1.0}
+    if variant == "matryoshka_batch_topk":
+        given["group_fractions"] = list(PREFIXES)
+        given["group_weights"] = [1.0] * len(PREFIXES)  # it averages over groups after weighting them
+    trainer = getattr(importlib.import_module(f"{LIBRARY}.trainers.{module}"), name)(**given)
+    trainer.dead_feature_threshold = recipe.dead_after_tokens
+    _same_start(trainer.ae, Trainer(job, recipe, config.d).weights)
+
+    @torch.no_grad()
+    def quality(x: Tensor, last: Tensor) -> tuple[float, float]:
+        z = trainer.ae.encode(x)
+        error = (x - trainer.ae.decode(z)).square().sum()
+        return float(1 - error / (x - x.mean(0)).square().sum()), float((z > 0).sum()) / len(x)
+
+    return trainer.update, quality
+
+
+@torch.no_grad()
+def _same_start(ae: Any, weights: Any) -> None:
+    if hasattr(ae, "W_enc"):
+        ae.W_enc.copy_(weights.rows.t())
+        ae.W_dec.copy_(weights.W_dec)
+    else:
+        ae.encoder.weight.copy_(weights.rows)
+        ae.decoder.weight.copy_(weights.W_dec.t())
+    for bias in (getattr(ae, "b_enc", None), getattr(getattr(ae, "encoder", None), "bias", None)):
+        if bias is not None:
+            bias.zero_()
+
+
+def two_products(x: Tensor, m: int, device: str, repeats: int = 5) -> float:
+    """Seconds of x @ W.T and z @ W for a batch, the least that a step with a dense encoder and decoder takes."""
+    rows = torch.randn(m, x.shape[1], device=device)
+    z, back = torch.empty(len(x), m, device=device), torch.empty_like(x)
+
+    def products() -> None:
+        torch.mm(x, rows.t(), out=z)
+        torch.mm(z, rows, out=back)
+
+    products()
+    return min(timed(products, device)[1] for _ in range(repeats))
+
+
+def _cycle(batches: list[Tensor]) -> Iterator[Tensor]:
+    while True:
+        yield from batches
