@@ -38,11 +38,13 @@ def angular_variance(sae: SAE, batches: Iterable[Tensor], protocol: Protocol = "
         total += _sums(on, (x / x.norm(dim=1, keepdim=True).clamp_min(1e-12)).double())
         count += on.sum(0)
     length = (total / count.clamp_min(1).unsqueeze(1)).norm(dim=1)
-    if protocol == "as_released":
-        return 1 - length, count
-    squared = (count * length.square() - 1) / (count - 1)  # unbiased for ||E x/||x|| ||^2
-    variance = 1 - squared.clamp(0, 1).sqrt()
-    return torch.where(count > 1, variance, torch.nan), count
+    return 1 - length if protocol == "as_released" else corrected_variance(1 - length, count), count
+
+
+def corrected_variance(released: Tensor, count: Tensor) -> Tensor:
+    """The corrected angular variance [m] from the released one and how many tokens each latent fired on."""
+    squared = (count * (1 - released).square() - 1) / (count - 1)  # unbiased for ||E x/||x|| ||^2
+    return torch.where(count > 1, 1 - squared.clamp(0, 1).sqrt(), torch.nan)
 
 
 def _sums(on: Tensor, unit: Tensor) -> Tensor:
