@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from repro.experiments import loca
+from repro.experiments import loca, loca_view
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def table():
         for k in (8, 16):
             for i, form in enumerate(loca.LABELS):
                 value = 0.2 + shift + 0.01 * i + (0.05 * seed if form == "random" else 0)
-                metrics = dict.fromkeys((*loca.METRICS, "FVE", "absorption_null", "encode_us_per_token"), value)
+                metrics = dict.fromkeys((*loca_view.METRICS, "FVE", "absorption_null", "encode_us_per_token"), value)
                 row = {"protocol": "corrected", "form": form, "k": k, "seed": seed, "L0": k, "m": 64, "extra_steps": 5}
                 rows.append(row | metrics)
         rows.append(rows[-1] | {"protocol": "as_released", "form": "as_released", "L0": 32.0, "extra_steps": 1})
@@ -21,10 +21,10 @@ def table():
 
 
 def test_differences_are_paired_by_seed(table):
-    assert loca.differences(table, "loca", "topk", "NMSE").tolist() == pytest.approx([0.01] * 3)  # whatever the shift
+    assert loca_view.differences(table, "loca", "topk", "NMSE").tolist() == pytest.approx([0.01] * 3)
     # random is two forms further: -0.02, less 0.05 a seed; mean of 0, .05, .1 = .05
-    assert loca.differences(table, "loca", "random").tolist() == pytest.approx([-0.02, -0.07, -0.12])
-    found = loca.effects(table).set_index(["against", "metric"])
+    assert loca_view.differences(table, "loca", "random").tolist() == pytest.approx([-0.02, -0.07, -0.12])
+    found = loca_view.effects(table).set_index(["against", "metric"])
     row = found.loc[(loca.LABELS["random"], "absorption")]
     half = 4.302653 * 0.05 / 3**0.5  # t(.975, 2) s / sqrt(n)
     assert (row["effect"], row["low"], row["high"]) == pytest.approx((-0.07, -0.07 - half, -0.07 + half), abs=1e-6)
@@ -33,17 +33,17 @@ def test_differences_are_paired_by_seed(table):
 
 def test_one_seed_has_no_interval_and_says_so(table):
     one = table[table["seed"] == 0]
-    assert loca.effects(one)["low"].isna().all()
-    assert "[" not in "".join(loca.effects_table(one).to_numpy().ravel())
-    assert "1 seed)" in loca.findings(one) and "3 seeds)" in loca.findings(table)
-    loca.effect_figure(one), loca.metric_figure(one, "dead_rate")
+    assert loca_view.effects(one)["low"].isna().all()
+    assert "[" not in "".join(loca_view.effects_table(one).to_numpy().ravel())
+    assert "1 seed)" in loca_view.findings(one) and "3 seeds)" in loca_view.findings(table)
+    loca_view.effect_figure(one), loca_view.metric_figure(one, "dead_rate")
 
 
 def test_tables_and_figures_cover_every_form(table):
-    shown = loca.overview(table)
+    shown = loca_view.overview(table)
     assert set(shown.index.get_level_values("form")) == set(loca.LABELS.values())
-    assert list(loca.effects_table(table).columns) == list(loca.METRICS)
-    figure = loca.effect_figure(table)
+    assert list(loca_view.effects_table(table).columns) == list(loca_view.METRICS)
+    figure = loca_view.effect_figure(table)
     assert len(figure.data) == 4 and all(len(t.y) == len(loca.LABELS) - 2 for t in figure.data)
-    assert figure.layout.meta["caption"] and loca.metric_figure(table, "NMSE").layout.meta["caption"]
-    assert list(loca.paper_rows().index) == ["S1", "S3", "S5", "S9"]
+    assert figure.layout.meta["caption"] and loca_view.metric_figure(table, "NMSE").layout.meta["caption"]
+    assert list(loca_view.paper_rows().index) == ["S1", "S3", "S5", "S9"]
