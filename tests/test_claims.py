@@ -149,3 +149,27 @@ def test_refinement_under_the_encoders_own_k_has_a_verdict_of_its_own(change, ve
     controls = controls[(controls["mode"] == "semi") & (controls["protocol"] == "corrected")].assign(mode="pursuit")
     assert verdicts(comparison=table, controls=controls)["C8b"] == verdict
     assert verdicts(comparison=table)["C8b"] == NOT_RUN
+
+
+def loca(topk=0.0, chance=0.0, seeds=3):
+    """LocA whose three pathologies differ by these amounts from Top-K and from random groups; scatter by seed."""
+    rows = []
+    for seed in range(seeds):
+        for form, value in (("loca", 0.5), ("topk", 0.5 - topk), ("random", 0.5 - chance)):
+            scatter = 0.002 * (seed - (seeds - 1) / 2) * (form == "loca")
+            metrics = dict.fromkeys(("dead_rate", "dF1", "absorption", "NMSE"), value + scatter)
+            rows.append({"form": form, "k": 16, "seed": seed, "protocol": "corrected", "L0": 16.0, **metrics})
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("table", "verdict"),
+    [
+        (loca(-0.1, -0.1), HOLDS),
+        (loca(-0.1, 0.0), claims.PART),
+        (loca(0.1, 0.1), FAILS),
+        (loca(0.1, 0.1, seeds=1), OPEN),
+    ],
+)
+def test_loca(table, verdict):
+    assert verdicts(loca_ablations=table)["C7"] == verdict
