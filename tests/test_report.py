@@ -283,3 +283,13 @@ def test_vendored_files_are_small_and_licensed():
     for folder in {p.parent for p in files} - {vendor}:
         assert any(p.name.startswith("LICENSE") for p in folder.iterdir()), folder
         assert f"`{folder.name}/`" in (vendor / "README.md").read_text()
+
+
+# --- README ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_computed_parts_of_the_readme_are_current():
+    from repro.report.readme import text
+
+    readme = (repo_root() / "README.md").read_text(encoding="utf-8")
+    assert text(readme) == readme, "run `make readme`"
