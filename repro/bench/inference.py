@@ -20,6 +20,8 @@ from repro.errors import BadInput
 from repro.solvers.loop import solve
 from repro.solvers.problem import Lasso
 
+ROWS = 256  # tokens that dense products get at once: fewer leave them waiting for the dictionary
+
 
 @dataclass(frozen=True)
 class Data:
@@ -72,7 +74,7 @@ def released_ista(x: np.ndarray, atoms: np.ndarray, lam: float, steps: int, L: f
     return z
 
 
-def two_gemms(data: Data, rows: int = 256, repeats: int = 5) -> float:
+def two_gemms(data: Data, rows: int = ROWS, repeats: int = 5) -> float:
     """Seconds a token of the two float32 products of one ISTA step, the floor of any dense method; best of a few."""
     x = data.x[:rows]
     z, r = torch.rand(len(x), len(data.atoms)), torch.empty_like(x)
@@ -102,16 +104,15 @@ def _one_by_one(make: Callable[[float], Any], lam: float, data: Data, goal: Tens
 def methods(data: Data, lam: float, goal: Tensor, few: int) -> dict[str, tuple[int, Callable[[], Any]]]:
     """Every way to compute the codes: name -> (tokens it gets, how). `goal` [n] are optimal objectives."""
     n, d = data.x.shape
-    some = min(n, 4 * few)
+    some, enough = min(n, 4 * few), min(n, ROWS)
     problem = Lasso(data.x, data.atoms, lam)
-    part = problem[:some]
+    part, batch = problem[:some], problem[:enough]
     L = problem.lipschitz  # measured outside: one decomposition serves every token and every lam
-    x, atoms = data.x[:some].numpy(), data.atoms.numpy()
+    x, atoms = data.x[:enough].numpy(), data.atoms.numpy()
     ways: dict[str, tuple[int, Callable[[], Any]]] = {
-        "numpy ISTA-200": (some, lambda: torch.from_numpy(released_ista(x, atoms, lam, 200, L))),
-        "ista 5 steps": (some, lambda: solve(part, "ista", max_steps=5, tol=None, proof=False)),
-        "ista 30 steps": (some, lambda: solve(part, "ista", max_steps=30, tol=None, proof=False)),
-        "ista 200 steps": (some, lambda: solve(part, "ista", max_steps=200, tol=None, proof=False)),
+        "numpy ISTA-200": (enough, lambda: torch.from_numpy(released_ista(x, atoms, lam, 200, L))),
+        "ista 5 steps": (enough, lambda: solve(batch, "ista", max_steps=5, tol=None, proof=False)),
+        "ista 30 steps": (enough, lambda: solve(batch, "ista", max_steps=30, tol=None, proof=False)),
         "fista 1e-3": (some, lambda: solve(part, "fista", max_steps=1000, tol=1e-3)),
     }
     for tol in (1e-2, 1e-3, 1e-4):
@@ -147,7 +148,7 @@ class Inference:
 
     shapes: tuple[str, ...] = flag(("256x2048", "576x8192", "768x16384", "2304x16384"), "synthetic problems, d x m")
     l0s: tuple[int, ...] = flag((20, 64, 160, 250), "mean L0 of the optimum; at most d / 2 + 32")
-    tokens: int = flag(1000, "tokens for working_set; dense methods get 4 * few, one-by-one libraries `few`")
+    tokens: int = flag(1000, "tokens for working_set; ISTA gets 256, FISTA 4 * few, one-by-one libraries `few`")
     few: int = flag(20, "tokens for the slow methods")
     only: str = flag("", "run only methods whose name contains this (numpy ISTA-200, the unit, always runs)")
     acts: Path | None = flag(None, "real activations: a file of `repro collect`, or any [n, d] .npy")
