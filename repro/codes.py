@@ -25,18 +25,9 @@ class SparseCodes:
     @classmethod
     def from_dense(cls, z: Tensor) -> SparseCodes:
         """z [n, m] -> codes, exactly."""
-        n, m = z.shape
-        l0 = (z != 0).sum(1)
-        k = max(1, int(l0.max()) if n else 1)
-        rows, cols = torch.nonzero(z, as_tuple=True)  # row-major, so columns ascend within a row
-        start = torch.zeros(n + 1, dtype=torch.long, device=z.device)
-        start[1:] = l0.cumsum(0)
-        slot = torch.arange(len(rows), device=z.device) - start[rows]
-        values = torch.zeros(n, k, dtype=z.dtype, device=z.device)
-        indices = torch.zeros(n, k, dtype=torch.long, device=z.device)
-        values[rows, slot] = z[rows, cols]
-        indices[rows, slot] = cols
-        return cls(values, indices, m)
+        from repro import ops
+
+        return cls(*ops.nonzeros(z), z.shape[1])
 
     @classmethod
     def cat(cls, parts: Sequence[SparseCodes]) -> SparseCodes:

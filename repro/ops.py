@@ -28,6 +28,7 @@ IMPLEMENTATIONS = {
     "encode": ("torch", "numba", "triton"),
     "decode": ("torch", "numba", "triton"),
     "firing_stats": ("torch", "numba", "triton"),
+    "nonzeros": ("torch", "numba"),
 }
 """Modules repro.kernels.{operation}_{implementation}. A product with a pass after it needs no numba."""
 
@@ -172,6 +173,14 @@ def firing_stats(codes: SparseCodes, y: Tensor | None = None, *, impl: str = "au
     kernel = _kernel("firing_stats", impl, codes.values)
     sums = kernel.firing_stats(codes.values, codes.indices, codes.m, y.to(codes.values.device, torch.float64))
     return FiringStats(sums[0].long(), sums[1], sums[2], sums[3])
+
+
+@torch.no_grad()
+def nonzeros(z: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
+    """Values and columns [n, k] of the nonzeros of dense codes z [n, m], padded with 0; k = the largest count, or 1."""
+    if z.ndim != 2:
+        raise BadInput(f"z must be [n, m], not {list(z.shape)}.")
+    return _kernel("nonzeros", impl, z).nonzeros(z)
 
 
 def _check_product(a: Tensor, b: Tensor, c: Tensor, precision: str) -> None:

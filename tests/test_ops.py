@@ -342,3 +342,21 @@ def test_threads_change_nothing():
     for a, c in zip(one, many):
         torch.testing.assert_close(a, c)
     torch.testing.assert_close(stats.zz, ops.firing_stats(codes).zz)
+
+
+@pytest.mark.parametrize("impl", ["torch", "numba"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nonzeros_are_all_there_in_order_and_nothing_else(impl, dtype):
+    for n, m in ((1, 1), (3, 17), (17, 40), (1823, 5), (0, 7)):
+        z = torch.randn(n, m, dtype=dtype) * (torch.rand(n, m) < 0.3)
+        values, indices = ops.nonzeros(z, impl=impl)
+        for row, v, c in zip(z, values, indices):
+            at = row.nonzero()[:, 0].tolist()
+            assert c[: len(at)].tolist() == at and v[: len(at)].tolist() == row[at].tolist()
+            assert not v[len(at) :].any() and not c[len(at) :].any()
+        assert values.shape[1] == max(1, int((z != 0).sum(1).max()) if n else 1)
+    full, nothing = torch.ones(2, 9), torch.zeros(2, 9)
+    assert ops.nonzeros(full, impl=impl)[1].tolist() == [list(range(9))] * 2
+    assert ops.nonzeros(nothing, impl=impl)[0].tolist() == [[0.0]] * 2
+    strided = torch.randn(6, 8)[:, ::2]
+    assert torch.equal(ops.nonzeros(strided, impl=impl)[0], strided)

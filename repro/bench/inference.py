@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,6 +116,9 @@ def methods(data: Data, lam: float, goal: Tensor, few: int) -> dict[str, tuple[i
         "ista 30 steps": (enough, lambda: solve(batch, "ista", max_steps=30, tol=None, proof=False)),
         "fista 1e-3": (some, lambda: solve(part, "fista", max_steps=1000, tol=1e-3)),
     }
+    fresh = Lasso(data.x[:1], data.atoms, lam)  # one preparation serves every token and every lam, like L above
+    ways["working_set, preparing the dictionary"] = 1, functools.partial(solve, fresh, "working_set", tol=0.5)
+    solve(problem[:1], "working_set", tol=0.5)
     for tol in (1e-2, 1e-3, 1e-4):
         name = f"working_set {tol:.0e}".replace("e-0", "e-")
         ways[name] = n, functools.partial(solve, problem, "working_set", tol=tol)
@@ -150,7 +154,7 @@ class Inference:
     l0s: tuple[int, ...] = flag((20, 64, 160, 250), "mean L0 of the optimum; at most d / 2 + 32")
     tokens: int = flag(1000, "tokens for working_set; ISTA gets 256, FISTA 4 * few, one-by-one libraries `few`")
     few: int = flag(20, "tokens for the slow methods")
-    only: str = flag("", "run only methods whose name contains this (numpy ISTA-200, the unit, always runs)")
+    only: str = flag("", "run only methods whose name matches this expression (numpy ISTA-200, the unit, always runs)")
     acts: Path | None = flag(None, "real activations: a file of `repro collect`, or any [n, d] .npy")
     sae: Path | None = flag(None, "the SAE trained on them, whose dictionary is used")
     stream: int = flag(0, "also stream so many tokens through working_set in blocks, and report the memory")
@@ -174,7 +178,7 @@ class Inference:
                 unit = None
                 goal = solve(Lasso(data.x[: self.few], data.atoms, lam), tol=1e-5).objective
                 for name, (n, how) in methods(data, lam, goal, self.few).items():
-                    if self.only in name or name == "numpy ISTA-200":
+                    if re.search(self.only, name) or name == "numpy ISTA-200":
                         row = measure(data, lam, l0, name, n, how, floor, unit)
                         unit = unit or row["ms_per_token"]
                         print({k: row[k] for k in SHOWN}, flush=True)
