@@ -85,8 +85,8 @@ class Train:
         return Job(variant, self.l1 if variant in ("standard", "gated") else self.k, self.m, seed)
 
     def recipe(self) -> Recipe:
-        """SAEBench's recipe for so many steps."""
-        return Recipe.scaled(self.steps, self.batch, checkpoints=(1.0,))
+        """SAEBench's recipe for so many steps; dead after 10M tokens as there, so that AuxK has nothing to do."""
+        return Recipe.scaled(self.steps, self.batch, checkpoints=(1.0,), dead_after_tokens=Recipe.dead_after_tokens)
 
     def _measure(
         self, variant: str, seed: int, make: Callable[..., Any], batches: list[Tensor], held_out: Tensor
