@@ -92,6 +92,16 @@ def test_dynamics():
     assert v["C2"].startswith("holds, explained by") and v["C4"] == HOLDS
     v = verdicts(dynamics=dynamics(0.1, 0.1, 0.1))
     assert v["C2"] == FAILS and v["C4"] == FAILS
+    assert v["C3a"] == OPEN  # both Standard trajectories rise, but two are too few
+
+
+def test_the_front_page_shows_scales_that_were_run(monkeypatch):
+    ledgers = {s: claims.ledger("tiny", tables={"comparison": comparison(corrected=(-0.1, -0.1))}) for s in ("tiny",)}
+    nothing = claims.ledger("tiny", tables={})
+    monkeypatch.setattr(claims, "ledger", lambda scale: ledgers.get(scale, nothing))
+    text = claims.markdown()
+    assert "| bundled model |" in text and "Not yet run: SmolLM2-135M, Pythia" in text
+    assert "[C5a](executed/50_comparison.ipynb) |" in text and '<span class="verdict holds">holds</span>' in text
 
 
 def sweep(dead0, dead5, nmse):

@@ -169,12 +169,12 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     for column, (name, color) in enumerate((("AV_released", VERMILION), ("AV_corrected", BLUE)), 1):
         figure.add_trace(
             go.Scattergl(
-                x=table["firing_rate"].clip(lower=floor),
-                y=table[name],
+                x=[float(f"{v:.4g}") for v in table["firing_rate"].clip(lower=floor)],
+                y=[round(v, 4) if v == v else None for v in table[name]],
                 mode="markers",
                 marker={"size": 4, "color": color, "opacity": 0.5},
                 showlegend=False,
-                hovertext=[f"latent {j}" for j in table["latent"]],
+                hovertemplate="latent %{pointNumber}: rate %{x}, variance %{y}<extra></extra>",
             ),
             1,
             column,
