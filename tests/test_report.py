@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -283,6 +284,22 @@ def test_vendored_files_are_small_and_licensed():
     for folder in {p.parent for p in files} - {vendor}:
         assert any(p.name.startswith("LICENSE") for p in folder.iterdir()), folder
         assert f"`{folder.name}/`" in (vendor / "README.md").read_text()
+
+
+def test_tables_lose_white_space_and_nothing_else():
+    import pandas as pd
+
+    from repro.report.runner import slim_tables
+
+    table = pd.DataFrame({"a b": [1.5, 2.0], "c": ["x y", "<z>"]})
+    html = table._repr_html_()
+    output = nbformat.v4.new_output("execute_result", {"text/html": html, "text/plain": "t"})
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("t", outputs=[output])])
+    slim_tables(page)
+    slim = page.cells[0].outputs[0]["data"]["text/html"]
+    assert len(slim) < 0.7 * len(html)
+    cells = lambda text: re.findall(r"<(?:th|td)(?: [^>]*)?>(.*?)</", text)  # noqa: E731
+    assert cells(slim) == cells(html)
 
 
 # --- README ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -156,6 +157,7 @@ def _execute(todo: Plan, final: Path, draft: Path, failed: Path) -> Executed:
     seconds = round(time.perf_counter() - started, 1)
 
     notebook = nbformat.read(draft, as_version=4)
+    slim_tables(notebook)
     notebook.metadata["repro"] = {
         "key": todo.key,
         "scale": todo.scale,
@@ -169,6 +171,16 @@ def _execute(todo: Plan, final: Path, draft: Path, failed: Path) -> Executed:
     nbformat.write(notebook, draft)
     os.replace(draft, final)
     return Executed(final, seconds, peak[0], skipped=False)
+
+
+def slim_tables(notebook: Any) -> None:
+    """Take the white space between tags and the scoped style out of pandas' tables: a third of what a page weighs."""
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            table = output.get("data", {}).get("text/html", "")
+            if 'class="dataframe"' in table:
+                table = re.sub(r"<style scoped>.*?</style>", "", table, flags=re.S)
+                output["data"]["text/html"] = re.sub(r">\s+<", "><", table)
 
 
 def record(path: Path) -> dict[str, Any]:
