@@ -32,6 +32,8 @@ class SparseCodes:
     @classmethod
     def cat(cls, parts: Sequence[SparseCodes]) -> SparseCodes:
         """Stack blocks of rows."""
+        if len(parts) == 1:
+            return parts[0]
         k = max(p.values.shape[1] for p in parts)
 
         def pad(t: Tensor) -> Tensor:

@@ -120,7 +120,8 @@ def _solve_block(
 ) -> tuple[SparseCodes, tuple[Tensor, ...]]:
     state = solver.init(problem, z0)
     x, left = problem.x, torch.arange(problem.n, device=problem.device)
-    order, codes, fields, step = [], [], [], 0
+    order: list[Tensor] = []
+    codes, fields, step = [], [], 0
     best = torch.full((problem.n, 2), torch.inf, dtype=torch.float64, device=problem.device)
     waited = torch.zeros_like(left)
     while True:
@@ -134,6 +135,9 @@ def _solve_block(
             best[left] = torch.minimum(best[left], now)
             waited[left] = torch.where(better, 0, waited[left] + 1)
             done = torch.ones_like(ok) if last else ok | (waited[left] >= solver.patience)
+            if not order and bool(done.all()):  # all rows at once, in order: nothing to put together
+                everything: tuple[Tensor, ...] = (*proof, torch.full_like(left, step), ok)
+                return state.codes(), everything
             if last or not len(left) or bool(done.any()):
                 codes.append(state.codes()[done])
                 fields.append((*(f[done] for f in proof), torch.full_like(left[done], step), ok[done]))
