@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from repro.activations.files import READERS, reader_of, rows_of, split_files
-from repro.config import DatasetConfig, file_sha256, repo_root
+from repro.config import DatasetConfig, cache_dir, file_sha256, repo_root
 from repro.errors import BadInput, missing_extra, nearest
 
 BUNDLED = {"tiny": "data/tiny/general.jsonl.gz", "tiny-labels": "data/tiny/glosses.jsonl.gz"}
+TRAINING_TEXT = "tiny-training"  # what the bundled model was trained on: 5 million tokens, in the cache
 BUNDLED_SPLITS = ("train", "test", "all")
 
 
@@ -28,7 +29,7 @@ class Document:
 def documents(config: DatasetConfig) -> Iterator[Document]:
     """The documents of a data set in order, from row `skip_documents` on; rows without text are passed over.
 
-    name = tiny, tiny-labels (split train, test or all), a .txt file (one document), a .jsonl, .csv or .parquet file
+    name = tiny, tiny-labels (split train, test or all), tiny-training, a .txt file (one document), a .jsonl, .csv or .parquet file
     (one document a row; .gz is unpacked), a folder of those, or a data set of the hub, which is streamed.
     Raises BadInput for a missing file, column or split, for rows that are not text, and when no text is found.
     """
@@ -100,6 +101,11 @@ def _local_files(config: DatasetConfig) -> list[Path] | None:
             known = BUNDLED_SPLITS if config.name == "tiny-labels" else ("train", "all")
             raise BadInput(f"{config.name} has no split '{config.split}'; it has: {', '.join(known)}.")
         return [_existing(repo_root() / BUNDLED[config.name])]
+    if config.name == TRAINING_TEXT:
+        path = cache_dir() / "tiny" / "train.jsonl.gz"
+        if not path.is_file():
+            raise BadInput(f"{TRAINING_TEXT} is not prepared: run `python data/scripts/build_text.py` first.")
+        return [path]
     path = Path(config.name).expanduser()
     if path.is_dir():
         return None if _is_hub_layout(path) else split_files(path, config.split)
