@@ -29,8 +29,8 @@ class Document:
 def documents(config: DatasetConfig) -> Iterator[Document]:
     """The documents of a data set in order, from row `skip_documents` on; rows without text are passed over.
 
-    name = tiny, tiny-labels (split train, test or all), tiny-training, a .txt file (one document), a .jsonl, .csv or .parquet file
-    (one document a row; .gz is unpacked), a folder of those, or a data set of the hub, which is streamed.
+    name = tiny, tiny-labels (split train, test or all), tiny-training, a .txt file (one document), a .jsonl, .csv or
+    .parquet file (one document a row; .gz is unpacked), a folder of those, or a data set of the hub, which is streamed.
     Raises BadInput for a missing file, column or split, for rows that are not text, and when no text is found.
     """
     found = False
