@@ -37,6 +37,7 @@ def calibrate_lambda(
     solve_tol: float = 1e-3,
     solver: str | Any = "auto",
     max_solves: int = 40,
+    nonneg: bool = True,
     shared: dict[str, Any] | None = None,
 ) -> float:
     """The lambda at which codes of x [n, d] have a mean L0 of target_l0, to a relative error of tol.
@@ -44,7 +45,8 @@ def calibrate_lambda(
     A search in log lambda between 1e-6 and 1 times the largest lambda_max, at the very steps that are used
     afterwards: mode "semi" takes `steps` (30) ISTA steps from the encoder's code, "non" solves to `solve_tol` (or takes
     `steps` from zero), cold. It begins at what a search on 128 of the tokens finds, where "non" starts warm.
-    `shared`: as for `infer`. Raises BadInput for a target that no lambda reaches.
+    `nonneg=False`: of signed codes, as released. `shared`: as for `infer`. Raises BadInput for a target that no lambda
+    reaches.
     """
     mode = check_mode(mode)
     if len(x) == 0:
@@ -59,9 +61,9 @@ def calibrate_lambda(
             f"No optimum has a mean L0 of {target_l0:g}: a LASSO solution in general position has at most d = "
             f"{sae.config.d} nonzeros; compare at a lower L0, or give a number of steps."
         )
-    base = Lasso(sae.target(x), sae.W_dec.detach(), 1.0, shared={} if shared is None else shared)
+    base = Lasso(sae.target(x), sae.W_dec.detach(), 1.0, nonneg, shared={} if shared is None else shared)
     z0 = sae.encode_sparse(x) if mode == "semi" else None
-    top = float(lambda_max(base.x, base.atoms).max())
+    top = float(lambda_max(base.x, base.atoms, nonneg).max())
     if top <= 0:
         raise BadInput("No atom points along any of these activations, so every lambda gives empty codes.")
 
