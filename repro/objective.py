@@ -20,6 +20,7 @@ from repro.codes import SparseCodes
 
 Codes = Tensor | SparseCodes
 CHUNK = 4096  # atoms that are held in float64 at a time
+COLUMNS = 64  # of the dictionary, likewise
 
 
 def _per_row(lam: float | Tensor, like: Tensor) -> Tensor:
@@ -40,6 +41,16 @@ def l1_norm(z: Codes) -> Tensor:
 def objective(x: Tensor, z: Codes, atoms: Tensor, lam: float | Tensor) -> Tensor:
     """P(z) = 1/2 ||x - z D||^2 + lam ||z||_1 of each row, [n], in the precision of the input."""
     return 0.5 * residual(x, z, atoms).square().sum(1) + _per_row(lam, x) * l1_norm(z)
+
+
+def exact_objective(x: Tensor, z: SparseCodes, atoms: Tensor, lam: float | Tensor) -> Tensor:
+    """P(z) of each row, [n] float64, from the nonzeros alone: squared errors add up over columns, a few at a time."""
+    wide = SparseCodes(z.values.double(), z.indices, z.m)
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    for start in range(0, x.shape[1], COLUMNS):
+        some = slice(start, start + COLUMNS)
+        total += objective(x[:, some].double(), wide, atoms[:, some].double(), lam if start == 0 else 0.0)
+    return total
 
 
 def prox(u: Tensor, t: float | Tensor, nonneg: bool = True) -> Tensor:
@@ -111,10 +122,17 @@ def _certify_block(x: Tensor, z: Codes, atoms: Tensor, lam: Tensor, nonneg: bool
     for start in range(0, len(atoms), CHUNK):
         part = z[:, start : start + CHUNK].double()
         r.addmm_(part, atoms[start : start + CHUNK].double(), alpha=-1)
+    proof = certificate_of(x, r, l1, atoms, lam, nonneg)
+    if not nonneg:
+        return proof
+    primal, gap = (field.masked_fill((z < 0).any(1), torch.inf) for field in (proof.objective, proof.gap))
+    return Certificate(primal, proof.dual, gap)
+
+
+def certificate_of(x: Tensor, r: Tensor, l1: Tensor, atoms: Tensor, lam: Tensor, nonneg: bool = True) -> Certificate:
+    """What codes of these residuals r [n, d] and norms ||z||_1 = l1 [n] prove; x, r, l1 and lam [n] in float64."""
     a = dual_scale(max_correlation(r, atoms, nonneg), lam).unsqueeze(1)
     primal = 0.5 * r.square().sum(1) + lam * l1
-    if nonneg:
-        primal = torch.where((z < 0).any(1), torch.inf, primal)
     dual = dual_value(x, a * r)
     return Certificate(primal, dual, (primal - dual).clamp_min(0))
 

@@ -8,8 +8,7 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from repro.codes import SparseCodes
 from repro.errors import BadInput
 from repro.inference import calibrate_lambda, encode_as_released, infer, nearest_root
-from repro.metrics.gap import exact_objective
-from repro.objective import certify, lambda_max, objective
+from repro.objective import certify, exact_objective, lambda_max, objective
 from repro.solvers import Lasso, solve
 from repro.variants import BatchTopK, Standard, TopK
 

@@ -8,21 +8,10 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from repro.codes import SparseCodes
 from repro.evaluate.data import EvalData, EvalOptions, Labelled, Stored, Tokens, open_data
 from repro.evaluate.probes import probe_row
 from repro.evaluate.run import code_key, evaluate_checkpoints, evaluate_sae
 from repro.evaluate.stream import KeptCodes, TokenSums
-
-
-def token_metrics(x: Tensor, x_hat: Tensor, codes: SparseCodes, docs: Tensor) -> dict[str, float]:
-    """Reconstruction and firing with jackknife intervals over blocks of documents (`<name>_low`, `<name>_high`)."""
-    sums = TokenSums(docs)
-    sums.add(slice(None), x, x_hat, codes)
-    return sums.value()
-
 
 __all__ = [
     "EvalData",
@@ -37,5 +26,4 @@ __all__ = [
     "evaluate_sae",
     "open_data",
     "probe_row",
-    "token_metrics",
 ]

@@ -20,7 +20,8 @@ from repro.evaluate.probes import probe_row
 from repro.evaluate.stream import KeptCodes, TokenSums
 from repro.inference import CALIBRATION_TOKENS, calibrate_lambda, infer, spread
 from repro.metrics import Reconstruction, pool
-from repro.metrics.gap import bracket, exact_objective, gap_summary
+from repro.metrics.gap import bracket, gap_summary
+from repro.objective import exact_objective
 from repro.sae import SAE
 from repro.solvers import Lasso, pursuit, refit, solve
 

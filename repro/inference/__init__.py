@@ -2,7 +2,7 @@
 
 from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, nearest_root, spread
 from repro.inference.modes import Inference, infer
-from repro.inference.names import ALIASES, CONTROLS, MODES, NON_STEPS, SEMI_STEPS, Mode, check_mode
+from repro.inference.names import ALIASES, CONTROLS, MODES, NON_STEPS, SEMI_STEPS, check_mode
 from repro.inference.released import (
     GRID9,
     GRID_EXP5,
@@ -23,7 +23,6 @@ __all__ = [
     "NON_STEPS",
     "SEMI_STEPS",
     "Inference",
-    "Mode",
     "calibrate_lambda",
     "check_mode",
     "encode_as_released",

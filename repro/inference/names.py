@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from repro.errors import BadInput, nearest
 
-Mode = Literal["amortized", "semi", "non"]
 MODES = ("amortized", "semi", "non")
 CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
 """What `evaluate` can run beside the modes, corrected protocol only (`evaluate.controls`)."""

@@ -5,10 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from repro.codes import SparseCodes
-
-COLUMNS = 64  # of the atoms that are held in float64 at a time
-
 
 def gap_summary(lower: Tensor, upper: Tensor) -> dict[str, float]:
     """Mean and median of the gap, taken from the upper end of the bracket, and the mean of both ends.
@@ -29,15 +25,3 @@ def gap_summary(lower: Tensor, upper: Tensor) -> dict[str, float]:
 def bracket(objective: Tensor, solved: Tensor, dual: Tensor) -> tuple[Tensor, Tensor]:
     """(lower, upper) of J(z) − J*, from J(z), the objective of a solution and the dual value that certifies it, [n]."""
     return (objective - solved).clamp(min=0), torch.maximum(objective - dual, torch.zeros_like(objective))
-
-
-def exact_objective(x: Tensor, codes: SparseCodes, atoms: Tensor, lam: float) -> Tensor:
-    """J(z) = 1/2 ||x - z D||^2 + lam ||z||_1 in float64 from the nonzeros alone, [n]; a few columns of D at a time."""
-    values = codes.values.double()
-    wide = SparseCodes(values, codes.indices, codes.m)
-    total = lam * values.abs().sum(1)
-    for start in range(0, x.shape[1], COLUMNS):
-        columns = slice(start, start + COLUMNS)
-        r = x[:, columns].double() - wide.decode(atoms[:, columns].double())
-        total += 0.5 * r.square().sum(1)
-    return total
