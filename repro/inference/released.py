@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro import ops
 from repro.codes import SparseCodes
 from repro.sae import SAE
 from repro.solvers import Ista, Lasso, solve
@@ -19,13 +20,14 @@ GRID_EXP5 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 3e-2)  # lambda gri
 def encode_as_released(
     sae: SAE, x: Tensor, *, variant: str | None = None, target_dense: float = 0.1, k: int | None = None
 ) -> SparseCodes:
-    """The released encoder: scores x @ W_enc + b_enc without b_dec; see `released_scores`. Codes are signed."""
-    bias = None if sae.name == "gated" else sae.b_enc.detach()
+    """The released encoder on x as it is, without b_dec: `released_codes` in blocks. Codes of a top-k are signed."""
+    w_enc, b_enc, name = sae.W_enc.detach(), sae.b_enc.detach(), variant or sae.name
+    bias = torch.zeros_like(b_enc) if sae.name == "gated" else b_enc
+    if "topk" not in name.lower():
+        return ops.encode_above(x, w_enc, bias)
     block = max(1, 2**24 // sae.config.m)
     parts = [
-        SparseCodes.from_dense(
-            released_codes(x[i : i + block], sae.W_enc.detach(), bias, variant or sae.name, target_dense, k)
-        )
+        SparseCodes.from_dense(released_codes(x[i : i + block], w_enc, bias, name, target_dense, k))
         for i in range(0, max(len(x), 1), block)
     ]
     return SparseCodes.cat(parts)
