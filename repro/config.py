@@ -154,6 +154,8 @@ class Scale:
     """L1 coefficients of the Standard SAEs."""
     ks: tuple[int, ...] = (16, 32)
     """k of the Top-K and BatchTopK SAEs."""
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Sparsities by variant, trained instead of `l1` and `ks`: k, target L0 (jumprelu) or L1 coefficient."""
     sweep_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50)
     """ISTA steps of the semi sweep."""
     max_norm_ratio: float | None = None
@@ -202,6 +204,43 @@ SCALES: dict[str, Scale] = {
         bootstrap=1000,
     ),
 }
+
+
+K_TINY = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+TRAJECTORIES: dict[str, Scale] = {
+    "tiny": dataclasses.replace(
+        SCALES["tiny"],
+        train_tokens=1_200_000,  # seen four times and a quarter: 5.1 million in all
+        eval_tokens=2_000,
+        steps=2_500,
+        batch_size=2048,
+        grid={
+            "standard": (0.03, 0.05, 0.08, 0.12, 0.2, 0.3),
+            "gated": (0.05, 0.08, 0.12, 0.2, 0.3, 0.5),
+            "topk": K_TINY,
+            "batch_topk": K_TINY,
+            "matryoshka_batch_topk": K_TINY,
+            "jumprelu": K_TINY,
+        },
+    ),
+    "small": dataclasses.replace(
+        SCALES["small"],
+        dataset="tiny-training",
+        train_tokens=2_043_498,  # with the evaluation's and 5 % to spare, 2.15 million are collected
+        m=2048,
+        steps=1_000,
+        batch_size=2048,
+        grid={
+            "standard": (0.02, 0.035, 0.06, 0.1, 0.15, 0.22),
+            "topk": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0),
+            "gated": (0.1, 0.2),
+            "batch_topk": (20.0, 80.0),
+            "matryoshka_batch_topk": (20.0, 80.0),
+            "jumprelu": (20.0, 80.0),
+        },
+    ),
+}
+"""Settings of the trajectories of all variants (§4.3), by scale; SAEBench's grids, moved to what these models need."""
 
 
 def scale_of(name: str, **changes: Any) -> Scale:

@@ -6,41 +6,53 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from repro.config import Scale
+from repro.config import TRAJECTORIES, Scale
+from repro.errors import BadInput
 from repro.evaluate import evaluate_checkpoints
 from repro.experiments.comparison import LABELS
 from repro.experiments.setup import options, prepare
-from repro.experiments.tables import save_table
+from repro.experiments.tables import need_table, save_table
+from repro.training.recipe import TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
     from plotly.graph_objects import Figure
 
-VARIANTS = ("standard", "topk")  # the paper's §4.3 follows these two
+PAPER_VARIANTS = ("standard", "topk")  # the paper's §4.3 follows these two
 
 
-def run(scale: Scale) -> pd.DataFrame:
-    """Every checkpoint of the Standard and Top-K trajectories, amortized codes, both protocols.
+def run(scale: Scale, name: str = "dynamics", variants: tuple[str, ...] = PAPER_VARIANTS) -> pd.DataFrame:
+    """Every checkpoint of the trajectories of these variants, amortized codes, both protocols; written as `name`.
 
     corrected: one lambda a trajectory, the one that matches the final encoder's L0, so that gaps along it belong to one
-    objective. as_released, on the sparsest trajectory of each variant: a lambda of its own at every checkpoint, k from
-    the checkpoint.
+    objective. as_released, on the sparsest Standard and Top-K trajectory: a lambda of its own at every checkpoint, k
+    from the checkpoint.
     """
     started = time.perf_counter()
     ready = prepare(scale)
     rows: list[dict[str, Any]] = []
     released = options(scale, modes=("amortized",), protocols=("as_released",), target_dense=0.1, released_k=True)
     corrected = options(scale, modes=("amortized",), protocols=("corrected",), refit=False)
-    wanted = [c for c in ready.checkpoints if c["variant"] in VARIANTS]
-    sparsest = {v: min(_sparser(v, c["sparsity"]) for c in wanted if c["variant"] == v) for v in VARIANTS}
-    once = [c for c in wanted if _sparser(c["variant"], c["sparsity"]) == sparsest[c["variant"]]]
+    wanted = [c for c in ready.checkpoints if c["variant"] in variants]
+    followed = [c for c in wanted if c["variant"] in PAPER_VARIANTS]
+    sparsest = {v: min(_sparser(v, c["sparsity"]) for c in followed if c["variant"] == v) for v in PAPER_VARIANTS}
+    once = [c for c in followed if _sparser(c["variant"], c["sparsity"]) == sparsest[c["variant"]]]
     rows += evaluate_checkpoints(once, ready.data, released, ready.folder / "rows", ready.device)
     for final in (c for c in wanted if c["final"]):
         trajectory = [c for c in wanted if c["trainer"] == final["trainer"] and c["variant"] == final["variant"]]
         matched = evaluate_checkpoints([final], ready.data, corrected, ready.folder / "rows", ready.device)
         fixed = dataclasses.replace(corrected, lam=matched[0].get("lam"))
         rows += evaluate_checkpoints(trajectory, ready.data, fixed, ready.folder / "rows", ready.device)
-    return save_table("dynamics", scale, rows, time.perf_counter() - started, key=ready.data.key)
+    return save_table(name, scale, rows, time.perf_counter() - started, key=ready.data.key)
+
+
+def trajectories(scale: str, recompute: bool = False) -> pd.DataFrame:
+    """All six variants along training, from `config.TRAJECTORIES`: the stored table, or trained and evaluated anew."""
+    if not recompute:
+        return need_table("trajectories", scale)
+    if scale not in TRAJECTORIES:
+        raise BadInput(f"No trajectories are set up for scale '{scale}'; there are {', '.join(TRAJECTORIES)}.")
+    return run(TRAJECTORIES[scale], "trajectories", TRAINED)
 
 
 def _sparser(variant: str, sparsity: float) -> float:
@@ -56,7 +68,7 @@ def trajectory_figure(table: pd.DataFrame, metric: str, protocol: str = "correct
     from repro.report.theme import VARIANT_COLORS, caption, interval
 
     part = table[table["protocol"] == protocol]
-    variants = [v for v in VARIANTS if v in set(part["variant"])]
+    variants = [v for v in TRAINED if v in set(part["variant"])]
     figure = make_subplots(1, len(variants), subplot_titles=variants, shared_yaxes=True, horizontal_spacing=0.04)
     last = part["step"].max()
     first = part.loc[part["step"] > 0, "step"].min() if (part["step"] > 0).any() else 1

@@ -90,8 +90,8 @@ def _prepare(scale: Scale) -> Prepared:
     usable = store.select(metrics.exclude, metrics.max_norm_ratio)
     train_tokens = min(scale.train_tokens, usable.n - scale.eval_tokens)
     rows = Rows(store, usable.index[:train_tokens], usable.describe() | {"training_tokens": train_tokens})
-    jobs = [Job("standard", l1, scale.m, scale.seed) for l1 in scale.l1]
-    jobs += [Job(variant, k, scale.m, scale.seed) for variant in ("topk", "batch_topk") for k in scale.ks]
+    grid = scale.grid or {"standard": scale.l1, "topk": scale.ks, "batch_topk": scale.ks}
+    jobs = [Job(variant, sparsity, scale.m, scale.seed) for variant, values in grid.items() for sparsity in values]
     given = {} if scale.lr is None else {"lr": scale.lr}
     recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **given)
     saes = folder / f"saes-{digest(jobs, recipe)}"
