@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import datetime
 import importlib.metadata
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 
 from repro.config import repo_root, write_atomically
+from repro.machine import commit, processor
 
 
 def flag(default: Any, help: str) -> Any:
@@ -33,28 +32,15 @@ def machine(*packages: str, device: str = "cpu") -> dict[str, str]:
     if device == "cuda":
         where = torch.cuda.get_device_name()
     else:
-        cpu = next((s.split(":")[1].strip() for s in _cpuinfo() if s.startswith("model name")), platform.machine())
-        where = f"{cpu}, {torch.get_num_threads()} threads"
+        where = f"{processor()}, {torch.get_num_threads()} threads"
     versions = {}
     for package in ("torch", "numpy", *packages):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = ""
-    try:
-        command = ["git", "rev-parse", "--short", "HEAD"]
-        commit = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True).stdout.strip()
-    except OSError:
-        commit = ""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
-    return {"device": where, **versions, "commit": commit, "date": now}
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []
+    return {"device": where, **versions, "commit": commit(), "date": now}
 
 
 def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[Any, float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import torch
 
 from repro.config import SCALES, Scale, cache_dir, repo_root, write_atomically
 from repro.errors import BadInput
+from repro.machine import commit, processor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,20 +77,12 @@ def about(name: str, scale: str) -> dict[str, Any]:
 
 def provenance() -> dict[str, Any]:
     """Commit, device, versions and time of this run."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    threads = f"{torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {threads}"
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "device": device,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
-
-
-def _commit() -> str:
-    try:
-        command = ["git", "describe", "--always", "--dirty"]
-        done = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, check=True, timeout=10)
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from repro.machine import processor
+
 
 @contextlib.contextmanager
 def own_kernel() -> Iterator[None]:
@@ -74,10 +76,6 @@ def machine() -> str:
     """The computer in a few words: processor, cores that this process may use, memory, system."""
     import psutil
 
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = round(psutil.virtual_memory().total / 2**30)
-    return f"{model}, {cores} cores, {memory} GiB, {platform.system()} {platform.release()}"
+    return f"{processor()}, {cores} cores, {memory} GiB, {platform.system()} {platform.release()}"

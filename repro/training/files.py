@@ -58,7 +58,7 @@ class Run:
         if start is not None:
             about = about | {"start": weights_digest(start)}
         self.config = _config(job, recipe, about, str(device))
-        self._refuse_other()
+        refuse_other(folder, self.config)
         config = job.config(about["d"])
         self.foreign = VARIANTS[job.variant] not in CLASSES.values() or config.normalisation != "none"
         weights = "sae.safetensors" if self.foreign else "ae.pt"
@@ -116,21 +116,6 @@ class Run:
                 ) from None
             raise
 
-    def _refuse_other(self) -> None:
-        file = self.folder / "config.json"
-        if not file.is_file():
-            return
-        try:
-            there = json.loads(file.read_text()).get("repro")
-        except ValueError:
-            there = None
-        here = json.loads(json.dumps(self.config["repro"]))
-        if there is None or there["digest"] != here["digest"]:
-            changed = "it was not trained by this program" if there is None else "; ".join(differences(there, here))
-            raise BadInput(
-                f"{self.folder} holds another run ({changed}): choose another output folder, or delete that one."
-            )
-
     def _cut_log(self) -> None:
         """Drop lines of steps that will be done again."""
         file = self.folder / "log.jsonl"
@@ -156,6 +141,22 @@ def bytes_needed(jobs: list[Job], recipe: Recipe, d: int) -> int:
     """Bytes that training these SAEs writes at most: checkpoints, and two copies of the state while one is replaced."""
     weights = sum(4 * (2 * job.m * d + 4 * job.m + d) for job in jobs)
     return weights * (len(recipe.checkpoint_steps()) + 6)
+
+
+def refuse_other(folder: Path, config: dict[str, Any]) -> None:
+    """BadInput, naming what differs, if the config.json of a folder is not that of the run `config`."""
+    file = folder / "config.json"
+    if not file.is_file():
+        return
+    try:
+        there = json.loads(file.read_text())["repro"]
+        same = there["digest"] == config["repro"]["digest"]
+    except (ValueError, KeyError, TypeError):
+        there, same = None, False
+    if not same:
+        here = json.loads(json.dumps(config["repro"]))
+        changed = "another program wrote it" if there is None else "; ".join(differences(there, here))
+        raise BadInput(f"{folder} holds another run ({changed}): choose another output folder, or delete that one.")
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:

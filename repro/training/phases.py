@@ -17,7 +17,7 @@ from repro.activations.models import pick_device
 from repro.config import Device, digest, write_atomically
 from repro.errors import BadInput
 from repro.sae import SAE, Source
-from repro.training.files import differences
+from repro.training.files import refuse_other
 from repro.training.grouped import LocaJob
 from repro.training.loca import GROUP_KS, Grouping, angular_variance, group, group_ks, ranking, regroup
 from repro.training.loca_files import write_release
@@ -196,7 +196,7 @@ def train_loca(
     out = Path(output_dir)
     stream = UnitRows(rows)
     config = _config(method, stream, lm_name, layer)
-    _refuse_other(out, config)
+    refuse_other(out, config)
     write_atomically(out / "config.json", lambda draft: draft.write_text(json.dumps(config, indent=2) + "\n"))
     given: dict[str, Any] = {"held_out": held_out, "state_every": state_every, "progress": progress}
 
@@ -282,16 +282,3 @@ def _config(method: Loca, stream: UnitRows, lm_name: str, layer: int | None) -> 
         "seed": method.seed,
         "repro": identity | {"digest": digest(identity)},
     }
-
-
-def _refuse_other(out: Path, config: dict[str, Any]) -> None:
-    file = out / "config.json"
-    if not file.is_file():
-        return
-    try:
-        there = json.loads(file.read_text()).get("repro")
-    except ValueError:
-        there = None
-    if there is None or there.get("digest") != config["repro"]["digest"]:
-        changed = "another program wrote it" if there is None else "; ".join(differences(there, config["repro"]))
-        raise BadInput(f"{out} holds another run ({changed}): choose another output folder, or delete that one.")
