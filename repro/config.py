@@ -17,20 +17,26 @@ Protocol = Literal["as_released", "corrected", "both"]
 Device = Literal["auto", "cpu", "cuda"]
 
 
+LATER = {"digest": "unless default"}
+"""Metadata of a field that was added later: at its default it leaves `digest`, and thus what is cached, as it was."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Which language model, and where its residual stream is read."""
 
     name: str = "tiny"
-    """A preset (tiny, smollm2-135m, pythia-160m-deduped, gemma-2-2b), a hub id, or a folder."""
+    """A preset (tiny, smollm2-135m, gemma-3-270m, pythia-160m-deduped, gemma-2-2b), a hub id, or a folder."""
     layer_index: int | None = None
-    """Block L whose output (resid_post) is read; the preset's layer if not given."""
+    """Block L that is read; the preset's layer if not given."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the forward pass; auto = the preset's."""
     revision: str | None = None
     """Hub revision to pin; recorded in the provenance."""
     layer_convention: Literal["block_output", "hidden_states"] = "block_output"
     """block_output = output of block L; hidden_states = hidden_states[L], the output of block L-1 (as released)."""
+    site: Literal["resid_post", "resid_pre", "attn_out", "mlp_out"] = field(default="resid_post", metadata=LATER)
+    """The stream after block L (resid_post) or before it (resid_pre), or what its attention or MLP adds to it."""
 
 
 @dataclass(frozen=True)
@@ -323,7 +329,10 @@ def digest(*parts: Any) -> str:
     """A short stable hash of JSON-able values and dataclasses: the key of everything that is cached."""
 
     def plain(o: Any) -> Any:
-        return dataclasses.asdict(o) if dataclasses.is_dataclass(o) and not isinstance(o, type) else str(o)
+        if not dataclasses.is_dataclass(o) or isinstance(o, type):
+            return str(o)
+        fields = ((f, getattr(o, f.name)) for f in dataclasses.fields(o))
+        return {f.name: value for f, value in fields if f.metadata != LATER or value != f.default}
 
     text = json.dumps(parts, sort_keys=True, default=plain)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,11 +1,11 @@
-"""Random three-block models of the five families and a small tokenizer, as saved folders, for the tests."""
+"""Random three-block models of the six families and a small tokenizer, as saved folders, for the tests."""
 
 from pathlib import Path
 
 import torch
 
 TEXT = "the quick brown fox jumps over the lazy dog and then it sleeps in the sun until the evening comes again"
-FAMILIES = ("gpt_neox", "gemma2", "llama", "gpt2", "opt")
+FAMILIES = ("gpt_neox", "gemma2", "gemma3", "llama", "gpt2", "opt")
 BLOCKS = 3
 
 
@@ -29,7 +29,7 @@ def tokenizer(bos: bool = False):
     return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>", bos_token="<bos>", pad_token="<pad>")
 
 
-def model(family: str):
+def model(family: str, **options):
     """A random model: width 32, 3 blocks, 4 heads, 64 positions, float32."""
     import transformers as t
 
@@ -37,9 +37,12 @@ def model(family: str):
     shared = {"vocab_size": 304, "eos_token_id": 0, "bos_token_id": 1, "pad_token_id": 2}
     usual = {"hidden_size": 32, "num_hidden_layers": BLOCKS, "num_attention_heads": 4, "max_position_embeddings": 64}
     config = {
-        "gpt_neox": lambda: t.GPTNeoXConfig(**shared, **usual, intermediate_size=64, rotary_pct=0.25),
+        "gpt_neox": lambda: t.GPTNeoXConfig(**shared, **usual, intermediate_size=64, rotary_pct=0.25, **options),
         "gemma2": lambda: t.Gemma2Config(
             **shared, **usual, intermediate_size=64, num_key_value_heads=2, head_dim=8, sliding_window=4
+        ),
+        "gemma3": lambda: t.Gemma3TextConfig(
+            **shared, **usual, intermediate_size=64, num_key_value_heads=1, head_dim=8, sliding_window=4
         ),
         "llama": lambda: t.LlamaConfig(**shared, **usual, intermediate_size=64, num_key_value_heads=2),
         "gpt2": lambda: t.GPT2Config(**shared, n_embd=32, n_layer=BLOCKS, n_head=4, n_positions=64),

@@ -1,19 +1,23 @@
 """Language models: the hook against transformers' own hidden states, padding, early stop, loading and its errors."""
 
 import socket
+import sys
 
 import language_models
 import pytest
 import torch
 
-from repro.activations import fetch
+from repro.activations import fetch, memory
+from repro.activations.memory import weight_bytes
 from repro.activations.models import as_loaded, find_blocks, load_model
-from repro.activations.presets import PRESETS
-from repro.config import ModelConfig
+from repro.activations.presets import PRESETS, acts_name
+from repro.activations.sites import part_of
+from repro.config import ModelConfig, digest
 from repro.errors import BadInput
 
 transformers = pytest.importorskip("transformers")
 N = language_models.BLOCKS
+SITES = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def test_hook_is_hidden_states_of_transformers(models, tok, family, layer):
         norm = {"gpt_neox": "final_layer_norm", "gpt2": "ln_f", "opt": "final_layer_norm"}.get(family, "norm")
         assert not torch.allclose(ours, theirs[-1], atol=1e-3)  # transformers returns the final norm's output there
         torch.testing.assert_close(getattr(decoder, norm)(ours), theirs[-1])
-    released = as_loaded(model, tok, layer, "hidden_states").activations(TOKENS)
+    released = as_loaded(model, tok, layer, "resid_pre").activations(TOKENS)
     assert torch.equal(released, theirs[layer])
 
 
@@ -59,20 +63,106 @@ def test_padding_on_the_right_changes_nothing_at_real_tokens(models, tok, family
 
 
 @pytest.mark.parametrize("family", language_models.FAMILIES)
-@pytest.mark.parametrize("convention, last", [("block_output", 1), ("hidden_states", 0)])
-def test_later_blocks_do_not_run(models, tok, family, convention, last):
+@pytest.mark.parametrize("site, last", [("resid_post", 1), ("resid_pre", 0), ("attn_out", 0), ("mlp_out", 0)])
+def test_later_blocks_do_not_run(models, tok, family, site, last):
     model, ran = models[family], []
     hooks = [len(b._forward_hooks) + len(b._forward_pre_hooks) for b in find_blocks(model)]
     handles = [b.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, b in enumerate(find_blocks(model))]
     handles.append(model.get_output_embeddings().register_forward_hook(lambda *_: ran.append("head")))
-    before = as_loaded(model, tok, 1, convention).activations(TOKENS)
+    before = as_loaded(model, tok, 1, site).activations(TOKENS)
     for handle in handles:
         handle.remove()
     assert ran == list(range(last + 1))
     assert hooks == [len(b._forward_hooks) + len(b._forward_pre_hooks) for b in find_blocks(model)]
     with torch.no_grad():  # the model is whole afterwards
         assert model(TOKENS).logits.shape == (3, 11, 304)
-    assert torch.equal(before, as_loaded(model, tok, 1, convention).activations(TOKENS))
+    assert torch.equal(before, as_loaded(model, tok, 1, site).activations(TOKENS))
+
+
+BETWEEN = {"llama": "post_attention_layernorm", "gpt2": "ln_2", "opt": "final_layer_norm"}  # reads the stream there
+BETWEEN |= dict.fromkeys(("gemma2", "gemma3"), "pre_feedforward_layernorm")
+
+
+@pytest.mark.parametrize("family", language_models.FAMILIES)
+@pytest.mark.parametrize("layer", range(N - 1))
+def test_parts_are_what_is_added_to_the_stream(models, tok, family, layer):
+    """Against the stream itself: before, between and after; GPT-NeoX computes both parts from what enters the block."""
+    model, between = models[family], []
+    block = find_blocks(model)[layer]
+    handle = None
+    if family in BETWEEN:
+        handle = getattr(block, BETWEEN[family]).register_forward_pre_hook(lambda _, args: between.append(args[0]))
+    with torch.no_grad():
+        pre, post = model(TOKENS, output_hidden_states=True).hidden_states[layer : layer + 2]
+        if handle is not None:
+            handle.remove()
+            middle = between[0].reshape(pre.shape)
+        else:
+            middle = post - block.mlp(block.post_attention_layernorm(pre))
+    for site, theirs in [
+        ("resid_pre", pre),
+        ("attn_out", middle - pre),
+        ("mlp_out", post - middle),
+        ("resid_post", post),
+    ]:
+        ours = as_loaded(model, tok, layer, site).activations(TOKENS)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert (middle - pre).norm() > 0.01 and (post - middle).norm() > 0.01
+
+
+def test_sequential_gpt_neox(tok):
+    """use_parallel_residual = False: the MLP reads the stream after attention."""
+    model = language_models.model("gpt_neox", use_parallel_residual=False)
+    pre, attn, mlp, post = (as_loaded(model, tok, 1).at(s, TOKENS) for s in SITES)
+    torch.testing.assert_close(pre + attn + mlp, post)
+    norm, feed = find_blocks(model)[1].post_attention_layernorm, find_blocks(model)[1].mlp
+    with torch.no_grad():
+        torch.testing.assert_close(feed(norm(pre + attn)), mlp)
+
+
+def test_sites_of_a_config(tmp_path):
+    assert acts_name(ModelConfig("tiny")) == "acts_layer2.npy"
+    assert acts_name(ModelConfig("tiny", 3, site="mlp_out")) == "acts_layer3_mlp_out.npy"
+    assert acts_name(ModelConfig("tiny", 3, layer_convention="hidden_states")) == "acts_layer3.npy"
+    with pytest.raises(BadInput, match="drop it for site attn_out"):
+        acts_name(ModelConfig("tiny", site="attn_out", layer_convention="hidden_states"))
+    assert digest(ModelConfig()) != digest(ModelConfig(site="resid_pre"))
+    folder = language_models.save(tmp_path / "lm", "gpt_neox")
+    loaded = load_model(ModelConfig(str(folder), 1, site="mlp_out", dtype="bfloat16"), "cpu")
+    assert loaded.provenance["site"] == loaded.site == "mlp_out"
+
+
+def test_blocks_that_do_not_add_up_are_refused(tmp_path):
+    """OPT-350m normalises after adding; a block without a part of that name has no such site."""
+    config = transformers.OPTConfig(
+        vocab_size=304, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
+        word_embed_proj_dim=32, do_layer_norm_before=False,
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    language_models.tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(BadInput, match="do not add up"):
+        load_model(ModelConfig(str(tmp_path), 0, site="mlp_out"), "cpu")
+    load_model(ModelConfig(str(tmp_path), 0, site="resid_pre"), "cpu")
+    with pytest.raises(BadInput, match="Cannot find the attn_out of Linear"):
+        part_of(torch.nn.Linear(2, 2), "attn_out")
+
+
+def test_too_little_memory_is_said_before_loading(tmp_path, monkeypatch):
+    folder = language_models.save(tmp_path / "lm", "llama")
+    model = language_models.model("llama")
+    bytes_of = sum(p.numel() for p in model.parameters()) * 4
+    assert weight_bytes(folder, torch.float32) == bytes_of == 2 * weight_bytes(folder, torch.bfloat16)
+    monkeypatch.setattr(memory, "free_bytes", lambda device=None: bytes_of - 1)
+    with pytest.raises(BadInput, match=r"needs 0.0 GB in memory and 0.0 GB are free: .* or set model.dtype: bfloat16"):
+        load_model(ModelConfig(str(folder), 0), "cpu")
+    load_model(ModelConfig(str(folder), 0, dtype="bfloat16"), "cpu")
+
+
+def test_free_memory_without_psutil(monkeypatch):
+    known = memory.free_bytes()
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    ours = memory.free_bytes()
+    assert known is None or ours is None or 0.5 < ours / known < 2
 
 
 def test_special_tokens():
@@ -219,6 +309,7 @@ def test_presets_know_licence_and_layer():
     assert {p.name: (p.layer, p.dtype) for p in PRESETS.values()} == {
         "tiny": (2, "float32"),
         "smollm2-135m": (15, "bfloat16"),
+        "gemma-3-270m": (9, "bfloat16"),
         "pythia-160m-deduped": (8, "float32"),
         "gemma-2-2b": (12, "bfloat16"),
     }

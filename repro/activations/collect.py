@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
+import errno
 import shutil
 import sys
 import time
@@ -19,29 +18,32 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from repro.activations.drafts import MOMENTS, PROGRESS, ManyFiles, OneFile, new_array, read_json, save_json
 from repro.activations.fetch import find_model
 from repro.activations.forward import collect_texts, forward, plan, put
 from repro.activations.models import LoadedModel, load_model
 from repro.activations.presets import layer_of
-from repro.activations.store import Files, open_store
+from repro.activations.store import open_store, store_name
+from repro.activations.summary import describe_norms, mean_and_scale, moments
 from repro.activations.text import documents, source_fingerprint
 from repro.activations.tokenise import write_tokens
-from repro.config import RunConfig, digest, file_sha256, write_atomically
+from repro.config import RunConfig, digest
 from repro.errors import BadInput
 
 __all__ = ["collect", "collect_texts"]
 
 FORMAT = 1  # of the files; a change collects again
-PROGRESS = "progress.json"
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def collect(config: RunConfig) -> Path:
     """Write output_dir/acts_layer{L}.npy [S, T, d] float32 and the files beside it; returns its path.
 
-    A finished file of the same model, text and options is left alone; one of others is replaced when the new one is
-    complete. What a killed run has written is kept under a hidden name and continued: the arrays end up the same, byte
-    for byte. Padding positions hold zeros. Raises BadInput before long work where the input cannot be used, and when
-    activations are not finite.
+    With config.shard_tokens: a folder acts_layer{L}/ of safetensors shards and a manifest instead (`shards.layout`).
+    A finished store of the same model, text and options is left alone (with config.verify, once every sha256 agrees);
+    one of others is replaced when the new one is complete. What a killed run has written is kept under a hidden name
+    and continued: the arrays end up the same, byte for byte. Padding positions hold zeros. Raises BadInput before long
+    work where the input cannot be used, when activations are not finite, and when the disk is full.
     """
     data = config.dataset
     if data.max_tokens < 1 or data.seq_len < 1 or data.batch_size < 1 or data.skip_documents < 0:
@@ -50,118 +52,147 @@ def collect(config: RunConfig) -> Path:
     source = find_model(config.model)
     model_key = dataclasses.replace(config.model, layer_index=layer)
     key = digest(FORMAT, model_key, source.fingerprint, data, source_fingerprint(data))
-    final = Files(Path(config.output_dir) / f"acts_layer{layer}.npy")
-    draft = Files(final.acts.parent / f".acts_layer{layer}.draft" / final.acts.name)
-    with _only_one(draft.acts.parent):
-        if not draft.json.is_file() or _read(draft.json).get("key") != key:
-            if _is_done(final, key):
-                _say(f"{final.acts} is there already, from the same model, text and options.")
-                return final.acts
-            next(documents(data))  # text that cannot be read is an error before the model is loaded
-            loaded = load_model(config.model, config.device, source)
-            _write(loaded, config, draft, key)
-        _publish(draft, final)
-    return final.acts
+    draft, other = _forms(config, store_name(layer, config.model.site), key)
+    if not draft.folder.exists() and _is_done(draft.final, draft.published, key, config.verify, quiet=True):
+        _say(f"{draft.final} is there already, from the same model, text and options.")
+        return draft.final
+    try:
+        with _only_one(draft.folder):
+            if read_json(draft.manifest).get("key") != key:
+                if _is_done(draft.final, draft.published, key, config.verify):
+                    _say(f"{draft.final} is there already, from the same model, text and options.")
+                    return draft.final
+                draft.check_target()
+                next(documents(data))  # text that cannot be read is an error before the model is loaded
+                write(load_model(config.model, config.device, source), config, draft, key)
+            (draft.folder / PROGRESS).unlink(missing_ok=True)
+            other.withdraw()
+            draft.publish()
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        raise BadInput(
+            f"Cannot write to {config.output_dir}: {error.strerror}; make room, or choose another output_dir "
+            "(what is finished is kept, and the same command goes on from there)."
+        ) from None
+    return draft.final
 
 
-def _write(loaded: LoadedModel, config: RunConfig, draft: Files, key: str) -> None:
+def _forms(config: RunConfig, name: str, key: str) -> tuple[OneFile, OneFile]:
+    """(the form that is asked for, the other one, which it replaces)."""
+    folder, T = Path(config.output_dir), config.dataset.seq_len
+    if config.shard_tokens is None:
+        return OneFile(folder, name), ManyFiles(folder, name, key, 1)
+    if config.shard_tokens < T:
+        raise BadInput(f"shard_tokens is {config.shard_tokens}; a shard holds at least one sequence of {T} tokens.")
+    per_shard, batch = config.shard_tokens // T, config.dataset.batch_size
+    per_shard -= per_shard % batch if per_shard > batch else 0
+    return ManyFiles(folder, name, digest(key, per_shard), per_shard), OneFile(folder, name)
+
+
+def write(loaded: LoadedModel, config: RunConfig, draft: OneFile, key: str) -> None:
     """Fill the draft folder: tokens first (then the sizes are known), then activations batch by batch."""
     limit = getattr(loaded.model.config, "max_position_embeddings", None)
     if limit and config.dataset.seq_len > limit:
         raise BadInput(f"dataset.seq_len {config.dataset.seq_len} is more than the {limit} positions of the model.")
-    progress = draft.acts.with_name(PROGRESS)
-    state = _read(progress)
+    progress, tokens_of = draft.folder / PROGRESS, draft.files.side
+    state = read_json(progress)
     if state.get("key") != key:
         if state:
-            _say(f"Starting over: the unfinished files in {draft.acts.parent} are of other options.")
-        _clear(draft.acts.parent)
-        counts = write_tokens(loaded, documents(config.dataset), config.dataset, draft)
-        shape = (*counts["shape"], loaded.d)
-        _allocate(draft.acts, shape)
-        _allocate(draft.side["norms"], shape[:2])
+            _say(f"Starting over: the unfinished files in {draft.folder} are of other options.")
+        _clear(draft.folder)
+        counts = write_tokens(loaded, documents(config.dataset), config.dataset, draft.files)
+        draft.allocate((*counts["shape"], loaded.d))
         state = {"key": key, "counts": counts, "batches": 0, "seconds": 0.0}
-        _save(progress, state)
     counts = state["counts"]
-    tokens, mask = np.load(draft.side["tokens"], mmap_mode="r"), np.load(draft.side["mask"], mmap_mode="r")
-    batches = plan(mask, config.dataset.batch_size)
-    sizes = [int(mask[batch].sum()) for batch in batches]
+    parts = draft.parts(counts["shape"][0])
+    lengths = _load(tokens_of["mask"]).sum(1)
+    work = [
+        (number, batch, int(lengths[part][batch].sum()))
+        for number, part in enumerate(parts)
+        for batch in plan(_load(tokens_of["mask"])[part], config.dataset.batch_size)
+    ]
+    if not progress.is_file():
+        new_array(draft.folder / MOMENTS, np.float64, (len(work), loaded.d + 1))
+        save_json(progress, state)
 
-    def store(number: int, hidden: Tensor, seconds: float) -> None:
+    def store(job: int, hidden: Tensor, seconds: float) -> None:
+        number, batch, _ = work[job]
+        if job == 0 or work[job - 1][0] != number:
+            draft.begin(number, parts[number], loaded.d)
         # mapped anew for each batch: pages that stay mapped would count as this process's memory
-        x, norms = np.load(draft.acts, mmap_mode="r+"), np.load(draft.side["norms"], mmap_mode="r+")
-        put(loaded, batches[number], hidden, mask, x, norms)
-        _save(progress, {**state, "batches": number + 1, "seconds": seconds})
+        x, norms = draft.arrays(number)
+        put(loaded, batch, hidden, _load(tokens_of["mask"])[parts[number]], x, norms)
+        np.load(draft.folder / MOMENTS, mmap_mode="r+")[job] = moments(x[batch, : hidden.shape[1]])
+        save_json(progress, {**state, "batches": job + 1, "seconds": seconds})
+        if job + 1 == len(work) or work[job + 1][0] != number:
+            draft.finish(number)
 
     done, before, begin = state["batches"], state["seconds"], time.perf_counter()
+    if done and not draft.is_finished(work[done - 1][0]) and (done == len(work) or work[done][0] != work[done - 1][0]):
+        draft.finish(work[done - 1][0])  # killed between the last batch of a shard and its name
     bar = tqdm(
         total=counts["tokens"],
-        initial=sum(sizes[:done]),
+        initial=sum(size for _, _, size in work[:done]),
         unit="tok",
         unit_scale=True,
         desc=f"{loaded.provenance.get('name', 'model')} block {loaded.layer}",
     )
     with bar, ThreadPoolExecutor(1) as writer:  # writing one batch overlaps with computing the next
         pending: Future | None = None
-        for number in range(done, len(batches)):
-            hidden = forward(loaded, tokens, mask, batches[number])
+        for job in range(done, len(work)):
+            number, batch, size = work[job]
+            tokens, mask = (_load(tokens_of[role])[parts[number]] for role in ("tokens", "mask"))
+            hidden = forward(loaded, tokens, mask, batch)
             if pending is not None:
                 pending.result()
-            pending = writer.submit(store, number, hidden, before + time.perf_counter() - begin)
-            bar.update(sizes[number])
+            pending = writer.submit(store, job, hidden, before + time.perf_counter() - begin)
+            bar.update(size)
         if pending is not None:
             pending.result()
     seconds = before + time.perf_counter() - begin
-    norms = np.load(draft.side["norms"])
-    _save(draft.json, _provenance(loaded, config, draft, key, counts, norms, mask, seconds))
+    save_json(draft.manifest, _provenance(loaded, config, draft, key, counts, parts, seconds))
 
 
-def _allocate(path: Path, shape: tuple[int, ...]) -> None:
-    """A zero float32 .npy with its disk space taken, so that a full disk is an error now and not a crash later."""
-    array = np.lib.format.open_memmap(path, "w+", np.float32, shape)
-    size = array.nbytes + array.offset
-    del array
-    try:
-        if hasattr(os, "posix_fallocate"):
-            with open(path, "r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, size)
-    except OSError as error:
-        path.unlink()
-        raise BadInput(
-            f"The activations take {size / 1e9:.1f} GB, which {path.parent.parent} has no room for ({error.strerror}): "
-            "free space, choose another output_dir, or lower dataset.max_tokens."
-        ) from None
+def _load(path: Path) -> np.ndarray:
+    array: np.ndarray = np.load(path, mmap_mode="r")
+    return array
 
 
 # --- the files ----------------------------------------------------------------------------------------
 
 
 def _provenance(
-    loaded: LoadedModel, config: RunConfig, draft: Files, key: str, counts: dict, norms: Any, mask: Any, seconds: float
+    loaded: LoadedModel, config: RunConfig, draft: OneFile, key: str, counts: dict, parts: list[slice], seconds: float
 ) -> dict[str, Any]:
     import transformers
 
-    kept = norms[mask]
-    median = float(np.median(kept))
-    names = [draft.acts, *(p for p in draft.side.values() if p.is_file())]
+    def kept() -> Iterator[np.ndarray]:
+        for norms, part in blocks():
+            yield norms[_load(draft.files.side["mask"])[part]]
+
+    def blocks() -> Iterator[tuple[np.ndarray, slice]]:
+        for number, whole in enumerate(parts):
+            for start in range(whole.start, whole.stop, BLOCK):
+                part = slice(start, min(start + BLOCK, whole.stop))
+                yield draft.norms(number)[start - whole.start : part.stop - whole.start], part
+
+    first = np.concatenate([np.array(norms[:, 0]) for norms, _ in blocks()])
     return {
         "format": FORMAT,
         "key": key,
         "shape": [*counts["shape"], loaded.d],
         **{k: v for k, v in counts.items() if k != "shape"},
         "layer": loaded.layer,
-        "site": "resid_post" if loaded.convention == "block_output" else "resid_pre",
+        "site": loaded.site,
         "model": loaded.provenance,
         "dataset": dataclasses.asdict(config.dataset),
         "special_ids": loaded.special_ids,
         "bos_prepended": loaded.prepends_bos,
         "separator": loaded.separator if config.dataset.packing else None,
-        "norms": {
-            "median": median,
-            "max": float(kept.max()),
-            "median_at_position_0": float(np.median(norms[:, 0])),
-            "share_above_5_medians": float((kept > 5 * median).mean()),
-        },
-        "files": {p.name: {"bytes": p.stat().st_size, "sha256": file_sha256(p)} for p in names},
+        "norms": describe_norms(kept, first),
+        **mean_and_scale(_load(draft.folder / MOMENTS), counts["tokens"]),
+        "files": draft.entries(len(parts)),
         "device": str(loaded.device),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__},
         "seconds": round(seconds, 2),
@@ -169,34 +200,19 @@ def _provenance(
     }
 
 
-def _is_done(final: Files, key: str) -> bool:
-    """Is this very collection there, whole? Says why a file that is there will be replaced."""
-    if _read(final.json).get("key") != key:
-        if final.json.is_file():
-            _say(f"{final.acts} is of another model, text or options; it is replaced when the new one is complete.")
+def _is_done(final: Path, manifest: Path, key: str, verify: bool, quiet: bool = False) -> bool:
+    """Is this very collection there, whole? Says why a store that is there will be replaced, unless quiet."""
+    if read_json(manifest).get("key") != key:
+        if manifest.is_file() and not quiet:
+            _say(f"{final} is of another model, text or options; it is replaced when the new one is complete.")
         return False
     try:
-        open_store(final.acts)
+        open_store(final, verify)
     except BadInput as error:
-        _say(str(error))
+        if not quiet:
+            _say(str(error))
         return False
     return True
-
-
-def _publish(draft: Files, final: Files) -> None:
-    """Give the files their final names; the provenance goes first and comes last, so that no mixture looks complete."""
-    draft.acts.with_name(PROGRESS).unlink(missing_ok=True)
-    final.json.unlink(missing_ok=True)
-    names = _read(draft.json)["files"]
-    for path in final.side.values():
-        if path.name in names:
-            if (draft.acts.parent / path.name).is_file():  # a killed run may have moved it already
-                os.replace(draft.acts.parent / path.name, path)
-        else:
-            path.unlink(missing_ok=True)
-    if draft.acts.is_file():
-        os.replace(draft.acts, final.acts)
-    os.replace(draft.json, final.json)
 
 
 @contextmanager
@@ -221,27 +237,17 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if not (folder / PROGRESS).is_file() and not any(folder.glob("acts_layer*.json")):
+            manifests = [*folder.glob("acts_layer*.json"), *folder.glob("acts_layer*/manifest.json")]
+            if not (folder / PROGRESS).is_file() and not manifests:
                 shutil.rmtree(folder)  # nothing in it is worth continuing
 
 
 def _clear(folder: Path) -> None:
     for path in folder.iterdir():
-        if path.name != "lock":
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
             path.unlink()
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A JSON object, empty if there is none."""
-    try:
-        value = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _save(path: Path, value: dict[str, Any]) -> None:
-    write_atomically(path, lambda draft: draft.write_text(json.dumps(value, indent=1)))
 
 
 def _say(sentence: str) -> None:

@@ -11,7 +11,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from repro.activations.fetch import CONVERTED, ModelSource, find_model
+from repro.activations.memory import check_memory, weight_bytes
 from repro.activations.presets import Preset, layer_of
+from repro.activations.sites import STREAM, check_sum, read, site_of
 from repro.config import ModelConfig
 from repro.errors import BadInput, missing_extra
 
@@ -22,13 +24,13 @@ ATTENTION = {"gemma2": "eager"}  # its logit soft-capping exists in no other imp
 
 @dataclass
 class LoadedModel:
-    """A causal LM in evaluation mode, its tokenizer, and the block that is read."""
+    """A causal LM in evaluation mode, its tokenizer, and the block and site that are read."""
 
     model: nn.Module
     tokenizer: Any
     blocks: nn.ModuleList
     layer: int
-    convention: str
+    site: str
     provenance: dict[str, Any]
     separator: int | None
     special_ids: dict[str, list[int]] = field(default_factory=dict)
@@ -51,41 +53,24 @@ class LoadedModel:
         """Where the weights are."""
         return next(self.model.parameters()).device
 
-    @torch.no_grad()
     def activations(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Token ids [B, T] -> residual stream [B, T, d] in the model's dtype; mask is True at real tokens (None: all).
+        """Token ids [B, T] -> activations [B, T, d] in the model's dtype; mask is True at real tokens (None: all).
 
-        The output of block `layer` (resid_post), or what enters it if the convention is "hidden_states"; no later
-        block runs. This is the raw stream even for the last block, where the `hidden_states` of transformers hold
-        the final norm's output.
+        What block `layer` has at `site` (`sites`); nothing after it runs. resid_post is the raw stream even for the
+        last block, where the `hidden_states` of transformers hold the final norm's output.
         """
+        return self.at(self.site, tokens, mask)
+
+    @torch.no_grad()
+    def at(self, site: str, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The same for another site of the block."""
         attention = None if mask is None or bool(mask.all()) else mask.to(self.device).long()
-        block, seen = self.blocks[self.layer], []
+        base = getattr(self.model, "base_model", self.model)
 
-        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            seen.append(args[0] if args else kwargs["hidden_states"])
-            raise _Stop
-
-        def after(module: nn.Module, args: tuple, output: Any) -> None:
-            seen.append(output[0] if isinstance(output, tuple) else output)
-            raise _Stop
-
-        if self.convention == "hidden_states":
-            handle = block.register_forward_pre_hook(before, with_kwargs=True)
-        else:
-            handle = block.register_forward_hook(after)
-        try:
-            base = getattr(self.model, "base_model", self.model)
+        def run() -> None:
             base(input_ids=tokens.to(self.device).long(), attention_mask=attention, use_cache=False)
-        except _Stop:
-            pass
-        finally:
-            handle.remove()
-        return seen[0]
 
-
-class _Stop(Exception):
-    """Leaves the forward pass once the block has been read."""
+        return read(run, self.blocks[self.layer], site, tokens.shape)
 
 
 def find_blocks(model: nn.Module) -> nn.ModuleList:
@@ -115,7 +100,7 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
         import transformers
     except ImportError:
         raise missing_extra("transformers", "lm") from None
-    where, layer = pick_device(device), layer_of(config)
+    where, layer, site = pick_device(device), layer_of(config), site_of(config)
     source = source or find_model(config)
     transformers.utils.logging.disable_progress_bar()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -123,6 +108,10 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
         settings = transformers.AutoConfig.from_pretrained(source.folder, **local)
         attention = ATTENTION.get(settings.model_type)
         dtype = _dtype(config.dtype, source.preset, settings)
+        needed = weight_bytes(source.folder, dtype)
+        fix = "free memory or take a smaller model" + (", or set model.dtype: bfloat16" if dtype.itemsize > 2 else "")
+        check_memory(source.name, needed, fix)
+        check_memory(source.name, needed, fix, where)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **local)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source.folder,
@@ -132,6 +121,8 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
             output_loading_info=True,
             **local,
         )
+    except BadInput:
+        raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise BadInput(
             f"Cannot load {source.name} from {source.folder}: {str(error).strip().splitlines()[0]}"
@@ -155,18 +146,25 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
         "blocks": len(blocks),
         "layer": layer,
         "layer_convention": config.layer_convention,
+        "site": site,
     }
     converted = source.folder / CONVERTED
     if converted.is_file():
         provenance["converted_from"] = json.loads(converted.read_text())
-    return as_loaded(model, tokenizer, layer, config.layer_convention, provenance, source.preset)
+    ready = as_loaded(model, tokenizer, layer, site, provenance, source.preset)
+    if site not in STREAM:
+        some = torch.arange(3, 11)[None] % ready.vocabulary
+        check_sum(
+            *(ready.at(s, some) for s in ("resid_pre", "attn_out", "mlp_out", "resid_post")), type(model).__name__
+        )
+    return ready
 
 
 def as_loaded(
     model: nn.Module,
     tokenizer: Any,
     layer: int,
-    convention: str = "block_output",
+    site: str = "resid_post",
     provenance: dict[str, Any] | None = None,
     preset: Preset | None = None,
 ) -> LoadedModel:
@@ -184,7 +182,7 @@ def as_loaded(
     }
     prepends = bos is not None and first == [bos] and plain != [bos]
     return LoadedModel(
-        model.eval(), tokenizer, find_blocks(model), layer, convention, provenance or {}, separator, special, prepends
+        model.eval(), tokenizer, find_blocks(model), layer, site, provenance or {}, separator, special, prepends
     )
 
 

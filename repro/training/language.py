@@ -112,8 +112,10 @@ def of_store(
         return "no held-out sequence is left"
     used = torch.zeros(store.tokens.size, dtype=torch.bool)
     used[torch.as_tensor(rows.index)] = True
-    convention = store.meta.get("model", {}).get("layer_convention", "block_output")
-    block = layer - (convention == "hidden_states")
+    site = store.meta.get("site", "resid_post")
+    block = layer - (site == "resid_pre")
+    if site not in ("resid_post", "resid_pre") or block < 0:
+        return f"the activations ({site} of block {layer}) are not the output of a block"
     try:
         model = load_model(ModelConfig(name, layer), device)
         return CrossEntropy(

@@ -1,0 +1,61 @@
+"""Will a model fit? Its weights as the files declare them, against the memory that is free."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+
+import torch
+
+from repro.errors import BadInput
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Bytes of the weights of *.safetensors once they are loaded in `dtype`; only the headers are read."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        for tensor in _header(path).values():
+            first, last = tensor["data_offsets"]
+            floats = tensor["dtype"] in FLOATS
+            total += math.prod(tensor["shape"]) * dtype.itemsize if floats else last - first
+    return total
+
+
+def _header(path: Path) -> dict[str, dict]:
+    """The tensors that a safetensors file declares: [u64 little-endian length][JSON]; {} where it is no such file."""
+    try:
+        with open(path, "rb") as f:
+            (size,) = struct.unpack("<Q", f.read(8))
+            header = json.loads(f.read(size)) if size < 2**27 else {}
+        return {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, struct.error):  # loading it will say what is wrong
+        return {}
+
+
+def free_bytes(device: torch.device | None = None) -> int | None:
+    """Free memory of a CUDA device, or of this machine; None where nobody knows."""
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    except ImportError:
+        pass
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def check_memory(name: str, needed: int, fix: str, device: torch.device | None = None) -> None:
+    """Raise BadInput with the fix where `needed` bytes are more than what is free."""
+    free = free_bytes(device)
+    if free is not None and needed > free:
+        where = "on the GPU" if device is not None and device.type == "cuda" else "in memory"
+        raise BadInput(f"{name} needs {needed / 1e9:.1f} GB {where} and {free / 1e9:.1f} GB are free: {fix}.")
