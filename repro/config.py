@@ -122,6 +122,10 @@ class RunConfig:
     """as_released, corrected, or both."""
     device: Device = "auto"
     """auto = cuda where there is one."""
+    shard_tokens: int | None = None
+    """collect: tokens a file of a folder acts_layer{L}/ of safetensors shards; one .npy if not given."""
+    verify: bool = False
+    """collect: read a store that is there in full and compare every sha256; what is damaged is collected again."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from repro.errors import BadInput
 __all__ = ["collect", "collect_texts"]
 
 FORMAT = 1  # of the files; a change collects again
+BLOCK = 4096  # sequences whose norms are in memory at a time
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -48,11 +49,15 @@ def collect(config: RunConfig) -> Path:
     data = config.dataset
     if data.max_tokens < 1 or data.seq_len < 1 or data.batch_size < 1 or data.skip_documents < 0:
         raise BadInput("dataset.max_tokens, seq_len and batch_size must be at least 1, skip_documents at least 0.")
-    layer = layer_of(config.model)
+    per_shard, layer = _per_shard(config), layer_of(config.model)
     source = find_model(config.model)
     model_key = dataclasses.replace(config.model, layer_index=layer)
     key = digest(FORMAT, model_key, source.fingerprint, data, source_fingerprint(data))
-    draft, other = _forms(config, store_name(layer, config.model.site), key)
+    if per_shard is not None:
+        key = digest(key, per_shard)
+    where = Path(config.output_dir), store_name(layer, config.model.site)
+    one, many = OneFile(*where), ManyFiles(*where, key, per_shard or 1)
+    draft, other = (one, many) if per_shard is None else (many, one)
     if not draft.folder.exists() and _is_done(draft.final, draft.published, key, config.verify, quiet=True):
         _say(f"{draft.final} is there already, from the same model, text and options.")
         return draft.final
@@ -78,16 +83,15 @@ def collect(config: RunConfig) -> Path:
     return draft.final
 
 
-def _forms(config: RunConfig, name: str, key: str) -> tuple[OneFile, OneFile]:
-    """(the form that is asked for, the other one, which it replaces)."""
-    folder, T = Path(config.output_dir), config.dataset.seq_len
-    if config.shard_tokens is None:
-        return OneFile(folder, name), ManyFiles(folder, name, key, 1)
-    if config.shard_tokens < T:
-        raise BadInput(f"shard_tokens is {config.shard_tokens}; a shard holds at least one sequence of {T} tokens.")
-    per_shard, batch = config.shard_tokens // T, config.dataset.batch_size
-    per_shard -= per_shard % batch if per_shard > batch else 0
-    return ManyFiles(folder, name, digest(key, per_shard), per_shard), OneFile(folder, name)
+def _per_shard(config: RunConfig) -> int | None:
+    """Sequences of a shard, whole batches of them; None for one .npy file."""
+    tokens, T, batch = config.shard_tokens, config.dataset.seq_len, config.dataset.batch_size
+    if tokens is None:
+        return None
+    if tokens < T:
+        raise BadInput(f"shard_tokens is {tokens}; give at least the {T} tokens of one sequence.")
+    sequences = tokens // T
+    return sequences - (sequences % batch if sequences > batch else 0)
 
 
 def write(loaded: LoadedModel, config: RunConfig, draft: OneFile, key: str) -> None:

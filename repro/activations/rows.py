@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.activations.shards import Shards
 from repro.errors import BadInput
 
 if TYPE_CHECKING:
@@ -62,8 +63,7 @@ class Rows:
 
     def read(self, rows: np.ndarray | slice) -> Tensor:
         """Rows by number, in the order given -> float32 [k, d]."""
-        x = self.store.x.reshape(-1, self.d)
-        return torch.from_numpy(np.ascontiguousarray(x[self.index[rows]], dtype=np.float32))
+        return torch.from_numpy(self.store.read(self.index[rows]))
 
     def blocks(self, size: int = 8192) -> Iterator[Tensor]:
         """All rows in order, in float32 blocks [<= size, d]."""
@@ -75,24 +75,27 @@ class Rows:
 
         The same seed gives the same batches; start_batch resumes without reading what went before. Up to 1 GB of
         rows are shuffled uniformly. A larger store is shuffled in two levels: runs of 64 neighbouring rows are dealt
-        at random into windows of 1 GB, and rows are shuffled within each window; reading stays fast on a disk.
+        at random into windows of 1 GB, and rows are shuffled within each window; reading stays fast on a disk. Of a
+        sharded store one window is in memory; one file is left to the system's page cache.
         """
         if batch_size < 1:
             raise BadInput(f"batch_size must be at least 1, not {batch_size}.")
-        position = start_batch * batch_size
-        parts: list[np.ndarray] = []
+        parts: list[Tensor] = []
         wanted = batch_size
-        for order in self._orders(seed, position):
+        held: Tensor | None = None
+        for rows, order in self._windows(seed, start_batch * batch_size):
+            held = None  # before the next one is read
+            held = self.read(rows) if isinstance(self.store.x, Shards) else None
             while order.size:
-                parts.append(order[:wanted])
-                wanted -= parts[-1].size
-                order = order[parts[-1].size :]
+                mine, order = order[:wanted], order[wanted:]
+                parts.append(self.read(rows[mine]) if held is None else held[torch.from_numpy(mine)])
+                wanted -= mine.size
                 if not wanted:
-                    yield self.read(np.concatenate(parts))
+                    yield parts[0] if len(parts) == 1 else torch.cat(parts)
                     parts, wanted = [], batch_size
 
-    def _orders(self, seed: int, position: int) -> Iterator[np.ndarray]:
-        """Row numbers in shuffled order from a position of the endless sequence on, a window at a time."""
+    def _windows(self, seed: int, position: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(row numbers of a window in file order, their shuffled order) from a position of the endless sequence on."""
         runs = -(-self.n // RUN)
         runs_per_window = window_runs(self.d)
         epoch, start = divmod(position, self.n)
@@ -105,7 +108,7 @@ class Rows:
                     start -= size
                     continue
                 rows = (members[:, None] * RUN + np.arange(RUN)).reshape(-1)[:size]  # only the last run is short
-                yield np.random.default_rng((seed, epoch, 1 + w)).permutation(rows)[start:]
+                yield rows, np.random.default_rng((seed, epoch, 1 + w)).permutation(size)[start:]
                 start = 0
             epoch += 1
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from repro.activations.integrity import check_files, read_manifest
 from repro.activations.rows import Batch, Rows
-from repro.config import file_sha256
+from repro.activations.shards import MANIFEST, Shards, layout, map_shard, read_header, shard_name
 from repro.errors import BadInput, nearest
 
-__all__ = ["EXCLUDE", "ActivationStore", "Batch", "Files", "Rows", "open_store"]
+__all__ = ["EXCLUDE", "ActivationStore", "Batch", "Files", "Rows", "find_stores", "open_store", "store_name"]
 
 EXCLUDE = ("pad", "bos", "eos", "first")
+NAME = re.compile(r"acts_layer\d+(_(resid_pre|attn_out|mlp_out))?")  # of a store, without suffix
+SIDE = {"mask": np.dtype(bool), "docs": np.dtype("<i4"), "tokens": np.dtype("<i4"), "norms": np.dtype("<f4")}
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,10 @@ class Files:
 
 @dataclass
 class ActivationStore:
-    """Memory-mapped activations x [S, T, d] with, per position, mask, tokens, docs [S, T]; labels [n_docs]."""
+    """Activations x [S, T, d] on disk with, per position, mask, tokens, docs [S, T]; labels [n_docs]."""
 
     path: Path
-    x: np.ndarray
+    x: np.ndarray | Shards
     mask: np.ndarray
     docs: np.ndarray
     tokens: np.ndarray | None = None
@@ -64,6 +67,12 @@ class ActivationStore:
     def d(self) -> int:
         """Width of the activations."""
         return int(self.x.shape[-1])
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Rows by flat position (sequence * T + column), in the order given -> float32 [k, d]."""
+        if isinstance(self.x, Shards):
+            return self.x.read(positions)
+        return np.ascontiguousarray(self.x.reshape(-1, self.d)[positions], dtype=np.float32)
 
     def select(self, exclude: Sequence[str] = EXCLUDE, max_norm_ratio: float | None = None) -> Rows:
         """The tokens that count, as rows.
@@ -141,11 +150,49 @@ class ActivationStore:
 def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
     """Open collected activations, or any float .npy of shape [n, d] or [S, T, d], without reading them into memory.
 
-    A folder stands for the one acts_layer*.npy in it. A collected file is checked against its provenance (shapes,
-    bytes; with verify also every sha256). A bare .npy has only real tokens; its documents are its sequences (or rows).
-    Raises BadInput when the file is missing, cut off, incomplete, of another shape, or not made of floats.
+    A sharded store is named by its folder; any other folder stands for the one store in it. A collected store is
+    checked against its manifest (names, bytes, headers and a sample of each file; with verify every sha256). Of a
+    sharded store all but the activations is held in memory, 13 bytes a token. A bare .npy has only real tokens; its
+    documents are its sequences (or rows). Raises BadInput naming the file that is missing, cut off, foreign, of another
+    shape, or not made of floats.
     """
-    files = Files(_find(Path(path)))
+    found = _find(Path(path))
+    return _open_shards(found, verify) if found.is_dir() else _open_file(Files(found), verify)
+
+
+def store_name(layer: int, site: str = "resid_post") -> str:
+    """Name of the store of a layer, without suffix."""
+    return f"acts_layer{layer}" + ("" if site == "resid_post" else f"_{site}")
+
+
+def find_stores(folder: Path) -> list[Path]:
+    """The stores that `repro collect` wrote into a folder: acts_layer*.npy files and folders of shards."""
+    files = [p for p in folder.glob("acts_layer*.npy") if NAME.fullmatch(p.stem)]
+    shards = [p.parent for p in folder.glob(f"acts_layer*/{MANIFEST}") if NAME.fullmatch(p.parent.name)]
+    return sorted(files + shards)
+
+
+def _find(path: Path) -> Path:
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return path
+        if (path / shard_name(0)).is_file():
+            raise BadInput(f"{MANIFEST} is missing in {path}: run `repro collect` again to complete it.")
+        found = find_stores(path)
+        if len(found) != 1:
+            names = ", ".join(p.name for p in found) or "none"
+            raise BadInput(f"{path} must hold one acts_layer*.npy to be named as a folder; it has: {names}.")
+        return found[0]
+    if not path.is_file():
+        raise BadInput(f"No activations at {path}; `repro collect` writes them.")
+    if path.name == MANIFEST:
+        return path.parent
+    if path.suffix != ".npy":
+        raise BadInput(f"{path} is not a .npy file; give activations saved with numpy.save, or a folder of shards.")
+    return path
+
+
+def _open_file(files: Files, verify: bool) -> ActivationStore:
     x = _map(files.acts)
     if x.dtype.kind != "f" or x.ndim not in (2, 3) or not x.size or not x.flags.c_contiguous:
         raise BadInput(
@@ -163,17 +210,15 @@ def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
         docs = np.broadcast_to(np.arange(len(x), dtype=np.int32)[:, None], x.shape[:2])
         return ActivationStore(files.acts, x, np.ones(x.shape[:2], bool), docs, flat=flat)
 
-    meta = _provenance(files)
-    for name, known in meta["files"].items():
-        file = files.acts.with_name(name)
-        if not file.is_file() or file.stat().st_size != known["bytes"]:
-            raise BadInput(f"{file} is missing or cut off (its provenance says {known['bytes']} bytes): collect again.")
-        if verify and file_sha256(file) != known["sha256"]:
-            raise BadInput(f"{file} has changed since it was collected (sha256 differs): collect again.")
+    meta = read_manifest(files.json)
+    names = {files.acts.name} | {p.name for p in files.side.values()}
+    check_files(files.json, meta, files.acts.parent, names, verify)
     side = {role: _map(p) for role, p in files.side.items() if p.name in meta["files"]}
-    per_position = [side[role] for role in ("mask", "tokens", "docs", "norms")]
-    if list(x.shape) != meta["shape"] or any(a.shape != x.shape[:2] for a in per_position):
-        raise BadInput(f"{files.acts} has shape {list(x.shape)}, its provenance or side files another: collect again.")
+    for role, kind in SIDE.items():
+        if role not in side or side[role].shape != x.shape[:2] or side[role].dtype != kind:
+            raise BadInput(f"{files.side[role]} does not fit {files.acts} of shape {list(x.shape)}: collect again.")
+    if list(x.shape) != meta["shape"]:
+        raise BadInput(f"{files.acts} has shape {list(x.shape)}, {files.json} says {meta['shape']}: collect again.")
     return ActivationStore(
         files.acts,
         x,
@@ -187,18 +232,46 @@ def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
     )
 
 
-def _find(path: Path) -> Path:
-    if path.is_dir():
-        found = [p for p in sorted(path.glob("acts_layer*.npy")) if p.stem.removeprefix("acts_layer").isdecimal()]
-        if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none"
-            raise BadInput(f"{path} must hold one acts_layer*.npy to be named as a folder; it has: {names}.")
-        return found[0]
-    if not path.is_file():
-        raise BadInput(f"No activations at {path}; `repro collect` writes them.")
-    if path.suffix != ".npy":
-        raise BadInput(f"{path} is not a .npy file; give activations saved with numpy.save.")
-    return path
+def _open_shards(folder: Path, verify: bool) -> ActivationStore:
+    manifest = folder / MANIFEST
+    meta = read_manifest(manifest)
+    S, T, d = meta["shape"]
+    names = [shard_name(i) for i in range(len(meta["files"]))]
+    check_files(manifest, meta, folder, names, verify)
+    counts = [meta["files"].get(name, {}).get("sequences") for name in names]
+    if any(type(n) is not int or n < 1 for n in counts) or sum(counts) != S:
+        raise BadInput(f"{manifest} is damaged (its shards do not add up to {S} sequences): collect again.")
+    labelled = bool(meta.get("label_names"))
+    starts = np.cumsum([0, *counts[:-1]])
+    side = {role: np.empty((S, T), kind) for role, kind in SIDE.items()}
+    labels = np.full(int(meta.get("documents", 0)), -1, np.int16) if labelled else None
+    for number, (name, count, start) in enumerate(zip(names, counts, starts.tolist())):
+        arrays, _, about = read_header(folder / name)
+        if arrays != layout(count, T, d, labelled):
+            raise BadInput(f"{folder / name} has arrays of other shapes than {manifest} says: collect again.")
+        if about.get("store") != meta.get("key") or about.get("shard") != str(number):
+            raise BadInput(f"{folder / name} is a shard of another store, or in another's place: collect again.")
+        shard = map_shard(folder / name)
+        for role, array in side.items():
+            array[start : start + count] = shard[role]
+        if labels is not None:
+            real = np.flatnonzero(shard["mask"])
+            docs = shard["docs"].reshape(-1)[real]
+            if docs.min(initial=0) < 0 or docs.max(initial=0) >= len(labels):
+                raise BadInput(f"{folder / name} numbers documents that {manifest} does not have: collect again.")
+            labels[docs] = shard["labels"].reshape(-1)[real]
+    x = Shards([folder / name for name in names], (S, T, d), starts)
+    return ActivationStore(
+        folder,
+        x,
+        side["mask"],
+        side["docs"],
+        side["tokens"],
+        labels,
+        tuple(meta.get("label_names", ())),
+        meta,
+        side["norms"],
+    )
 
 
 def _map(path: Path) -> np.ndarray:
@@ -208,14 +281,3 @@ def _map(path: Path) -> np.ndarray:
         raise BadInput(
             f"{path} is not a complete .npy file ({' '.join(str(error).split())}): write it again."
         ) from None
-
-
-def _provenance(files: Files) -> dict[str, Any]:
-    try:
-        meta = json.loads(files.json.read_text())
-        needed = {"shape", "files", "special_ids"} - set(meta)
-    except (ValueError, TypeError):
-        needed = {"valid JSON"}
-    if needed:
-        raise BadInput(f"{files.json} is not the provenance of collected activations (no {', '.join(sorted(needed))}).")
-    return meta

@@ -1,0 +1,72 @@
+"""Is a store what its manifest says? Sizes and samples of every file on opening, every byte on request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from repro.config import file_sha256
+from repro.errors import BadInput
+
+PIECES, PIECE = 16, 4096  # of a file, in its sample
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What a manifest holds of a file: bytes, sha256, sample."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path), "sample": sample(path)}
+
+
+def sample(path: Path) -> str:
+    """Hash of 16 pieces of 4 KiB spread over a file, both ends included: tells files apart, reading little."""
+    size, found = path.stat().st_size, hashlib.sha256()
+    with open(path, "rb") as f:
+        for i in range(PIECES):
+            f.seek(max(0, size - PIECE) * i // (PIECES - 1))
+            found.update(f.read(PIECE))
+    return found.hexdigest()[:32]
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of a store. Raises BadInput if it is not one."""
+    try:
+        meta = json.loads(path.read_text())
+        missing = {"shape", "files", "special_ids"} - set(meta)
+    except (ValueError, TypeError):
+        missing = {"valid JSON"}
+    if missing:
+        raise BadInput(f"{path} is not the provenance of collected activations (no {', '.join(sorted(missing))}).")
+    shape, files = meta["shape"], meta["files"]
+    sound = (
+        isinstance(shape, list)
+        and len(shape) == 3
+        and all(type(n) is int and n > 0 for n in shape)
+        and isinstance(files, dict)
+        and all(isinstance(f, dict) and type(f.get("bytes")) is int and "sha256" in f for f in files.values())
+        and isinstance(meta["special_ids"], dict)
+    )
+    if not sound:
+        raise BadInput(f"{path} is damaged (its shape, files or special_ids make no sense): collect again.")
+    return meta
+
+
+def check_files(manifest: Path, meta: dict[str, Any], folder: Path, expected: Collection[str], verify: bool) -> None:
+    """Raises BadInput naming the first file that is foreign, missing, elsewhere, cut off or changed.
+
+    expected: the names that a store of this kind may have. verify: compare every sha256 instead of the samples.
+    """
+    home = folder.resolve()
+    for name, known in meta["files"].items():
+        file = folder / name
+        if name not in expected:
+            raise BadInput(f"{manifest} names '{name}', which is no file of this store: collect again.")
+        if file.is_symlink() and file.resolve().parent != home:
+            raise BadInput(f"{file} is a link that leads out of its folder: put the file itself there.")
+        if not file.is_file() or file.stat().st_size != known["bytes"]:
+            raise BadInput(f"{file} is missing or cut off (its provenance says {known['bytes']} bytes): collect again.")
+        if verify and file_sha256(file) != known["sha256"]:
+            raise BadInput(f"{file} has changed since it was collected (sha256 differs): collect again.")
+        if not verify and "sample" in known and sample(file) != known["sample"]:
+            raise BadInput(f"{file} is not the file that {manifest.name} describes (another store's?): collect again.")
