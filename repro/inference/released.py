@@ -80,12 +80,13 @@ def grid_lambda(
     steps: int,
     exp5: bool = False,
     shared: dict[str, Any] | None = None,
+    nonneg: bool = False,
 ) -> tuple[float, list[float]]:
     """(lambda of the grid whose share of nonzero codes is nearest to target_dense, the share at every lambda).
 
-    Signed ISTA from zero. `exp5` = as the batch evaluation: step from `power_lipschitz`, and only z > 0 is counted.
+    ISTA from zero, signed unless `nonneg`. `exp5` = as the batch evaluation: step from `power_lipschitz`, and only z > 0 is counted.
     """
-    base = Lasso(x, atoms, 0.0, nonneg=False, shared={} if shared is None else shared)
+    base = Lasso(x, atoms, 0.0, nonneg, shared={} if shared is None else shared)
     step = Ista(1 / (power_lipschitz(atoms) if exp5 else base.lipschitz + 1e-6))
     size = step.block(base)  # codes are counted block by block: kept, they would be as large as n x m
     shares = []

@@ -1,0 +1,157 @@
+"""The ablation read from its table: waterfalls, what each change does, and sentences."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from repro.experiments.ablation_rules import TITLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+METRICS = ("NMSE", "FVU", "L0", "dead_rate", "dense@0.1", "absorption", "dF1")
+LABELS = {
+    "NMSE": "NMSE",
+    "FVU": "1 − FVE (error over variance)",
+    "L0": "nonzeros a token",
+    "dead_rate": "silent latents (share)",
+    "dense@0.1": "latents that fire on ≥ 10 % of tokens (share)",
+    "absorption": "absorption (share of positives)",
+    "dF1": "ΔF1 = F1@2 − F1@1",
+}
+MODES = {"amortized": "encoder", "semi": "30 steps", "non": "200 steps, then the optimum"}
+PATHS = {"cumulative": "on the way", "alone": "alone, from as released", "undone": "alone missing, from corrected"}
+
+
+def levels(table: pd.DataFrame, metric: str, path: str = "cumulative") -> pd.DataFrame:
+    """Values of one metric on one path: rows (variant, sparsity, mode), a column a step. FVU is 1 − FVE."""
+    part = table[table["path"] == path]
+    part = part.assign(FVU=1 - part["FVE"])
+    return part.set_index(["variant", "sparsity", "mode", "step"])[metric].unstack("step").round(12)
+
+
+def effects(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What each change does to a metric, mean over SAEs: (mode, change) x (on the way, alone, alone missing).
+
+    Equal columns: the order does not matter. "Alone missing" is corrected minus corrected without this change.
+    """
+    import pandas as pd
+
+    way = levels(table, metric)
+    alone, undone = (levels(table, metric, path) for path in ("alone", "undone"))
+    last = way.columns.max()
+    rows = []
+    for step, title in enumerate(TITLES.values(), 1):
+        parts = {"cumulative": way[step] - way[step - 1]}
+        if step in alone and step in undone:
+            parts |= {"alone": alone[step] - way[0], "undone": way[last] - undone[step]}
+        for mode in MODES:
+            means = {PATHS[p]: v.xs(mode, level="mode").mean() for p, v in parts.items()}
+            rows.append({"mode": MODES[mode], "change": title, **means})
+    return pd.DataFrame(rows).set_index(["mode", "change"]).round(4)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The cumulative path in numbers: mean over SAEs of every metric, a row a change and mode."""
+    part = table[table["path"] == "cumulative"].assign(FVU=lambda t: 1 - t["FVE"])
+    part["change"] = part["change"].map({"as_released": "as released", **TITLES})
+    columns = [*METRICS, "absorption_null", "lam"]
+    means = part.groupby(["step", "change", "mode"], sort=False)[columns].mean().round(4)
+    return means.rename(index=MODES, level="mode")
+
+
+def waterfall(table: pd.DataFrame, metric: str, variant: str | None = None) -> Figure:
+    """One metric on the way from as released to corrected, a panel a mode; mean over the SAEs (of one variant)."""
+    from plotly.subplots import make_subplots
+
+    from repro.report.theme import BLUE, GREY, VERMILION, caption
+
+    part = table if variant is None else table[table["variant"] == variant]
+    whole = levels(part, metric)
+    titles = [f"{name}: {metric}" for name in MODES.values()]
+    figure = make_subplots(rows=3, cols=1, shared_xaxes=False, subplot_titles=titles, vertical_spacing=0.08)
+    names = ["as released", *TITLES.values(), "corrected"]
+    for row, mode in enumerate(MODES, 1):
+        here = whole.xs(mode, level="mode").dropna()
+        values = here.mean().tolist() if len(here) else []
+        if not values:
+            continue
+        changes = [b - a for a, b in pairwise(values)]
+        figure.add_waterfall(
+            y=names,
+            x=[values[0], *changes, values[-1]],
+            measure=["absolute", *["relative"] * len(changes), "total"],
+            orientation="h",
+            hovertext=[f"{names[0]}: {values[0]:.4g}"]
+            + [f"{n}: {c:+.4g}, to {v:.4g}" for n, c, v in zip(names[1:], changes, values[1:])]
+            + [f"corrected: {values[-1]:.4g}"],
+            hoverinfo="text",
+            increasing={"marker": {"color": VERMILION}},
+            decreasing={"marker": {"color": BLUE}},
+            totals={"marker": {"color": GREY}},
+            connector={"line": {"width": 1, "color": GREY}},
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+        figure.update_xaxes(title_text=LABELS[metric], row=row, col=1)
+        figure.update_yaxes(autorange="reversed", row=row, col=1)
+    figure.update_layout(height=1080)
+    of = f"{variant} SAEs" if variant else "SAEs"
+    return caption(
+        figure,
+        f"{LABELS[metric]} of the same {of} (mean over {len(whole.groupby(['variant', 'sparsity']))}) while the flaws "
+        "of the released evaluation are put right one after the other, from top to bottom: the first three rows change "
+        "what is read, the next three the codes, then how λ is found, and last the probes. Grey: both ends; blue: "
+        "falls; red: rises.",
+    )
+
+
+def order_figure(table: pd.DataFrame, metric: str, mode: str = "semi") -> Figure:
+    """What each change does on the way, alone, and when it alone is missing: does the order matter?"""
+    from repro.report.theme import PALETTE, caption
+
+    part = effects(table, metric).loc[MODES[mode]]
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for color, symbol, name in zip(PALETTE, ("circle", "diamond-open", "square-open"), PATHS.values()):
+        if name in part:
+            marker = {"color": color, "symbol": symbol, "size": 10}
+            figure.add_scatter(x=part[name], y=list(part.index), mode="markers", name=name, marker=marker)
+    figure.update_layout(xaxis_title=f"change of {LABELS[metric]}, {MODES[mode]}", yaxis={"autorange": "reversed"})
+    return caption(
+        figure,
+        f"What each change does to the {metric} of codes after {MODES[mode]}, on the way, alone from the released "
+        "protocol, and alone missing from the corrected one. Marks that lie apart are changes whose effect depends on "
+        "the others.",
+    )
+
+
+def findings(table: pd.DataFrame, metric: str = "NMSE") -> str:
+    """The path in sentences, every number from the table."""
+    whole = levels(table, metric)
+    n = len(whole.groupby(["variant", "sparsity"]))
+    out = [f"Mean over {n} SAE{'s' if n > 1 else ''}."]
+    for mode, name in (("amortized", "encoder's"), ("semi", "30-step")):
+        values = whole.xs(mode, level="mode").dropna().mean()
+        if values.empty or values.isna().all():
+            continue
+        changes = values.diff().dropna()
+        first, second = changes.abs().nlargest(2).index
+        titles = list(TITLES.values())
+        out.append(
+            f"The {name} {metric} goes from {values.iloc[0]:.3g} as released to {values.iloc[-1]:.3g} corrected; the "
+            f"largest changes on the way are “{titles[first - 1]}” ({changes[first]:+.3g}) and “{titles[second - 1]}” "
+            f"({changes[second]:+.3g})."
+        )
+    start, end = (whole[step].unstack("mode") for step in (whole.columns.min(), whole.columns.max()))
+    before, after = ((part["semi"] - part["amortized"]).round(9) for part in (start, end))
+    out.append(
+        f"What refinement does to it (30 steps minus encoder) is {before.mean():+.3g} as released and "
+        f"{after.mean():+.3g} corrected; it falls for {int((before < 0).sum())} and {int((after < 0).sum())} of {n} "
+        f"SAEs."
+    )
+    return " ".join(out)

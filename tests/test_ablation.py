@@ -1,0 +1,186 @@
+"""The ablation: its ends are the two protocols to the bit, every switch changes what it names, nulls by hand."""
+
+import dataclasses
+
+import pandas as pd
+import pytest
+import torch
+
+from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_sae
+from repro.experiments import ablation, ablation_view, density
+from repro.experiments.ablated import Ablated
+from repro.experiments.ablation_rules import AS_RELEASED, CORRECTED, TITLES, Reading, Rules
+from repro.inference import GRID9
+from repro.metrics.absorption import absorption_of
+from repro.variants import BatchTopK, Standard
+
+D, M = 16, 64
+OPTIONS = EvalOptions(
+    released_tokens=60, released_k=False, target_dense=float("nan"), bootstrap=3, gap=False, refit=False, non_steps=40
+)
+
+
+def planted(cls=BatchTopK, **knobs):
+    g = torch.Generator().manual_seed(0)
+    sae = cls(cls.Config(D, M, **knobs)).requires_grad_(False)
+    sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(M, D, generator=g), dim=1))
+    sae.W_enc.copy_(sae.W_dec.T)
+    sae.b_dec.copy_(torch.randn(D, generator=g))
+    if cls is BatchTopK:
+        sae.threshold.fill_(0.8)
+    else:
+        sae.b_enc.fill_(-0.8)
+    return sae
+
+
+def acts(sae, n, seed):
+    g = torch.Generator().manual_seed(seed)
+    z = (1 + torch.rand(n, M, generator=g)) * (torch.rand(n, M, generator=g) < 2 / M)
+    return z @ sae.W_dec + sae.b_dec + 0.05 * torch.randn(n, D, generator=g)
+
+
+def data_of(sae, seed=1, offset=0.0):
+    docs, inner = torch.arange(150) // 11, torch.arange(80) // 4
+    probed = Labelled(
+        Tokens(acts(sae, 80, seed + 1), inner), torch.arange(20) % 3, torch.arange(20) < 10, ("a", "b", "c")
+    )
+    return EvalData(Tokens(acts(sae, 150, seed) + offset, docs), probed, f"{seed}")
+
+
+@pytest.mark.parametrize("sae", [planted(k=4), planted(Standard)], ids=["batch_topk", "standard"])
+def test_the_ends_are_the_two_protocols_to_the_bit(sae):
+    raw, clean = data_of(sae, 1, offset=0.5), data_of(sae)
+    job = Ablated(sae, lambda layer, positions: clean if layer and positions else raw, OPTIONS)
+    for rules, data, protocol in ((AS_RELEASED, raw, "as_released"), (CORRECTED, clean, "corrected")):
+        wanted = list(evaluate_sae(sae, data, dataclasses.replace(OPTIONS, protocols=(protocol,))))
+        for row, known in zip(job.rows(rules), wanted, strict=True):
+            shared = row.keys() & known.keys()
+            assert {"mode", "lam", "NMSE", "FVE", "L0", "dead_rate", "absorption", "dF1", "F1@2", "r_main"} <= shared
+            assert {k: row[k] for k in shared if row[k] == row[k]} == {k: known[k] for k in shared if row[k] == row[k]}
+
+
+def test_every_switch_moves_something_and_the_plan_is_complete():
+    steps = list(ablation.plan())
+    way = [s[3] for s in steps if s[0] == "cumulative"]
+    assert (way[0], way[-1]) == (AS_RELEASED, CORRECTED)
+    assert len({s[3] for s in steps}) == 12 + 10 + 10  # the first alone and the last undone are on the way already
+    assert tuple(TITLES) == Rules.names() and len(list(ablation.plan(everything=False))) == 12
+    sae = planted(k=4)
+    sources = {(a, b): data_of(sae, 1 + 2 * a + b) for a in (False, True) for b in (False, True)}
+    job = Ablated(sae, lambda layer, positions: sources[layer, positions], OPTIONS)
+    rows = [list(job.rows(rules)) for rules in way]
+    for name, before, after in zip(TITLES, rows, rows[1:]):
+        if name != "density":  # pinned to the edge of the grid, whatever it aims at: the released flaw itself
+            assert before != after, name
+    before, after = rows[-2][0], rows[-1][0]
+    assert before["NMSE"] == after["NMSE"] and before["F1@1"] != after["F1@1"]  # labels change no code
+
+
+def test_without_bias_and_with_nonnegative_codes():
+    sae = planted(k=4)
+    x = acts(sae, 9, 3)
+    reading = Reading(sae, AS_RELEASED)
+    z = reading.encode_sparse(x).to_dense()
+    kept = (x @ sae.W_enc + sae.b_enc).topk(round(0.1 * M), dim=1)
+    assert torch.equal(z, torch.zeros_like(z).scatter_(1, kept.indices, kept.values))
+    assert torch.equal(reading.target(x), x) and torch.allclose(
+        reading.decode(reading.encode_sparse(x), x), z @ sae.W_dec
+    )
+    positive = Reading(sae, AS_RELEASED.but("sign", True)).encode_sparse(x).to_dense()
+    assert torch.equal(positive, z.relu())
+    assert not torch.equal(sae.b_dec, torch.zeros(D))  # the SAE itself is left as it is
+
+
+def test_the_grid_of_the_release_and_what_it_leaves():
+    sae = planted(k=4)
+    rows = ablation.lambda_grid(Ablated(sae, lambda *_: data_of(sae), OPTIONS))
+    assert [r["lam"] for r in rows] == list(GRID9) and sum(r["chosen"] for r in rows) == 1
+    nonzeros = [r["nonzeros"] for r in rows]
+    assert nonzeros == sorted(nonzeros, reverse=True) and nonzeros[0] > D  # more than any optimum can have
+    solved = [r["optimum_nonzeros"] for r in rows if "optimum_nonzeros" in r]
+    assert len(solved) == 3 and 0 < max(solved) <= D < rows[-1]["nonzeros"]  # the optimum at that very lambda
+
+
+# --- what density alone explains ----------------------------------------------------------------------
+
+
+def test_null_curve_rises_to_its_peak_and_falls():
+    peak = 1 - 6 ** (-1 / 5)
+    rate = torch.linspace(0, 1, 201, dtype=torch.float64)
+    value, up = density.null_curve(rate), rate < peak
+    assert (value[up].diff() > 0).all() and (value[~up].diff() < 0).all()
+    # p = 1/2: (1/2)(1 − 1/32) = 31/64
+    assert density.null_curve(torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([0, 31 / 64, 0])
+    assert (
+        float(density.null_curve(torch.tensor(peak)))
+        == pytest.approx(6**-0.2 * 5 / 6)
+        == pytest.approx(0.5824, abs=1e-4)
+    )
+
+
+def test_shuffling_keeps_rates_and_forgets_the_rest():
+    g = torch.Generator().manual_seed(0)
+    on = torch.rand(400, 6, generator=g) < 0.3
+    found, truth = density.shuffled_absorption([on]), absorption_of(on)
+    assert found["absorption_shuffled_low"] < truth["absorption_null"] < found["absorption_shuffled_high"]
+    assert found["absorption_rate"] == pytest.approx(float(on.double().mean()))
+    on[:, 0] = ~on[:, 1]  # a relative takes over whenever the main latent is off
+    assert absorption_of(on)["absorption"] > density.shuffled_absorption([on])["absorption_shuffled_high"]
+    assert density.shuffled_absorption([on]) == density.shuffled_absorption([on])
+
+
+def test_expected_silence_falls_with_the_budget():
+    rates = torch.tensor([0.5, 0.25, 0.25])
+    # budget 1 of rates that add up to 1: (1/2)^2, (3/4)^2 and (3/4)^2 on two tokens
+    assert density.expected_dead(rates, 1.0, 2) == pytest.approx((1 / 4 + 9 / 16 + 9 / 16) / 3)
+    # budget 2: the first fires always (2 · 0.5), the others with 1/2
+    assert density.expected_dead(rates, 2.0, 1) == pytest.approx((0 + 1 / 2 + 1 / 2) / 3)
+    uneven = torch.logspace(-5, -1, 50, dtype=torch.float64)
+    values = [density.expected_dead(uneven, f, 1000) for f in (0, 0.01, 0.1, 1, 5, 20, 49, 50)]
+    assert values == sorted(values, reverse=True) and values[0] == 1 and values[-1] == 0
+
+
+# --- tables to figures and sentences -------------------------------------------------------------------
+
+
+@pytest.fixture
+def table():
+    rows = []
+    for path, step, change, rules in ablation.plan():
+        on = sum(vars(rules).values())
+        for mode, base in (("amortized", 0.9), ("semi", 0.1), ("non", 0.05)):
+            goal = 0.2
+            value = base + (goal - base) * on / 11
+            facts = dict.fromkeys((*ablation_view.METRICS, "FVE", "absorption_null", "dead_expected", "lam"), value)
+            shuffled = {
+                "absorption_shuffled_low": value - 0.1,
+                "absorption_shuffled_high": value,
+                "absorption_rate": value,
+            }
+            rows.append({"path": path, "step": step, "change": change, "mode": mode, "fires": 5.0, **facts, **shuffled})
+    whole = pd.DataFrame(rows).drop(columns="FVU")
+    return pd.concat([whole.assign(variant=v, sparsity=s) for v, s in (("topk", 8), ("standard", 0.1))])
+
+
+def test_effects_add_up_and_do_not_depend_on_the_order_here(table):
+    found = ablation_view.effects(table, "NMSE")
+    assert found.loc["encoder"].to_numpy() == pytest.approx(-0.7 / 11, abs=1e-4)  # every column, every change
+    assert found.loc["encoder", "on the way"].sum() == pytest.approx(0.2 - 0.9, abs=1e-3)
+    short = ablation_view.effects(table[table["path"] == "cumulative"], "NMSE")
+    assert list(short.columns) == ["on the way"]
+    text = ablation_view.findings(table)
+    assert "from 0.9 as released to 0.2 corrected" in text and "-0.8 as released and +0 corrected" in text
+    assert "falls for 2 and 0 of 2 SAEs" in text
+    explained = density.explained(table)
+    assert explained.loc[("absorption", "as_released", "semi"), "change"] == pytest.approx(-0.8)
+    assert explained["rest"].to_numpy() == pytest.approx(0)
+
+
+def test_figures_have_captions_and_both_ends(table):
+    figure = ablation_view.waterfall(table, "NMSE")
+    assert [t.x[0] for t in figure.data] == pytest.approx([0.9, 0.1, 0.05]) and len(figure.data[0].y) == 13
+    assert all(t.x[-1] == pytest.approx(0.2) for t in figure.data)
+    figures = [figure, ablation_view.order_figure(table, "L0"), density.null_figure(table), density.dead_figure(table)]
+    assert all(f.layout.meta["caption"] for f in figures)
+    assert len(ablation_view.summary(table)) == 36
+    assert "-0.800" in density.sentences(table, None)
