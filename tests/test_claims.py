@@ -89,16 +89,42 @@ def dynamics(dense_step0, dense_early, slope):
 
 def test_dynamics():
     v = verdicts(dynamics=dynamics(0.9, 0.9, -0.1))
-    assert v["C2"].startswith("holds, explained by") and v["C4"] == HOLDS
+    assert v["C2"].startswith("holds, explained by") and v["C4a"] == HOLDS
     v = verdicts(dynamics=dynamics(0.1, 0.1, 0.1))
-    assert v["C2"] == FAILS and v["C4"] == FAILS
+    assert v["C2"] == FAILS and v["C4a"] == FAILS
     assert v["C3a"] == OPEN  # both Standard trajectories rise, but two are too few
+
+
+def following(**slopes):
+    """Six trajectories whose gap falls; each metric moves along or against it by its slope, 0 = back and forth."""
+    table = dynamics(0.0, 0.0, -0.1)
+    more = table.assign(sparsity=table["sparsity"] * 5)
+    table = pd.concat([table, more, more.assign(variant="gated")], ignore_index=True)
+    order = table.groupby(["protocol", "variant", "sparsity"]).cumcount()
+    wave = np.array([0, 2, 1, 3, 0, 2])[order] + 0.1 * (table["sparsity"] % 3) * (-1.0) ** order
+    return table.assign(**{m: -order * slopes[m] if slopes.get(m) else wave for m in METRICS if m != "NMSE_refit"})
+
+
+def test_what_follows_the_gap():
+    none = following(dead_rate=-1, absorption=-1, dF1=-1, **{"dense@0.1": -1})
+    assert verdicts(dynamics=none)["C4b"] == HOLDS  # all four rise while the gap falls
+    every = following(dead_rate=1, absorption=1, dF1=1, **{"dense@0.1": 1})
+    assert verdicts(dynamics=every)["C4b"] == FAILS
+    some = following(dead_rate=1, absorption=-1, dF1=-1, **{"dense@0.1": -1})
+    ledger = claims.ledger("tiny", tables={"dynamics": some}).set_index("claim")
+    assert ledger.loc["C4b", "verdict"] == claims.PART and ledger.loc["C4b", "why"].startswith("dead_rate falls")
+
+
+def test_trajectories_of_all_variants_go_before_the_two_of_the_section():
+    falls, rises = dynamics(0.1, 0.1, -0.1), dynamics(0.1, 0.1, 0.1)
+    assert verdicts(dynamics=falls, trajectories=rises)["C4a"] == FAILS
+    assert verdicts(trajectories=rises)["C4a"] == NOT_RUN  # they add to the section's own table, not replace it
 
 
 def test_the_front_page_shows_scales_that_were_run(monkeypatch):
     ledgers = {s: claims.ledger("tiny", tables={"comparison": comparison(corrected=(-0.1, -0.1))}) for s in ("tiny",)}
     nothing = claims.ledger("tiny", tables={})
-    monkeypatch.setattr(claims, "ledger", lambda scale: ledgers.get(scale, nothing))
+    monkeypatch.setattr(claims.verdicts, "ledger", lambda scale: ledgers.get(scale, nothing))
     text = claims.markdown()
     assert "| bundled model |" in text and "Not yet run: SmolLM2-135M, Pythia" in text
     assert "[C5a](executed/50_comparison.ipynb) |" in text and '<span class="verdict holds">holds</span>' in text

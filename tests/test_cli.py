@@ -113,7 +113,7 @@ def test_visualize(workflow, monkeypatch):
 def test_claims_prints_and_writes(capsys, tmp_path, monkeypatch):
     from repro import claims
 
-    monkeypatch.setattr(claims, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(claims.verdicts, "repo_root", lambda: tmp_path)
     assert run("claims", "--scale", "paper") == 0
     assert "not yet run" in capsys.readouterr().out
     assert (tmp_path / "data" / "results" / "claims" / "paper.csv").is_file()

@@ -104,10 +104,11 @@ def overview(table: pd.DataFrame) -> pd.DataFrame:
     return ends.sort_values(["variant", "sparsity", "step"])[[*columns, "amort_gap_relative"]].round(4)
 
 
-def gap_against_pathology(table: pd.DataFrame, protocol: str = "corrected") -> pd.DataFrame:
+def gap_correlations(table: pd.DataFrame, protocol: str = "corrected") -> pd.DataFrame:
     """Spearman correlation, over the trained checkpoints of each trajectory, of the gap with each metric (claim C4).
 
-    The gap is relative, (J − J*) / J, where the table has it; step 0 is left out, since nothing is trained there.
+    The gap is relative, (J − J*) / J, where the table has it; step 0 is left out, since nothing is trained there. NaN
+    where a metric does not change along a trajectory.
     """
     import pandas as pd
 
@@ -116,11 +117,19 @@ def gap_against_pathology(table: pd.DataFrame, protocol: str = "corrected") -> p
     part = table[(table["protocol"] == protocol) & (table["step"] > 0)]
     for (variant, sparsity), line in part.groupby(["variant", "sparsity"], sort=False):
         for metric in ("step", "NMSE", "dead_rate", "dense@0.1", "absorption", "dF1"):
+            if metric not in line:
+                continue
             pair = line[[gap, metric]].dropna()
             defined = len(pair) > 2 and pair.nunique().min() > 1
             rho = pair[gap].corr(pair[metric], method="spearman") if defined else float("nan")
             rows.append({"variant": variant, "sparsity": sparsity, "metric": metric, "rho": rho, "points": len(pair)})
-    return pd.DataFrame(rows).pivot_table(index=["variant", "sparsity"], columns="metric", values="rho").round(2)
+    return pd.DataFrame(rows)
+
+
+def gap_against_pathology(table: pd.DataFrame, protocol: str = "corrected") -> pd.DataFrame:
+    """`gap_correlations` as a table: a row a trajectory, a column a metric."""
+    found = gap_correlations(table, protocol)
+    return found.pivot_table(index=["variant", "sparsity"], columns="metric", values="rho").round(2)
 
 
 def figures(table: pd.DataFrame) -> dict[str, Figure]:

@@ -1,0 +1,103 @@
+"""The ledger: every claim at every scale with its effect, interval, rule and verdict; as a table, csv or markdown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro.claims.effects import FAILS, HOLDS, NOT_RUN, PART, Finding, Tables
+from repro.claims.paper import CLAIMS
+from repro.config import repo_root, write_atomically
+from repro.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCALES = ("tiny", "small", "paper")
+
+
+def ledger(scale: str, ids: tuple[str, ...] | None = None, tables: Tables | None = None) -> pd.DataFrame:
+    """The claims (or those of `ids`) with their verdicts at one scale; tables are read where none are given."""
+    import pandas as pd
+
+    from repro.experiments.tables import load_table
+
+    if scale not in SCALES:
+        raise BadInput(f"No scale '{scale}'{nearest(scale, SCALES)}; there are {', '.join(SCALES)}.")
+    rows = []
+    for claim in CLAIMS:
+        if ids is not None and claim.id not in ids and claim.id.rstrip("abcde") not in ids:
+            continue
+        names = (*claim.needs, *claim.uses)
+        known = {n: tables.get(n) if tables is not None else load_table(n, scale) for n in names}
+        present = {n: t for n, t in known.items() if t is not None}
+        finding = claim.test(present) if set(claim.needs) <= set(present) else Finding("–", "–", NOT_RUN)
+        rows.append(
+            {
+                "claim": claim.id,
+                "statement": claim.statement,
+                "paper": claim.paper,
+                "scale": scale,
+                "as_released": str(finding.released),
+                "corrected": str(finding.corrected),
+                "verdict": finding.verdict,
+                "why": finding.why,
+                "rule": claim.rule,
+                "section": claim.section,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def shown(ids: list[str], scale: str) -> pd.DataFrame:
+    """The verdicts of some claims ("C5" = all its parts) at this scale and every other that has been run."""
+    import pandas as pd
+
+    scales = [scale, *(s for s in SCALES if s != scale)]
+    table = pd.concat([ledger(s, tuple(ids)) for s in scales], ignore_index=True)
+    table = table[(table["verdict"] != NOT_RUN) | (table["scale"] == scale)]
+    columns = ["claim", "statement", "paper", "scale", "as_released", "corrected", "verdict", "why"]
+    return table.sort_values("claim", kind="stable")[columns].set_index("claim")
+
+
+def write(scale: str) -> Path:
+    """Write data/results/claims/<scale>.csv."""
+    table = ledger(scale)
+    path = repo_root() / "data" / "results" / "claims" / f"{scale}.csv"
+    return write_atomically(path, lambda p: table.to_csv(p, index=False))
+
+
+def markdown(scales: tuple[str, ...] = SCALES) -> str:
+    """The verdict table of the book's first page: a row a claim, linked to its section, a column a scale."""
+    parts = {scale: ledger(scale).set_index("claim") for scale in scales}
+    run = [s for s in scales if (parts[s]["verdict"] != NOT_RUN).any()] or list(scales[:1])
+    first = parts[scales[0]]
+    lines = [
+        "| | claim | paper | " + " | ".join(NAMES[s] for s in run) + " |",
+        "|---|---|---|" + "---|" * len(run),
+    ]
+    for claim in first.index:
+        row = first.loc[claim]
+        link = f"[{claim}](executed/{row['section']}.ipynb)"
+        cells = [_cell(parts[s].loc[claim]) for s in run]
+        lines.append(f"| {link} | {row['statement']} | {row['paper']} | {' | '.join(cells)} |")
+    waiting = [NAMES[s] for s in scales if s not in run]
+    if waiting:
+        lines += ["", f"Not yet run: {', '.join(waiting)}; `repro report --scale paper` on a GPU."]
+    return "\n".join(lines) + "\n"
+
+
+NAMES = {"tiny": "bundled model", "small": "SmolLM2-135M", "paper": "Pythia-160M and Gemma-2-2B"}
+
+
+def _cell(row: Any) -> str:
+    """A verdict with its colour and shape (book.css), and the corrected effect below it."""
+    verdict = str(row["verdict"])
+    kind = (
+        "explained"
+        if "explained" in verdict or verdict == PART
+        else {HOLDS: "holds", FAILS: "fails"}.get(verdict, "untested")
+    )
+    effect = str(row["corrected"]) if len(str(row["corrected"])) < 48 else str(row["why"])
+    below = f"<br><small>{effect}</small>" if verdict != NOT_RUN else ""
+    return f'<span class="verdict {kind}">{verdict}</span>{below}'
