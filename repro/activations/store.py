@@ -181,7 +181,9 @@ def _find(path: Path) -> Path:
         found = find_stores(path)
         if len(found) != 1:
             names = ", ".join(p.name for p in found) or "none"
-            raise BadInput(f"{path} must hold one acts_layer*.npy to be named as a folder; it has: {names}.")
+            raise BadInput(
+                f"{path} must hold one acts_layer*.npy (or folder of shards) to be named as a folder; it has: {names}."
+            )
         return found[0]
     if not path.is_file():
         raise BadInput(f"No activations at {path}; `repro collect` writes them.")
