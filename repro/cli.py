@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow small machines down ninefold
 
 from repro.config import RunConfig, load_yaml
-from repro.errors import BadInput, NotebookFailed
+from repro.errors import BadInput, NotebookFailed, bad_path, disk_full
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def _check(config: Any) -> None:
 def _fetch_model(config: Any) -> Any:
     from repro.activations.fetch import fetch_model
 
-    return fetch_model(config.name, config.install, config.force)
+    return fetch_model(config.name, config.install, config.force, accept_terms=config.accept_terms)
 
 
 def _fetch_sae(config: Any) -> Any:
@@ -192,6 +192,15 @@ def _take_config(args: list[str]) -> tuple[list[str], str | None]:
     return rest, path
 
 
+def _outside(error: Exception) -> tuple[int, str]:
+    """(exit status, sentence) for what is wrong outside this program: a full disk, a path that cannot be used."""
+    if disk_full(error):
+        place = getattr(error, "filename", None)
+        where = f" for {place}" if place else ""
+        return 1, f"No space left{where}: free some and run the same command again; what is finished is kept."
+    return 2, str(bad_path(error) or "")
+
+
 def main(args: list[str] | None = None) -> None:
     """Entry point of `repro` and `python -m repro`."""
     args = list(sys.argv[1:] if args is None else args)
@@ -212,6 +221,12 @@ def main(args: list[str] | None = None) -> None:
     except NotebookFailed as error:
         print(f"repro: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except Exception as error:
+        status, sentence = _outside(error)
+        if not sentence:
+            raise
+        print(f"repro: {sentence}", file=sys.stderr)
+        raise SystemExit(status) from None
     for path in written if isinstance(written, list) else [written]:
         if path is not None:
             print(path)

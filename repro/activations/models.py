@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from repro.activations.fetch import CONVERTED, ModelSource, find_model
+from repro.activations.fetch import ModelSource, find_model
 from repro.activations.memory import check_memory, weight_bytes
+from repro.activations.packaged import CONVERTED
 from repro.activations.presets import Preset, layer_of
 from repro.activations.sites import STREAM, check_sum, read, site_of
 from repro.config import ModelConfig

@@ -69,20 +69,14 @@ PRESETS = {
 
 
 def layer_of(config: ModelConfig) -> int:
-    """The layer that a config means: its own or its preset's."""
+    """The layer that a config means: its own or its preset's. Raises BadInput for an unknown model or site."""
+    site_of(config)
     preset = PRESETS.get(config.name)
     if preset is None and "/" not in config.name and not Path(config.name).is_dir():
         raise unknown_model(config.name)
     if config.layer_index is None and preset is None:
         raise BadInput(f"Give model.layer_index: '{config.name}' is no preset with a layer of its own.")
     return preset.layer if config.layer_index is None and preset else int(config.layer_index or 0)
-
-
-def acts_name(config: ModelConfig) -> str:
-    """File of the activations of a config: acts_layer{L}.npy, with a suffix for a site other than resid_post."""
-    site_of(config)  # a contradiction is an error before anything is written
-    suffix = "" if config.site == "resid_post" else f"_{config.site}"
-    return f"acts_layer{layer_of(config)}{suffix}.npy"
 
 
 def unknown_model(name: str) -> BadInput:
