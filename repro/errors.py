@@ -1,6 +1,7 @@
 """The one exception that means "your input is wrong, and here is the fix"."""
 
 import difflib
+import errno
 from collections.abc import Iterable
 
 
@@ -21,3 +22,18 @@ def missing_extra(package: str, extra: str) -> BadInput:
 
 class NotebookFailed(RuntimeError):
     """A cell raised; the message is one line that names the cell, and the draft is kept for reading."""
+
+
+def disk_full(error: BaseException) -> bool:
+    """Does an exception say that no more can be written: full disk, quota, limit of a file's size?"""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return True  # safetensors, pyarrow and torch say it in words only
+    return any(words in str(error) for words in ("No space left", "File too large", "file write failed"))
+
+
+def bad_path(error: BaseException) -> BadInput | None:
+    """The sentence for a path that cannot be used as asked: no permission, a file where a folder is needed, …"""
+    known = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
+    if not (isinstance(error, known) or getattr(error, "errno", None) == errno.EROFS):
+        return None
+    return BadInput(f"Cannot use {getattr(error, 'filename', None) or 'a path'}: {error.strerror}; name another path.")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from repro.config import Device, Protocol
+from repro.config import Device
 from repro.errors import BadInput
 from repro.training.loca import Grouping
+from repro.workflow.inputs import OneSae, default_text, find_data, max_norm_ratio, safe
 
 if TYPE_CHECKING:
     from repro.sae import SAE
@@ -34,7 +35,7 @@ class LocaTrain:
     acts: str | None = None
     """Saved activations [n, d] or [sequences, seq_len, d] to train on instead of collecting them."""
     dataset: str | None = None
-    """Text to collect from; the model's own if not given."""
+    """Text to collect from; the Pile for a model of the hub, the bundled English for others, if not given."""
     layer: int | None = None
     """Block whose output is read; the preset's if not given."""
     setting: Literal["corrected", "as_released"] = "corrected"
@@ -100,47 +101,20 @@ class LocaConvert:
 
 
 @dataclass(frozen=True)
-class LocaEvaluate:
+class LocaEvaluate(OneSae):
     """A LocA-SAE's own codes: as released (converted, a plain ReLU) and corrected (a top-k in every group)."""
 
-    model_name: str = "tiny"
-    """Language model: a preset, a hub id or a folder; names the file."""
     sae_path: str | None = None
     """LocA folder or file; outputs/loca/{model} if not given."""
-    out_dir: str = "outputs"
-    """Folder for the JSON file."""
-    acts: str | None = None
-    """Saved activations [n, d] or [sequences, seq_len, d] to evaluate instead of collecting them."""
-    dataset: str | None = None
-    """Text to collect from; the model's own if not given."""
-    layer: int | None = None
-    """Block whose output is read; the preset's if not given."""
-    max_tokens: int = 10_000
-    """Tokens to evaluate."""
-    skip_documents: int = 0
-    """Documents to skip first (those that the SAE was trained on)."""
-    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
-    """Positions that are not evaluated, out of pad, bos, eos, first."""
-    max_norm_ratio: float | None = None
-    """Drop tokens beyond this many median norms; the preset's if not given."""
-    protocol: Protocol = "both"
-    """as_released, corrected, or both."""
-    seed: int = 0
-    """Seed of every random draw."""
-    device: Device = "auto"
-    """auto = cuda where there is one."""
 
 
 def default_folder(model_name: str) -> Path:
     """Where `train` writes and `evaluate` reads if not told."""
-    from repro.workflow import safe
-
     return Path("outputs") / "loca" / safe(model_name)
 
 
 def train(config: LocaTrain, progress: bool = True) -> Path:
     """Run the four phases -> the folder. Raises BadInput before training where it cannot work."""
-    from repro.activations.presets import PRESETS
     from repro.activations.store import open_store
     from repro.training.phases import Loca, train_loca
     from repro.training.run import language, split
@@ -150,12 +124,8 @@ def train(config: LocaTrain, progress: bool = True) -> Path:
     chosen |= {name: known[name] for name in chosen if chosen[name] is None and name in known}
     method = Loca(**chosen)
     out = Path(config.output_dir) if config.output_dir else default_folder(config.model_name)
-    preset = PRESETS.get(config.model_name)
-    ratio = config.max_norm_ratio
-    if ratio is None and preset is not None:
-        ratio = preset.max_norm_ratio
     store = open_store(config.acts or _collect(config, out, config.train_tokens or known["train_tokens"]))
-    rows = store.select(config.exclude, ratio)
+    rows = store.select(config.exclude, max_norm_ratio(config.model_name, config.max_norm_ratio))
     part, rest = split(rows, config.train_tokens if config.acts else None, config.held_out_tokens)
     return train_loca(
         part,
@@ -173,11 +143,9 @@ def train(config: LocaTrain, progress: bool = True) -> Path:
 
 def _collect(config: LocaTrain, out: Path, tokens: int) -> Path:
     from repro.activations.collect import collect
-    from repro.activations.presets import PRESETS
     from repro.config import DatasetConfig, ModelConfig, RunConfig
 
-    preset = PRESETS.get(config.model_name)
-    text = config.dataset or ("monology/pile-uncopyrighted" if preset and preset.kind == "hub" else "tiny")
+    text = config.dataset or default_text(config.model_name)
     run = RunConfig(
         output_dir=str(out / "acts"),
         model=ModelConfig(name=config.model_name, layer_index=config.layer),
@@ -198,10 +166,9 @@ def evaluate(config: LocaEvaluate) -> Path:
     """Write out_dir/{model}_loc_amt_sae_metrics.json: the released keys, and both protocols in full beside them."""
     from repro.evaluate import EvalOptions, evaluate_sae
     from repro.experiments.setup import device_of
-    from repro.workflow import SEED_NAMES, CompareConfig, _about, _plain, _write_json, find_data, protocols, safe
+    from repro.workflow.files import about, plain, seed_keys, write_json
+    from repro.workflow.tables import protocols
 
-    shared = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    compare = CompareConfig(**shared, sae_variant="loc_amortized")
     forms = load_forms(Path(config.sae_path) if config.sae_path else default_folder(config.model_name))
     wanted = [p for p in protocols(config.protocol) if p in forms]
     if not wanted:
@@ -209,7 +176,7 @@ def evaluate(config: LocaEvaluate) -> Path:
             f"{config.sae_path} is a converted LocA SAE without groups and biases, so only --protocol as_released can "
             "be had: give its folder with multi_encoder_sae.pt."
         )
-    data = find_data(compare)
+    data = find_data(config)
     device = device_of(config.device)
     out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": "loc_amortized"}
     for protocol in wanted:
@@ -226,10 +193,10 @@ def evaluate(config: LocaEvaluate) -> Path:
         )
         (row,) = evaluate_sae(sae, data, options)
         if protocol == "as_released":
-            out["amortized"] = {name: row[key] for key, name in SEED_NAMES.items()}
-        out[protocol] = {"amortized": _plain(row)}
-    out["provenance"] = _about(compare, forms[wanted[-1]], data)
-    return _write_json(Path(config.out_dir) / f"{safe(config.model_name)}_loc_amt_sae_metrics.json", out)
+            out["amortized"] = seed_keys(row)
+        out[protocol] = {"amortized": plain(row)}
+    out["provenance"] = about(config, forms[wanted[-1]], data)
+    return write_json(Path(config.out_dir) / f"{safe(config.model_name)}_loc_amt_sae_metrics.json", out)
 
 
 def load_forms(path: Path) -> dict[str, SAE]:

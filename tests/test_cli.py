@@ -1,6 +1,7 @@
 """The commands on saved activations and on a checkpoint of dictionary_learning: files, keys, exit statuses."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,17 +98,16 @@ def test_evaluate_writes_a_row_per_checkpoint_mode_and_protocol(workflow):
     assert {p: p.stat().st_mtime_ns for p in (out / "rows").iterdir()} == before  # nothing was computed again
 
 
-def test_visualize(workflow, monkeypatch):
+def test_visualize(workflow, monkeypatch, capsys):
     pytest.importorskip("plotly")
-    import importlib.util
-
     out, config = workflow
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "kaleido" else find_spec(name, *a)
-    )
+    monkeypatch.setitem(sys.modules, "kaleido", None)
     assert run("visualize", "--config", config) == 2  # says that PNG needs an extra, after writing the HTML
-    assert (out / "fig_NMSE_amortized_corrected.html").is_file()
+    assert "pip install 'repro[png]'" in capsys.readouterr().err
+    drawn = {p.stem for p in out.glob("fig_*.html")}
+    for metric in ("NMSE", "L0", "dead_rate", "dense@0.1", "dense@0.2", "F1@1", "dF1", "absorption", "amort_gap_mean"):
+        for protocol in ("as_released", "corrected"):
+            assert {f"fig_{metric}_{protocol}_by_{along}" for along in ("step", "sparsity")} <= drawn
 
 
 def test_claims_prints_and_writes(capsys, tmp_path, monkeypatch):

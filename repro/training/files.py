@@ -7,7 +7,6 @@ eval_results.json is written last: it says that the run is finished.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -20,7 +19,7 @@ import torch
 from repro.checkpoints.dictionary_learning import CLASSES, state_dict
 from repro.checkpoints.native import save_sae
 from repro.config import digest, write_atomically
-from repro.errors import BadInput
+from repro.errors import BadInput, disk_full
 from repro.sae import SAE
 from repro.training.grouped import LocaJob, LocaTrainer
 from repro.training.recipe import Job, Recipe
@@ -108,8 +107,8 @@ class Run:
     def _guard(self, name: str, write: Callable[[], Any]) -> None:
         try:
             write()
-        except (OSError, RuntimeError) as error:  # torch.save may report a full disk as RuntimeError
-            if getattr(error, "errno", None) == errno.ENOSPC or "file write failed" in str(error):
+        except Exception as error:  # torch and safetensors have errors of their own for a full disk
+            if disk_full(error):
                 raise BadInput(
                     f"No space left for {self.folder / name}: free some and run the same command again; training "
                     "goes on from its last saved state."

@@ -1,0 +1,54 @@
+"""The JSON files of the released scripts: their keys, what is told besides, and how they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repro.config import write_atomically
+
+if TYPE_CHECKING:
+    from repro.evaluate import EvalData
+    from repro.sae import SAE
+    from repro.workflow.inputs import OneSae
+
+SEED_NAMES = {
+    "NMSE": "NMSE",
+    "dead_rate": "DeadRate",
+    "dense@0.1": "DenseRate@0.1",
+    "dense@0.2": "DenseRate@0.2",
+    "F1@1": "F1@1",
+    "F1@2": "F1@2",
+    "dF1": "ΔF1",
+    "absorption": "AbsorptionRate",
+}
+"""Our column -> the key of the released JSON files."""
+SEED_MODES = {"amortized": "amortized", "semi": "semi_amortized", "non": "non_amortized"}
+
+
+def seed_keys(row: dict[str, Any]) -> dict[str, Any]:
+    """The eight metrics of a row under their released keys."""
+    return {name: row[key] for key, name in SEED_NAMES.items()}
+
+
+def plain(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as JSON: without what is missing, and without what the place in the file says already."""
+    return {k: v for k, v in row.items() if v is not None and v == v and k not in ("protocol", "mode", "sha256")}
+
+
+def about(config: OneSae, sae: SAE, data: EvalData) -> dict[str, Any]:
+    """Provenance: the SAE, the tokens, the seed, the commit and the machine."""
+    from repro.experiments.tables import provenance
+
+    source = {k: v for k, v in vars(sae.source).items() if v not in (None, "", {})}
+    source["path"] = Path(str(source.get("path", ""))).name
+    return {"sae": {"variant": sae.name, "d": sae.config.d, "m": sae.config.m, **source}, "data": data.tokens.info} | {
+        "seed": config.seed,
+        **provenance(),
+    }
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """Write a file whole or not at all."""
+    return write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
