@@ -30,6 +30,14 @@ class SparseCodes:
         return cls(*ops.nonzeros(z), z.shape[1])
 
     @classmethod
+    def packed(cls, values: Tensor, columns: Tensor, m: int) -> SparseCodes:
+        """Codes from nonzeros that lie anywhere in values [n, k]: put first, columns ascending, as wide as needed."""
+        order, slots = torch.where(values != 0, columns, m).sort(dim=1)
+        width = max(1, int((order < m).sum(1).max()) if len(order) else 1)
+        order, values = order[:, :width], values.gather(1, slots[:, :width])
+        return cls(torch.where(order < m, values, 0), torch.where(order < m, order, 0), m)
+
+    @classmethod
     def cat(cls, parts: Sequence[SparseCodes]) -> SparseCodes:
         """Stack blocks of rows."""
         if len(parts) == 1:

@@ -29,8 +29,13 @@ IMPLEMENTATIONS = {
     "decode": ("torch", "numba", "triton"),
     "firing_stats": ("torch", "numba", "triton"),
     "nonzeros": ("torch", "numba"),
+    "coordinate_descent": ("torch", "triton"),
 }
-"""Modules repro.kernels.{operation}_{implementation}. A product with a pass after it needs no numba."""
+"""Modules repro.kernels.{operation}_{implementation}. A product with a pass after it needs no numba; the compiled
+solver of a CPU has a coordinate descent of its own (kernels/coordinate_descent.py)."""
+
+DOUBLE = ("decode", "firing_stats", "coordinate_descent")
+"""Operations that impl="triton" also takes in float64, which has no tensor cores in Triton."""
 
 
 class FiringStats(NamedTuple):
@@ -183,13 +188,60 @@ def nonzeros(z: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
     return _kernel("nonzeros", impl, z).nonzeros(z)
 
 
+@torch.no_grad()
+def coordinate_descent(
+    G: Tensor,
+    u: Tensor,
+    q: Tensor,
+    lam: float | Tensor,
+    nonneg: bool = True,
+    *,
+    target: float | Tensor | None = None,
+    energy: float | Tensor | None = None,
+    steps: int = 1000,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """min over u of 1/2 u^T G u - b^T u + lam ||u||_1 with b = q + G u, each row by itself: greedy coordinate steps.
+
+    Gram matrices of the atoms G [n, w, w], codes to start from u [n, w], their correlations q = D r [n, w]; lam a
+    number or [n]; u >= 0 if nonneg. A row ends where its restricted duality gap, which needs energy = ||r||^2 [n], is
+    at most `target` (if one is given), or where nothing moves, or after about `steps` steps. Returns the codes and
+    their correlations. A slot whose G is zero stays at zero.
+    """
+    n, w = u.shape if u.ndim == 2 else (-1, -1)
+    if G.shape != (n, w, w) or q.shape != u.shape:
+        raise BadInput(
+            f"G {list(G.shape)}, u {list(u.shape)} and q {list(q.shape)} must be [n, w, w], [n, w] and [n, w]."
+        )
+    _check_same(G, u, q)
+    if steps < 0:
+        raise BadInput(f"steps must be at least 0, not {steps}.")
+    if target is not None and energy is None:
+        raise BadInput("A target for the gap needs the energy ||r||^2 of each row's residual.")
+    given = {
+        "lam": lam,
+        "energy": 0.0 if energy is None else energy,
+        "target": -torch.inf if target is None else target,
+    }
+    rows = {name: torch.as_tensor(t, dtype=u.dtype, device=u.device).reshape(-1) for name, t in given.items()}
+    for name, t in rows.items():
+        if len(t) not in (1, n):
+            raise BadInput(f"{name} must be a number or one value per row ({n}), not {len(t)} values.")
+    each = [t.expand(n).contiguous() for t in rows.values()]
+    return _kernel("coordinate_descent", impl, G, u, q).coordinate_descent(G, u, q, *each, nonneg, steps)
+
+
 def _check_product(a: Tensor, b: Tensor, c: Tensor, precision: str) -> None:
     if precision not in PRECISIONS:
         raise BadInput(
             f"No precision '{precision}'{nearest(precision, PRECISIONS)}; there are {', '.join(PRECISIONS)}."
         )
-    if len({(t.dtype, t.device) for t in (a, b, c)}) > 1:
-        kinds = ", ".join(f"{t.dtype} on {t.device}" for t in (a, b, c))
+    _check_same(a, b, c)
+
+
+def _check_same(*tensors: Tensor) -> None:
+    if len({(t.dtype, t.device) for t in tensors}) > 1:
+        kinds = ", ".join(f"{t.dtype} on {t.device}" for t in tensors)
         raise BadInput(f"The tensors must share a dtype and a device, but are {kinds}; move them together with .to().")
 
 
@@ -228,7 +280,7 @@ def _check_triton(operation: str, device: str, dtypes: set[torch.dtype]) -> None
             f"impl='triton' needs tensors on a GPU, not on {device}: move them there, or set TRITON_INTERPRET=1 before "
             "Python starts to interpret the kernels slowly."
         )
-    wide = {torch.float32, torch.float64} if operation in ("decode", "firing_stats") else {torch.float32}
+    wide = {torch.float32, torch.float64} if operation in DOUBLE else {torch.float32}
     if not dtypes <= wide:
         raise BadInput(f"impl='triton' takes {_named(wide)} in {operation}, not {_named(dtypes)}; use .float().")
 

@@ -21,8 +21,9 @@ def test_a_row_for_every_operation(tmp_path):
     found = rows(path)
     assert path == tmp_path / "kernels.csv"
     operations = {"prox_step", "encode_topk", "encode_topk_groups", "encode_above", "decode", "decode_backward"}
-    assert {r["operation"] for r in found} == operations | {"firing_stats"}
-    assert {r["impl"] for r in found} == {"torch"} | ({"numba"} if importlib.util.find_spec("numba") else set())
+    assert {r["operation"] for r in found} == operations | {"firing_stats", "coordinate_descent", "solve"}
+    compiled = {"numba", "working_set"} if importlib.util.find_spec("numba") else set()
+    assert {r["impl"] for r in found} == {"torch", "fista"} | compiled
     for r in found:
         assert float(r["error"]) < 1e-5 and float(r["ms"]) > 0 and float(r["floor_ms"]) > 0
         assert r["device"] and r["torch"] and r["date"] and r["n"] == "64"

@@ -253,6 +253,64 @@ def test_firing_stats(impl, device):
         assert ops.firing_stats(codes, impl=impl).zy.abs().sum() == 0
 
 
+# --- coordinate_descent ---------------------------------------------------------------------------------------------
+
+
+def restricted(n, w, d, device, dtype, seed=0):
+    """Gram matrices, codes, correlations and targets of n small problems; the last third of the slots is padding."""
+    g = torch.Generator().manual_seed(seed)
+    A, x = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((n, w, d), (n, d)))
+    A = A / A.norm(dim=2, keepdim=True)
+    A[:, w - w // 3 :] = 0
+    u = torch.rand(n, w, generator=g, dtype=torch.float64) * (torch.rand(n, w, generator=g) < 0.3) * (A[:, :, 0] != 0)
+    r = x - (u.unsqueeze(1) @ A).squeeze(1)
+    tensors = A @ A.mT, u, (A @ r.unsqueeze(2)).squeeze(2), r.square().sum(1)
+    return A, x, [t.to(device, dtype) for t in tensors]
+
+
+@each("torch", "triton")
+@SIGNS
+def test_coordinate_descent_finds_the_restricted_optimum(impl, device, nonneg):
+    """No condition of optimality is violated, and the correlations are those of the codes."""
+    interpreted = impl == "triton" and device == "cpu"
+    sizes = [(1, 1, 3), (2, 17, 24), (3, 6, 1)] + ([] if interpreted else [(33, 40, 80), (5, 129, 300)])
+    for n, w, d in sizes:
+        for dtype, atol, target in ((torch.float64, 1e-6, 1e-12), (torch.float32, 2e-4, 1e-6)):
+            A, x, (G, u, q, energy) = restricted(n, w, d, device, dtype)
+            lam = torch.linspace(0.1, 0.6, n, dtype=torch.float64)
+            limits = {"energy": energy, "target": target, "steps": 40 * w}
+            found, correlations = ops.coordinate_descent(G, u, q, lam, nonneg, **limits, impl=impl)
+            z, used = found.cpu().double(), A[:, :, 0] != 0
+            c = (A @ (x - (z.unsqueeze(1) @ A).squeeze(1)).unsqueeze(2)).squeeze(2)
+            close(correlations, c, atol=atol)
+            off = ((c if nonneg else c.abs()) - lam.unsqueeze(1)).clamp_min(0)
+            violation = torch.where(z != 0, (c - lam.unsqueeze(1) * z.sign()).abs(), off)
+            assert violation.max() < 10 * atol and (z[~used] == 0).all()
+            assert not nonneg or (z >= 0).all()
+
+
+@each("torch", "triton")
+def test_coordinate_descent_stops_at_its_target(impl, device):
+    A, x, (G, u, q, energy) = restricted(3, 20, 12, device, torch.float64)
+    near, _ = ops.coordinate_descent(
+        G, u, q, 0.2, energy=energy, target=torch.tensor([0.0, 1.0, 1e9]), steps=160, impl=impl
+    )
+    far, _ = ops.coordinate_descent(G, u, q, 0.2, energy=energy, target=1e9, steps=160, impl=impl)
+    once, _ = ops.coordinate_descent(G, u, q, 0.2, steps=16, impl=impl)
+    close(far, once)  # sixteen steps are taken before the first look
+    close(near[2], far[2])
+
+    def primal(u, i):
+        r = x[i] - u[i].cpu().double() @ A[i]
+        return float(0.5 * r.square().sum() + 0.2 * u[i].abs().sum())
+
+    assert primal(near, 0) < primal(far, 0) - 1e-6
+    best, _ = ops.coordinate_descent(G, u, q, 0.2, energy=energy, steps=4000, impl="torch")
+    assert primal(near, 1) - primal(best, 1) <= 1.0
+    empty = [t[:0] for t in (G, u, q)]
+    assert ops.coordinate_descent(*empty, 0.2, impl=impl)[0].shape == (0, 20)
+
+
 # --- which implementation -------------------------------------------------------------------------------------------
 
 
@@ -313,6 +371,11 @@ def test_bad_input_is_refused_in_one_sentence():
         lambda: ops.decode(codes.values, codes.indices, W.T[:1]),
         lambda: ops.decode(codes.values, codes.indices[:2], W.T),
         lambda: ops.firing_stats(codes, torch.ones(2)),
+        lambda: ops.coordinate_descent(z[None], z, z, 0.1),
+        lambda: ops.coordinate_descent(z.T[None, :3, :3], z[:1, :3], z[:1, :3], torch.ones(2)),
+        lambda: ops.coordinate_descent(z.T[None, :3, :3], z[:1, :3], z[:1, :3], 0.1, steps=-1),
+        lambda: ops.coordinate_descent(z.T[None, :3, :3], z[:1, :3], z[:1, :3], 0.1, target=0.1),
+        lambda: ops.coordinate_descent(z.T[None, :3, :3], z[:1, :3].double(), z[:1, :3], 0.1),
     ]
     for call in bad:
         with pytest.raises(BadInput) as error:

@@ -8,10 +8,12 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from repro import objective as J
 from repro.codes import SparseCodes
 from repro.errors import BadInput
-from repro.solvers import SOLVERS, Ista, Lasso, pursuit, refit, solve
+from repro.solvers import SOLVERS, Ista, Lasso, WorkingSet, pursuit, refit, solve
+from repro.solvers.loop import AUTO
 
 SIGNS = pytest.mark.parametrize("nonneg", [True, False], ids=["nonneg", "signed"])
 EXACT = [name for name, solver in SOLVERS.items() if name != "pursuit"]  # those that solve the LASSO
+EXACT.append(pytest.param(WorkingSet(batched=True), id="batched"))  # what working_set runs on a GPU
 EACH = pytest.mark.parametrize("solver", EXACT)
 
 
@@ -378,8 +380,12 @@ def test_cuda_agrees_with_the_cpu(nonneg):
     x, atoms = correlated(n=40, d=48, m=500)
     cpu = solve(Lasso(x, atoms, 0.3, nonneg), tol=1e-4)
     gpu = solve(Lasso(x.cuda(), atoms.cuda(), 0.3, nonneg), tol=1e-4)
-    assert gpu.solver == "fista" and gpu.converged.all() and gpu.codes.values.is_cuda
+    assert gpu.solver == AUTO["cuda"] and gpu.converged.all() and gpu.codes.values.is_cuda
     torch.testing.assert_close(gpu.objective.cpu(), cpu.objective, rtol=2e-4, atol=0)
+    for dtype in (torch.float32, torch.float64):
+        gpu = solve(Lasso(x.cuda().to(dtype), atoms.cuda().to(dtype), 0.3, nonneg), "working_set", tol=1e-4)
+        assert gpu.solver == "working_set" and gpu.converged.all() and gpu.codes.values.is_cuda
+        torch.testing.assert_close(gpu.objective.cpu(), cpu.objective, rtol=2e-4, atol=0)
 
 
 # --- the compiled kernels against their plain twin, and the benchmark ------------------------------------------------
@@ -389,7 +395,7 @@ def test_cuda_agrees_with_the_cpu(nonneg):
 def test_compiled_descent_is_its_plain_twin(nonneg):
     pytest.importorskip("numba")
     from repro.kernels import coordinate_descent as fast
-    from repro.kernels import coordinate_descent_plain as plain
+    from repro.kernels import coordinate_descent_torch as plain
 
     for w, dtype in ((1, np.float64), (7, np.float64), (37, np.float64), (37, np.float32)):
         x, atoms = correlated(n=1, d=25, m=w, dtype=torch.float64)
@@ -399,7 +405,9 @@ def test_compiled_descent_is_its_plain_twin(nonneg):
         fast.gram_rows(D, np.arange(w), min(w, 5), w, G)
         np.testing.assert_allclose(G[:w, :w], D @ D.T, atol=1e-6)
         q[:w] = D @ x[0].numpy()
-        expected, _ = plain.descend(G[:w, :w], u[:w], q[:w], 0.3, nonneg)
+        start = [torch.from_numpy(t[None].copy()).double() for t in (G[:w, :w], u[:w], q[:w])]
+        limits = torch.tensor([[0.3], [0.0], [-np.inf]], dtype=torch.float64)  # lam, energy, target
+        expected = plain.coordinate_descent(*start, *limits, nonneg, 20_000)[0][0].numpy()
         fast.descend(G, u, q, w, float(x.square().sum()), 0.3, nonneg, 1e-13)
         np.testing.assert_allclose(u[:w], expected, atol=1e-5 if dtype == np.float64 else 2e-2)
         best = 0.5 * ((x[0].numpy() - expected @ D) ** 2).sum() + 0.3 * np.abs(expected).sum()

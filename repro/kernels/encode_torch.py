@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from repro.codes import SparseCodes
 from repro.kernels.precision import operand, torch_products
 
 NUMBERS = {"cpu": 2**22, "cuda": 2**28}
@@ -32,14 +33,6 @@ def in_blocks(x: Tensor, W: Tensor, b: Tensor, precision: str, select: Select) -
     return values, indices
 
 
-def packed(values: Tensor, columns: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Positive values of each row first, columns ascending, then zeros; only as wide as the fullest row."""
-    order, slots = torch.where(values > 0, columns, m).sort(dim=1)
-    width = max(1, int((order < m).sum(1).max()) if len(order) else 1)
-    order, slots = order[:, :width], slots[:, :width]
-    return torch.where(order < m, values.gather(1, slots), 0), torch.where(order < m, order, 0)
-
-
 def top_k(
     x: Tensor, W: Tensor, b: Tensor, sizes: Sequence[int], ks: Sequence[int], precision: str
 ) -> tuple[Tensor, Tensor]:
@@ -52,7 +45,8 @@ def top_k(
             values.append(best.values.relu())
             columns.append(best.indices + first)
             first += size
-        return packed(torch.cat(values, 1), torch.cat(columns, 1), pre.shape[1])
+        codes = SparseCodes.packed(torch.cat(values, 1), torch.cat(columns, 1), pre.shape[1])
+        return codes.values, codes.indices
 
     return in_blocks(x, W, b, precision, select)
 

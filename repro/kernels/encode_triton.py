@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from repro.kernels.encode_torch import packed
+from repro.codes import SparseCodes
 from repro.kernels.precision import operand, torch_products
 from repro.kernels.tile import tile_of, tile_product, tiles
 
@@ -89,7 +89,8 @@ def top_k(
         values.append(v)
         columns.append(c + first)
         first += len(part)
-    return packed(torch.cat(values, 1), torch.cat(columns, 1), m)
+    codes = SparseCodes.packed(torch.cat(values, 1), torch.cat(columns, 1), m)
+    return codes.values, codes.indices
 
 
 def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> tuple[Tensor, Tensor]:
@@ -101,4 +102,5 @@ def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> 
     most = int(count.max()) if len(count) else 0
     if most > room:
         keys, _ = _candidates(x, rows, b, tau, most, precision)
-    return packed(*_read(keys, m), m)
+    codes = SparseCodes.packed(*_read(keys, m), m)
+    return codes.values, codes.indices

@@ -46,6 +46,17 @@ def dense_block(problem: Lasso) -> int:
     return max(1, (2**28 if problem.device.type == "cuda" else 2**22) // problem.m)
 
 
+def largest_codes(problem: Lasso, z0: Tensor | SparseCodes | None) -> SparseCodes:
+    """A start without what no optimum needs: the d largest codes of each row, of feasible sign."""
+    if z0 is None:
+        z0 = problem.x.new_zeros(problem.n, 1)
+        return SparseCodes(z0, z0.long(), problem.m)
+    z0 = z0 if isinstance(z0, SparseCodes) else SparseCodes.from_dense(z0)
+    size = z0.values.clamp_min(0) if problem.nonneg else z0.values.abs()
+    size, slots = size.topk(min(size.shape[1], problem.x.shape[1], problem.m), dim=1)
+    return SparseCodes(torch.where(size > 0, z0.values.gather(1, slots), 0), z0.indices.gather(1, slots), problem.m)
+
+
 class DenseState:
     """Dense codes z [b, m] of a block, the residual buffer r [b, d], and what else a first-order step needs."""
 

@@ -20,6 +20,10 @@ from repro.solvers.working_set import WorkingSet
 
 SOLVERS: dict[str, Any] = {"ista": Ista, "fista": Fista, "working_set": WorkingSet, "pursuit": Pursuit}
 
+AUTO = {"cpu": "working_set", "cuda": "fista"}
+"""What "auto" is on a device. CUDA: not measured yet; `repro bench kernels --device cuda --only solve` decides it.
+Without numba it is "fista" on a CPU too."""
+
 Callback = Callable[[int, Tensor, Any], object]
 
 
@@ -76,8 +80,9 @@ def pick(solver: str | Any, problem: Lasso) -> Any:
     if not isinstance(solver, str):
         return solver
     if solver == "auto":
-        compiled = problem.device.type == "cpu" and importlib.util.find_spec("numba") is not None
-        solver = "working_set" if compiled else "fista"
+        device = problem.device.type
+        missing = device == "cpu" and importlib.util.find_spec("numba") is None
+        solver = "fista" if missing else AUTO.get(device, "fista")
     if solver not in SOLVERS:
         raise BadInput(f"No solver '{solver}'{nearest(solver, SOLVERS)}; there are auto, {', '.join(SOLVERS)}.")
     return SOLVERS[solver]()

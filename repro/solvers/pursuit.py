@@ -52,12 +52,8 @@ class PursuitState:
         self.r = (p.x.double() - (self.u.unsqueeze(1) @ self.A).squeeze(1)).to(p.x.dtype)
 
     def codes(self) -> SparseCodes:
-        order = torch.where(self.used & (self.u != 0), self.S, self.problem.m)
-        order, slots = order.sort(dim=1)
-        real = order < self.problem.m
-        width = max(1, int(real.sum(1).max()) if len(order) else 1)
-        values = torch.where(real, self.u.gather(1, slots), 0).to(self.problem.x.dtype)
-        return SparseCodes(values[:, :width], torch.where(real, order, 0)[:, :width], self.problem.m)
+        values = torch.where(self.used, self.u, 0).to(self.problem.x.dtype)
+        return SparseCodes.packed(values, self.S, self.problem.m)
 
     def certificate(self) -> Certificate:
         """Of the LASSO at the problem's lam, which these codes do not aim at: an honest gap, rarely a small one."""

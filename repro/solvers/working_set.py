@@ -1,4 +1,7 @@
-"""The fast solver for the CPU: a small working set per token, dense products only to find what is missing from it."""
+"""The fast solver: a small working set per token, dense products only to find what is missing from it.
+
+Compiled for the CPU here, a token at a time; on a GPU in `working_set_batched`, a block at a time.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from repro.codes import SparseCodes
-from repro.errors import BadInput, missing_extra
+from repro.errors import missing_extra
 from repro.objective import CHUNK, Certificate
+from repro.solvers.base import dense_block, largest_codes
 from repro.solvers.problem import Lasso
+from repro.solvers.working_set_batched import BatchedState
 
 GRAM_NUMBERS = 2**28  # Gram matrices of a block that may be kept, in numbers of address space; else built anew
 
@@ -64,8 +69,6 @@ class WorkingState:
     """Working sets W [b, cap] with codes U, correlations Q and sizes w [b]; residuals R [b, d] float64; proofs."""
 
     def __init__(self, problem: Lasso, z0: Tensor | SparseCodes | None, first: int, grow: float, inner: float):
-        if problem.device.type != "cpu":
-            raise BadInput(f"working_set runs on the CPU, but x is on {problem.device}; use 'fista' there.")
         self.kernels, self.problem, self.first, self.grow, self.inner = compiled(), problem, first, grow, inner
         shared = problem.shared
         if "dictionary" not in shared:
@@ -76,7 +79,8 @@ class WorkingState:
         self.limit = _whole(min(m, max(1024, 2 * d)))
         self.x, self.nonneg = problem.x, problem.nonneg
         self.lam = torch.as_tensor(problem.lam, dtype=torch.float64).expand(b) / self.dictionary.scale
-        self.W, self.U = self._warm(z0, b, d)
+        warm = largest_codes(problem, z0)
+        self.W, self.U = warm.indices, warm.values * self.dictionary.scale
         self.w = (self.U != 0).sum(1)
         cap = min(self.limit, _whole(max(1024, self.W.shape[1])))
         self.W, self.U = (pad(t, (0, cap - t.shape[1])) for t in (self.W, self.U))
@@ -89,18 +93,6 @@ class WorkingState:
             sets = self.W, self.U, self.Q, self.w, self.R, self.G, self.slot, self.keep_gram
             self._call("begin", self.dictionary.atoms, self.x, *sets)
         self._prove()
-
-    def _warm(self, z0: Tensor | SparseCodes | None, b: int, d: int) -> tuple[Tensor, Tensor]:
-        """Indices and values of a start, its d largest codes at most: an optimum never needs more."""
-        dtype, m = self.x.dtype, self.problem.m
-        if z0 is None:
-            return torch.zeros(b, 1, dtype=torch.long), torch.zeros(b, 1, dtype=dtype)
-        if not isinstance(z0, SparseCodes):
-            z0 = SparseCodes.from_dense(z0)
-        size = z0.values.clamp_min(0) if self.nonneg else z0.values.abs()
-        size, slots = size.topk(min(size.shape[1], d, m), dim=1)
-        values = torch.where(size > 0, z0.values.gather(1, slots), 0)
-        return z0.indices.gather(1, slots), values * self.dictionary.scale
 
     def _allocate(self, b: int) -> None:
         """Gram matrices [slots, cap, cap]; the memory is kept for the next block, and touched only where it is used."""
@@ -152,12 +144,9 @@ class WorkingState:
         self._prove()
 
     def codes(self) -> SparseCodes:
-        m = self.problem.m
-        order = torch.where(self.U != 0, self.W, m)[:, : max(1, int(self.w.max()) if len(self.w) else 1)]
-        order, slots = order.sort(dim=1)
-        width = max(1, int((order < m).sum(1).max()) if len(order) else 1)
-        values = self.U.gather(1, slots)[:, :width] / self.dictionary.scale
-        return SparseCodes(values, torch.where(order < m, order, 0)[:, :width], m)
+        w = max(1, int(self.w.max()) if len(self.w) else 1)
+        codes = SparseCodes.packed(self.U[:, :w], self.W[:, :w], self.problem.m)
+        return SparseCodes(codes.values / self.dictionary.scale, codes.indices, codes.m)
 
     def certificate(self) -> Certificate:
         return Certificate(*self.out.clone().unbind(1))
@@ -191,6 +180,8 @@ class WorkingSet:
     """Atoms that may enter, as a share of the support."""
     inner: float = 0.1
     """Accuracy of the restricted problem, as a share of the gap before the step."""
+    batched: bool | None = None
+    """The passes for a GPU, in full precision; only on a GPU if not given."""
 
     name: ClassVar[str] = "working_set"
     check_every: ClassVar[int] = 1
@@ -198,10 +189,16 @@ class WorkingSet:
     patience: ClassVar[int] = 4
 
     def block(self, problem: Lasso) -> int:
+        if self._batched(problem):
+            return max(1, dense_block(problem) // 4)
         return max(1, min(128, 2**21 // problem.m))
 
-    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> WorkingState:
-        return WorkingState(problem, z0, self.first, self.grow, self.inner)
+    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> WorkingState | BatchedState:
+        state = BatchedState if self._batched(problem) else WorkingState
+        return state(problem, z0, self.first, self.grow, self.inner)
 
-    def step(self, state: WorkingState) -> None:
+    def _batched(self, problem: Lasso) -> bool:
+        return problem.device.type != "cpu" if self.batched is None else self.batched
+
+    def step(self, state: WorkingState | BatchedState) -> None:
         state.advance()
