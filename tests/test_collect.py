@@ -4,8 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import signal
-import time
 
 import language_models
 import numpy as np
@@ -17,6 +15,7 @@ from repro.activations import forward as forward_module
 from repro.activations.collect import collect, collect_texts
 from repro.activations.models import as_loaded, load_model
 from repro.activations.store import open_store
+from repro.activations.summary import exact_median
 from repro.activations.text import Document
 from repro.activations.tokenise import Count, sequences
 from repro.config import DatasetConfig, ModelConfig, RunConfig
@@ -53,8 +52,20 @@ def changed(config, **options):
     return dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, **options))
 
 
-def digests(folder):
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.suffix == ".npy"}
+def digests(path):
+    """Of the arrays of the store at `path`, which is returned by `collect`."""
+    files = path.iterdir() if path.is_dir() else path.parent.glob("*.npy")
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.suffix != ".json"}
+
+
+def manifest(path):
+    """The manifest without what depends on the clock."""
+    meta = dict(open_store(path, verify=True).meta)
+    assert meta.pop("seconds") > 0 and meta.pop("tokens_per_second") > 0
+    return meta
+
+
+FORMS = {"npy": None, "shards": 5 * 16}
 
 
 # --- tokens -------------------------------------------------------------------------------------------
@@ -169,7 +180,7 @@ def test_released_convention_reads_the_block_before(config):
 
 def test_a_second_call_does_nothing_and_other_options_replace(config, capsys, monkeypatch):
     first = collect(config)
-    before, stamp = digests(first.parent), first.stat().st_mtime_ns
+    before, stamp = digests(first), first.stat().st_mtime_ns
     with monkeypatch.context() as m:
         m.setattr(collect_module, "load_model", lambda *_: pytest.fail("the model was loaded"))
         assert collect(config) == first
@@ -178,10 +189,10 @@ def test_a_second_call_does_nothing_and_other_options_replace(config, capsys, mo
     collect(labelled)
     assert "is replaced" in capsys.readouterr().err and open_store(first).labels is not None
     collect(config)
-    assert open_store(first).labels is None and digests(first.parent) == before  # no label file is left behind
+    assert open_store(first).labels is None and digests(first) == before  # no label file is left behind
     first.write_bytes(first.read_bytes()[:-8])
     collect(config)
-    assert "not a complete .npy file" in capsys.readouterr().err and digests(first.parent) == before
+    assert "not a complete .npy file" in capsys.readouterr().err and digests(first) == before
 
 
 def test_text_that_ends_early_is_said(config):
@@ -199,12 +210,14 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("when", [0, 2])
 @pytest.mark.parametrize("where", ["forward", "put"])
-def test_resumed_files_are_the_same_bytes(config, monkeypatch, packing, when, where):
-    config = changed(config, packing=packing)
-    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")).parent)
+def test_resumed_files_are_the_same_bytes(config, monkeypatch, packing, when, where, form):
+    config = dataclasses.replace(changed(config, packing=packing), shard_tokens=FORMS[form])
+    undisturbed = collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole"))
+    whole = digests(undisturbed)
     real, calls = getattr(forward_module, where), []
 
     def dying(loaded, *args):
@@ -223,15 +236,16 @@ def test_resumed_files_are_the_same_bytes(config, monkeypatch, packing, when, wh
     assert [p.name for p in out.iterdir()] == [".acts_layer1.draft"]
     ran = []
     monkeypatch.setattr(collect_module, where, lambda *args: (ran.append(1), real(*args))[1])
-    assert digests(collect(config).parent) == whole
-    batches = -(-len(np.load(out / "tokens_layer1.npy")) // 4)
+    assert digests(collect(config)) == whole
+    assert manifest(collect(config)) == manifest(undisturbed)
+    batches = -(-len(open_store(undisturbed).mask) // 4)
     assert batches - when <= len(ran) <= batches - when + 1  # the last batch before the kill may be lost
 
 
 @pytest.mark.parametrize("renamed", range(7))
 def test_killed_while_files_get_their_names(config, monkeypatch, renamed):
     collect(changed(config, max_tokens=100, label_column="topic"))  # something older is replaced
-    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")).parent)
+    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")))
     real, calls = os.replace, []
 
     def dying(source, target):
@@ -251,38 +265,55 @@ def test_killed_while_files_get_their_names(config, monkeypatch, renamed):
                 open_store(acts)
         else:
             collect(config)
-    assert digests(collect(config).parent) == whole
+    assert digests(collect(config)) == whole
     open_store(acts, verify=True)
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_kill_9(config, monkeypatch):
-    """Real kills of a slowed run, each a batch later than the last; then the run that finishes."""
-    real = collect_module.forward
-    for kill_at in (1, 2, 3):
-        reader, writer = os.pipe()
-        child = os.fork()
-        if not child:
+@pytest.mark.parametrize("at", ["before its name", "after its name"])
+def test_killed_while_a_shard_is_finished(config, monkeypatch, at):
+    config = dataclasses.replace(config, shard_tokens=80)
+    whole = collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole"))
+    real, calls = os.replace, []
 
-            def slow(*args, writer=writer):
-                os.write(writer, b".")
-                time.sleep(0.1)
-                return real(*args)
+    def dying(source, target):
+        if "shard_00001" in str(target):
+            if at == "after its name" and not calls:
+                real(source, target)
+            calls.append(1)
+            raise Killed
+        real(source, target)
 
-            monkeypatch.setattr(collect_module, "forward", slow)
+    with monkeypatch.context() as m:
+        m.setattr(os, "replace", dying)
+        with pytest.raises(Killed):
             collect(config)
-            os._exit(0)  # not reached
-        for _ in range(kill_at):
-            assert os.read(reader, 1) == b"."
-        time.sleep(0.05)
-        os.kill(child, signal.SIGKILL)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        os.close(reader)
-        os.close(writer)
-    draft = collect_module.Path(config.output_dir) / ".acts_layer1.draft"
-    assert json.loads((draft / collect_module.PROGRESS).read_text())["batches"] >= 2
-    whole = digests(collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole")).parent)
-    assert digests(collect(config).parent) == whole
+    draft = collect_module.Path(config.output_dir) / ".acts_layer1.draft" / "acts_layer1"
+    assert (draft / "shard_00001.safetensors").exists() is (at == "after its name")
+    assert digests(collect(config)) == digests(whole) and manifest(collect(config)) == manifest(whole)
+
+
+@pytest.mark.parametrize("removed", range(5))
+def test_killed_while_one_form_replaces_the_other(config, monkeypatch, removed):
+    collect(config)
+    shards = dataclasses.replace(config, shard_tokens=80)
+    real, calls = collect_module.Path.unlink, []
+
+    def dying(path, **options):
+        if path.parent == collect_module.Path(config.output_dir) and path.exists():
+            calls.append(1)
+            if len(calls) > removed:
+                raise Killed
+        real(path, **options)
+
+    with monkeypatch.context() as m:
+        m.setattr(collect_module.Path, "unlink", dying)
+        with pytest.raises(Killed):
+            collect(shards)
+    path = collect(shards)
+    assert open_store(path.parent, verify=True).path == path
+    assert [p.name for p in path.parent.iterdir()] == ["acts_layer1"]
+    back = collect(config)
+    assert open_store(path.parent, verify=True).path == back and not path.exists()
 
 
 def test_two_runs_at_once(config):
@@ -290,6 +321,73 @@ def test_two_runs_at_once(config):
     with collect_module._only_one(folder), pytest.raises(BadInput, match=r"Another `repro collect`"):
         collect(config)
     collect(config)
+
+
+# --- shards ---------------------------------------------------------------------------------------------
+
+
+def test_shards_hold_what_one_file_holds(config):
+    config = changed(config, label_column="topic")
+    one = open_store(collect(config))
+    path = collect(dataclasses.replace(config, shard_tokens=100, output_dir=config.output_dir + "2"))
+    many = open_store(path, verify=True)
+    assert path.name == "acts_layer1" and many.path == path
+    assert [f["sequences"] for f in many.meta["files"].values()] == [4, 4, 4, 4, 4, 4, 1]  # whole batches of 4
+    for role in ("mask", "docs", "tokens", "norms", "labels"):
+        np.testing.assert_array_equal(getattr(many, role), getattr(one, role))
+    assert many.label_names == one.label_names
+    ours, theirs = many.select(), one.select()
+    assert ours.index.tolist() == theirs.index.tolist()
+    assert torch.equal(ours.read(slice(None)), theirs.read(slice(None)))
+    assert torch.equal(ours.take(20, seed=3).x, theirs.take(20, seed=3).x)
+    assert torch.equal(next(ours.batches(50, seed=4)), next(theirs.batches(50, seed=4)))
+    same = ("shape", "tokens", "documents", "norms", "mean", "scale", "label_names", "special_ids", "dataset")
+    assert {k: many.meta[k] for k in same} == {k: one.meta[k] for k in same}
+    x = one.x[one.mask].astype(np.float64)
+    np.testing.assert_allclose(one.meta["mean"], x.mean(0), rtol=1e-12, atol=1e-14)
+    assert one.meta["scale"] == pytest.approx(np.sqrt((x**2).sum(1).mean()), rel=1e-12)
+    kept = one.norms[one.mask]
+    assert one.meta["norms"]["median"] == float(np.median(kept)) and one.meta["norms"]["max"] == float(kept.max())
+
+
+def test_shards_of_single_documents(config):
+    config = changed(config, packing=False)
+    one = open_store(collect(config))
+    many = open_store(collect(dataclasses.replace(config, shard_tokens=70, output_dir=config.output_dir + "2")))
+    np.testing.assert_array_equal(many.tokens, one.tokens)
+    np.testing.assert_allclose(many.select(()).read(slice(None)), one.select(()).read(slice(None)), atol=1e-5)
+    np.testing.assert_allclose(many.meta["mean"], one.meta["mean"], atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 999, 1000])
+def test_the_median_that_is_counted_is_the_median(n):
+    rng = np.random.default_rng(n)
+    for values in (rng.exponential(size=n), rng.integers(0, 3, n), np.zeros(n)):
+        values = values.astype(np.float32)
+        assert exact_median(lambda v=values: iter(np.array_split(v, 3))) == float(np.median(values))
+
+
+def test_a_damaged_store_is_found_by_verify_and_collected_again(config, capsys):
+    config = dataclasses.replace(config, shard_tokens=80)
+    path = collect(config)
+    whole, file = digests(path), path / "shard_00001.safetensors"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 + 9] ^= 1
+    file.write_bytes(data)
+    collect(dataclasses.replace(config, verify=True))
+    assert "shard_00001.safetensors has changed" in capsys.readouterr().err and digests(path) == whole
+    file.unlink()
+    collect(config)
+    assert "shard_00001.safetensors is missing" in capsys.readouterr().err and digests(path) == whole
+
+
+def test_a_folder_with_other_files_is_not_replaced(config):
+    folder = collect_module.Path(config.output_dir) / "acts_layer1"
+    folder.mkdir(parents=True)
+    (folder / "mine.txt").write_text("keep me")
+    with pytest.raises(BadInput, match=r"holds mine\.txt, which no collection wrote"):
+        collect(dataclasses.replace(config, shard_tokens=80))
+    assert [p.name for p in folder.iterdir()] == ["mine.txt"] and not list(folder.parent.glob(".*"))
 
 
 # --- what is wrong --------------------------------------------------------------------------------------
@@ -327,6 +425,12 @@ def test_bad_options_leave_nothing(config, options, sentence):
         collect(changed(config, **options))
     out = collect_module.Path(config.output_dir)
     assert not out.exists() or not list(out.iterdir())
+
+
+@pytest.mark.parametrize("shard_tokens", [0, 15])
+def test_a_shard_holds_a_sequence(config, shard_tokens):
+    with pytest.raises(BadInput, match="give at least the 16 tokens of one sequence"):
+        collect(dataclasses.replace(config, shard_tokens=shard_tokens))
 
 
 def test_full_disk_is_said_before_the_work(config, monkeypatch):
