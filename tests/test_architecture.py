@@ -15,7 +15,7 @@ FLOORS = [
     {"inference", "metrics", "released"},
     {"training", "evaluate"},
     {"experiments", "claims"},
-    {"workflow", "loca", "bench", "report", "cli", "__main__"},
+    {"workflow", "loca", "bench", "explore", "report", "cli", "__main__"},
 ]
 FLOOR = {name: i for i, names in enumerate(FLOORS) for name in names}
 ALLOWED_UP = {("codes", "ops"), ("experiments", "report")}  # inside functions: a decode; the theme of a figure
