@@ -6,12 +6,11 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from repro.config import TRAJECTORIES, Scale
-from repro.errors import BadInput
+from repro.config import Scale
 from repro.evaluate import evaluate_checkpoints
 from repro.experiments.comparison import LABELS
 from repro.experiments.setup import options, prepare
-from repro.experiments.tables import need_table, save_table
+from repro.experiments.tables import save_table
 from repro.training.recipe import TRAINED
 
 if TYPE_CHECKING:
@@ -35,8 +34,8 @@ def run(scale: Scale, name: str = "dynamics", variants: tuple[str, ...] = PAPER_
     corrected = options(scale, modes=("amortized",), protocols=("corrected",), refit=False)
     wanted = [c for c in ready.checkpoints if c["variant"] in variants]
     followed = [c for c in wanted if c["variant"] in PAPER_VARIANTS]
-    sparsest = {v: min(_sparser(v, c["sparsity"]) for c in followed if c["variant"] == v) for v in PAPER_VARIANTS}
-    once = [c for c in followed if _sparser(c["variant"], c["sparsity"]) == sparsest[c["variant"]]]
+    sparsest = {v: min(sparser(v, c["sparsity"]) for c in followed if c["variant"] == v) for v in PAPER_VARIANTS}
+    once = [c for c in followed if sparser(c["variant"], c["sparsity"]) == sparsest[c["variant"]]]
     rows += evaluate_checkpoints(once, ready.data, released, ready.folder / "rows", ready.device)
     for final in (c for c in wanted if c["final"]):
         trajectory = [c for c in wanted if c["trainer"] == final["trainer"] and c["variant"] == final["variant"]]
@@ -46,18 +45,9 @@ def run(scale: Scale, name: str = "dynamics", variants: tuple[str, ...] = PAPER_
     return save_table(name, scale, rows, time.perf_counter() - started, key=ready.data.key)
 
 
-def trajectories(scale: str, recompute: bool = False) -> pd.DataFrame:
-    """All six variants along training, from `config.TRAJECTORIES`: the stored table, or trained and evaluated anew."""
-    if not recompute:
-        return need_table("trajectories", scale)
-    if scale not in TRAJECTORIES:
-        raise BadInput(f"No trajectories are set up for scale '{scale}'; there are {', '.join(TRAJECTORIES)}.")
-    return run(TRAJECTORIES[scale], "trajectories", TRAINED)
-
-
-def _sparser(variant: str, sparsity: float) -> float:
+def sparser(variant: str, sparsity: float) -> float:
     """A number that falls as the SAE gets sparser: k, or minus the L1 coefficient."""
-    return -sparsity if variant == "standard" else sparsity
+    return -sparsity if variant in ("standard", "gated") else sparsity
 
 
 def trajectory_figure(table: pd.DataFrame, metric: str, protocol: str = "corrected") -> Figure:
