@@ -199,14 +199,16 @@ class Inference:
 SHOWN = ("d", "m", "target_l0", "method", "ms_per_token", "relative_gap_max", "l0", "peak_mib", "times_faster")
 
 
-def real(acts: Path, sae_path: Path, n: int) -> Data:
-    """n activations spread over a store, less the decoder bias, with a trained SAE's dictionary."""
-    from repro.activations.store import open_store
+def real(acts: Path, sae_path: Path, n: int, seed: int = 0) -> Data:
+    """n activations drawn from a store, less the decoder bias, with a trained SAE's dictionary."""
+    from repro.activations.store import EXCLUDE, open_store
     from repro.checkpoints import load_sae
+    from repro.workflow.inputs import max_norm_ratio
 
     sae = load_sae(sae_path)
-    rows = open_store(acts).select(("pad", "bos", "eos", "first"), 5.0)
-    x = rows.take(rows.n).x if rows.n <= n else rows.take(100 * n).x[:: max(1, min(rows.n, 100 * n) // n)][:n]
+    store = open_store(acts)
+    model = store.meta.get("model", {}).get("name", "")
+    x = store.select(EXCLUDE, max_norm_ratio(model, None)).take(n, seed=seed).x
     return Data(f"{sae.source.lm_name or 'real'} {sae.name} {sae.source.sparsity:g}", sae.target(x), sae.W_dec.detach())
 
 

@@ -116,11 +116,12 @@ def findings(table: pd.DataFrame) -> str:
     )
 
 
-def changes(table: pd.DataFrame) -> pd.DataFrame:
-    """Metric of a mode minus metric of the encoder, SAE by SAE: what refinement changed, long format."""
+def changes(table: pd.DataFrame, protocol: str = "corrected") -> pd.DataFrame:
+    """Metric of a mode minus metric of the encoder, SAE by SAE, under one protocol: what refinement changed."""
     import pandas as pd
 
-    keys = ["protocol", "variant", "sparsity"]
+    table = table[table["protocol"] == protocol]
+    keys = ["variant", "sparsity"]
     names = [m for m in METRICS if m in table]
     base = table[table["mode"] == "amortized"].set_index(keys)[names]
     parts = []
