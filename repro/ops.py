@@ -112,17 +112,75 @@ def encode_topk(
 
 @torch.no_grad()
 def encode_above(
-    x: Tensor, W_enc: Tensor, b_enc: Tensor, threshold: float = 0.0, *, impl: str = "auto", precision: str = "float32"
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    threshold: float | Tensor = 0.0,
+    *,
+    impl: str = "auto",
+    precision: str = "float32",
 ) -> SparseCodes:
     """The entries of x W_enc + b_enc above max(threshold, 0), strictly, as codes; no gradients.
 
-    x [n, d], W_enc [d, m], b_enc [m]. With threshold 0 it is the ReLU encoder.
+    x [n, d], W_enc [d, m], b_enc [m]; threshold a number or one for every latent [m]. With 0 it is the ReLU encoder.
     """
+    if isinstance(threshold, Tensor) and threshold.ndim > 0:
+        one = torch.ones_like(b_enc)
+        return encode_gated(x, W_enc, b_enc, threshold, one, one - 1, impl=impl, precision=precision)
     _check_product(x, W_enc, b_enc, precision)
     _check_encoder(x, W_enc, b_enc)
     kernel = _kernel("encode", impl, x, W_enc, b_enc)
     values, indices = kernel.above(x, W_enc.detach(), b_enc.detach(), float(threshold), precision)
     return SparseCodes(values, indices, W_enc.shape[1])
+
+
+@torch.no_grad()
+def encode_gated(
+    x: Tensor,
+    W_enc: Tensor,
+    b_enc: Tensor,
+    gate: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    *,
+    impl: str = "auto",
+    precision: str = "float32",
+) -> SparseCodes:
+    """1[p > gate] ReLU(scale p + shift) of p = x W_enc + b_enc as codes, without the matrix [n, m]; no gradients.
+
+    x [n, d], W_enc [d, m]; b_enc, gate, scale and shift [m].
+    """
+    _check_product(x, W_enc, b_enc, precision)
+    _check_encoder(x, W_enc, b_enc)
+    gates = {"gate": gate, "scale": scale, "shift": shift}
+    for name, t in gates.items():
+        if t.shape != b_enc.shape:
+            raise BadInput(f"{name} must be one number a latent, {list(b_enc.shape)}, not {list(t.shape)}.")
+    _check_same(x, *gates.values())
+    kernel = _kernel("encode", impl, x, W_enc, b_enc)
+    arguments = [t.detach() for t in (W_enc, b_enc, *gates.values())]
+    values, indices = kernel.gated(x, *arguments, precision)
+    return SparseCodes(values, indices, W_enc.shape[1])
+
+
+@torch.no_grad()
+def encode_batch_topk(
+    x: Tensor, W_enc: Tensor, b_enc: Tensor, count: int, *, impl: str = "auto", precision: str = "float32"
+) -> SparseCodes:
+    """The `count` largest positive entries of the whole of x W_enc + b_enc, fewer if fewer are positive; no gradients.
+
+    x [n, d], W_enc [d, m], b_enc [m]. Two passes over the product, seldom more; never the matrix [n, m]. Of equal
+    entries the first rows' leftmost are kept.
+    """
+    from repro.kernels.encode_batch import batch_top_k
+
+    if count < 0:
+        raise BadInput(f"count must be at least 0, not {count}.")
+
+    def above(rows: Tensor, threshold: float) -> SparseCodes:
+        return encode_above(rows, W_enc, b_enc, threshold, impl=impl, precision=precision)
+
+    return batch_top_k(x, W_enc.shape[-1], count, above)
 
 
 def decode(values: Tensor, indices: Tensor, atoms: Tensor, *, impl: str = "auto") -> Tensor:

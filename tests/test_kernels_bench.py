@@ -20,8 +20,9 @@ def test_a_row_for_every_operation(tmp_path):
     path = bench.run(["kernels", "--device", "cpu", "--shapes", "toy", "--repeats", "1", "--out", str(tmp_path)])
     found = rows(path)
     assert path == tmp_path / "kernels.csv"
-    operations = {"prox_step", "encode_topk", "encode_topk_groups", "encode_above", "decode", "decode_backward"}
-    assert {r["operation"] for r in found} == operations | {"firing_stats", "coordinate_descent", "solve"}
+    encoders = {"encode_topk", "encode_topk_groups", "encode_above", "encode_gated", "encode_batch_topk"}
+    others = {"prox_step", "decode", "decode_backward", "firing_stats", "coordinate_descent", "solve"}
+    assert {r["operation"] for r in found} == encoders | others
     compiled = {"numba", "working_set"} if importlib.util.find_spec("numba") else set()
     assert {r["impl"] for r in found} == {"torch", "fista"} | compiled
     for r in found:

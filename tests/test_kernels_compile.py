@@ -33,7 +33,9 @@ for precision in ("float32", "tf32"):
     at = tile.tiles(precision)
     prox = [f, f, f, f, f, "i32", "i32", "i32", "fp32", "i32"]
     KERNELS[f"prox_step {precision}"] = prox_step_triton._prox_step, prox, dict(NONNEG=True, **at)
-    KERNELS[f"collect {precision}"] = encode_triton._collect, [f, f, f, f, i, l, "i32", "i32", "i32", "i32"], at
+    collect = [f, f, f, f, f, f, f, i, l, "i32", "i32", "i32", "i32"]
+    for gated in (False, True):
+        KERNELS[f"collect {gated} {precision}"] = encode_triton._collect, collect, dict(GATED=gated, **at)
 ptxas = str(Path(triton.__file__).parent / "backends/nvidia/bin/ptxas")
 out = {}
 for name, (kernel, types, launch) in KERNELS.items():
@@ -64,7 +66,7 @@ def test_kernels_compile_for_a_gpu(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert len(found) == 11
+    assert len(found) == 13
     for name, facts in found.items():
         assert facts["spilled"] <= 256, (name, facts)  # bytes a thread, in the epilogue
         assert facts["shared"] <= 227 * 1024, (name, facts)

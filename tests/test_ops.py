@@ -3,8 +3,10 @@
 Triton runs in its interpreter where there is no GPU (small shapes: every number is a numpy call), on the GPU otherwise.
 """
 
+import ast
 import importlib.util
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +152,56 @@ def test_encode_above(impl, device, threshold):
         x, W, b = encoder(n, d, m, device, seed=2)
         pre = x.double() @ W.double() + b.double()
         assert_selected(ops.encode_above(x, W, b, threshold, impl=impl), pre, pre * (pre > max(threshold, 0.0)))
+
+
+def whole(n, d, m, device, seed=0):
+    """An encoder of small whole numbers: every product is exact, many scores are equal."""
+    g = torch.Generator().manual_seed(seed)
+    x, W, b = (torch.randint(-2, 3, shape, generator=g).float().to(device) for shape in ((n, d), (d, m), (m,)))
+    return x, W, b, (x.double() @ W.double() + b.double())
+
+
+@EVERY
+def test_gates_thresholds_and_magnitudes_of_every_latent(impl, device):
+    for n, d, m, _ in shapes(impl, device):
+        x, W, b, pre = whole(n, d, m, device)
+        gate, shift = (torch.randint(-3, 4, (m,), device=device).float() for _ in range(2))
+        scale = torch.rand(m, device=device) + 0.5
+        expected = (pre > gate) * (scale * pre + shift).relu()
+        found = ops.encode_gated(x, W, b, gate, scale, shift, impl=impl)
+        assert torch.equal(found.to_dense() > 0, expected > 1e-6)  # rounding may leave a little of 0
+        assert_selected(found, expected, expected)
+        found = ops.encode_above(x, W, b, gate, impl=impl)
+        assert torch.equal(found.to_dense().double(), pre * (pre > gate.clamp_min(0)))
+
+
+@EVERY
+def test_the_largest_of_a_whole_batch(impl, device):
+    for n, d, m, k in shapes(impl, device):
+        for count in (0, n * min(k, 8), n * m):
+            x, W, b, pre = whole(n, d, m, device)
+            found = ops.encode_batch_topk(x, W, b, count, impl=impl)
+            z, positive = found.to_dense().double(), pre[pre > 0]
+            best = positive.sort(descending=True).values[:count]
+            assert torch.equal(z[z > 0].sort(descending=True).values, best)
+            assert torch.equal(z[z > 0], pre[z > 0])
+            if 0 < len(best) < len(positive):  # of equal ones the first
+                tied = (pre == best[-1]).flatten().nonzero().squeeze(1)
+                kept = (z.flatten()[tied] > 0).tolist()
+                assert kept == sorted(kept, reverse=True)
+
+
+@EVERY
+def test_a_batch_whose_sample_says_nothing(impl, device, monkeypatch):
+    """All large scores lie in a row that the sample leaves out, and the other way round."""
+    monkeypatch.setattr("repro.kernels.encode_batch.SAMPLE", 80)  # 4 rows of 20 latents
+    for loud in (1, 0):
+        x = torch.zeros(9, 1, device=device)
+        x[loud] = 100
+        W, b = torch.ones(1, 20, device=device), torch.arange(1.0, 21, device=device)
+        pre = x @ W + b
+        found = ops.encode_batch_topk(x, W, b, 50, impl=impl).to_dense()
+        assert torch.equal(found[found > 0].sort(descending=True).values, pre.flatten().topk(50).values)
 
 
 @EVERY
@@ -364,6 +416,9 @@ def test_bad_input_is_refused_in_one_sentence():
         lambda: ops.encode_above(x[:, :3], W, b),
         lambda: ops.encode_above(x.bfloat16(), W.bfloat16(), b.bfloat16(), impl="numba"),
         lambda: ops.encode_above(x.double(), W.double(), b.double(), impl="triton"),
+        lambda: ops.encode_above(x, W, b, torch.zeros(2)),
+        lambda: ops.encode_gated(x, W, b, b, b, b.double()),
+        lambda: ops.encode_batch_topk(x, W, b, -1),
         lambda: ops.prox_step(z, x, W, 0.1, 0.1),
         lambda: ops.prox_step(z, x, W.T, torch.ones(2), 0.1),
         lambda: ops.prox_step(z, x, W.T, 0.1, 0.1, impl="numba"),
@@ -423,3 +478,23 @@ def test_nonzeros_are_all_there_in_order_and_nothing_else(impl, dtype):
     assert ops.nonzeros(nothing, impl=impl)[0].tolist() == [[0.0]] * 2
     strided = torch.randn(6, 8)[:, ::2]
     assert torch.equal(ops.nonzeros(strided, impl=impl)[0], strided)
+
+
+def test_evaluations_encode_through_the_operations_only():
+    """No module of an evaluation calls the dense encoder, multiplies by W_enc or selects scores for itself."""
+    package, dense = Path(ops.__file__).parent, []
+    files = [f for folder in ("evaluate", "inference", "metrics", "solvers") for f in (package / folder).glob("*.py")]
+    assert len(files) > 20
+    for file in files:
+        tree = ast.parse(file.read_text())
+        for part in ast.walk(tree):
+            if isinstance(part, ast.FunctionDef) and part.name == "released_codes":
+                part.body = []  # dense by definition: a tenth of all latents, of either sign
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                method, owner = node.func.attr, ast.unparse(node.func.value)
+                if method in ("pre", "activate", "train_activate") or (method == "encode" and owner.endswith("sae")):
+                    dense.append(f"{file.name}:{node.lineno} {ast.unparse(node)}")
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult) and "enc" in ast.unparse(node):
+                dense.append(f"{file.name}:{node.lineno} {ast.unparse(node)}")
+    assert not dense, dense

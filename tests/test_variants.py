@@ -45,6 +45,43 @@ def test_codes_are_nonnegative_and_the_same_in_blocks(variant):
     assert sae.train_activate(sae.pre(x)).shape == (N, M)
 
 
+@pytest.mark.parametrize("n", [1, 3, 17, 823])
+@pytest.mark.parametrize("kind", [*VARIANTS, "batch_topk of a batch"])
+def test_sparse_encoding_is_the_dense_one_and_never_dense(kind, n, monkeypatch):
+    """Weights are small whole numbers, so that scores are exact and often equal; the dense path is then taken away."""
+    variant, _, batch = kind.partition(" of a ")
+    g = torch.Generator().manual_seed(n)
+    groups = {"group_sizes": (1, 250, 750), "group_ks": (1, 20, 30)}
+    knobs = {"k": 51, **groups, "normalisation": "none"} | ({"eval_activation": "batch_topk"} if batch else {})
+    cls = VARIANTS[variant]
+    fields = {f.name for f in dataclasses.fields(cls.Config)}
+    sae = cls(cls.Config(19, 1001, **{name: value for name, value in knobs.items() if name in fields}))
+    with torch.no_grad():
+        for tensor in sae.state_dict().values():
+            tensor.copy_(torch.randint(-2, 3, tensor.shape, generator=g))
+        if isinstance(sae, Gated):
+            sae.b_enc.zero_()
+        if isinstance(sae, BatchTopK):
+            sae.threshold.fill_(11)
+    x = torch.randint(-3, 4, (n, 19), generator=g).float()
+    dense = sae.encode(x)
+
+    def refuse(*_):
+        raise AssertionError("encode_sparse may not hold the matrix of all scores")
+
+    for name in ("pre", "activate", "train_activate", "encode"):
+        monkeypatch.setattr(type(sae), name, refuse)
+    found = sae.encode_sparse(x)
+    z = found.to_dense()
+    assert (z > 0).any() and (found.values >= 0).all()
+    if batch:
+        z, dense = z.flatten(), dense.flatten()
+    if "topk" in variant or variant == "loca":  # of equal scores torch.topk keeps any
+        z, dense = z.sort().values, dense.sort().values
+    assert torch.equal(z > 0, dense > 0)
+    torch.testing.assert_close(z, dense, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_renormalised_reconstructs_the_same(variant):
     sae, x = random_sae(variant, unit=False), tokens()

@@ -43,6 +43,7 @@ def cases(shape: Shape, precision: str, device: str) -> dict[str, Case]:
     b = (torch.randn(m, generator=g) / 10).to(device)
     atoms = W.T.contiguous()
     threshold = float((x[:CHECKED] @ W + b).flatten().topk(CHECKED * k).values[-1])
+    gates = (threshold * (0.9 + 0.2 * torch.rand(m, generator=g))).to(device)
     groups = [m // 8, m // 4, m - m // 8 - m // 4]
     group_ks = [max(1, k // 4), max(1, k // 4), max(1, k // 2)]
     codes = ops.encode_topk(x, W, b, k)
@@ -65,10 +66,14 @@ def cases(shape: Shape, precision: str, device: str) -> dict[str, Case]:
         best = part.topk(k, dim=1)
         return torch.zeros_like(part).scatter(1, best.indices, best.values)
 
-    def above_error(found: SparseCodes) -> float:
-        near = (pre - threshold).abs() < 0.01 * threshold  # where rounding decides
-        on = torch.where(near, found[:CHECKED].to_dense() > 0, pre > threshold)
+    def above_error(found: SparseCodes, least: Tensor | float) -> float:
+        near = (pre - least).abs() < 0.01 * threshold  # where rounding decides
+        on = torch.where(near, found[:CHECKED].to_dense() > 0, pre > least)
         return encoded(found, torch.where(on, pre, 0))
+
+    def batch_error(found: SparseCodes) -> float:
+        values = found.values[found.values > 0]
+        return above_error(found, float(values.min())) if len(values) == n * k else float("inf")
 
     def gradients(impl: str) -> tuple[Tensor, ...]:
         return torch.autograd.grad(ops.decode(v, codes.indices, D, impl=impl), (v, D), grad)
@@ -110,7 +115,19 @@ def cases(shape: Shape, precision: str, device: str) -> dict[str, Case]:
         ),
         "encode_above": Case(
             lambda impl: ops.encode_above(x, W, b, threshold, impl=impl, **given),
-            above_error,
+            lambda found: above_error(found, threshold),
+            small + 4 * m * d + sparse,
+            product,
+        ),
+        "encode_gated": Case(  # thresholds of every latent, as JumpReLU; Gated's arithmetic
+            lambda impl: ops.encode_gated(x, W, b, gates, torch.ones_like(b), torch.zeros_like(b), impl=impl, **given),
+            lambda found: above_error(found, gates.double()),
+            small + 4 * m * d + sparse,
+            product,
+        ),
+        "encode_batch_topk": Case(
+            lambda impl: ops.encode_batch_topk(x, W, b, n * k, impl=impl, **given),
+            batch_error,
             small + 4 * m * d + sparse,
             product,
         ),

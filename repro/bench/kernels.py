@@ -106,7 +106,14 @@ class Kernels:
         return {"error": error, "ms": 1000 * seconds, "peak_mib": peak}
 
 
-PRODUCTS = ("prox_step", "encode_topk", "encode_above", "encode_topk_groups")
+PRODUCTS = (
+    "prox_step",
+    "encode_topk",
+    "encode_above",
+    "encode_topk_groups",
+    "encode_gated",
+    "encode_batch_topk",
+)
 
 
 def implementations(name: str, device: str) -> list[str]:
@@ -115,7 +122,7 @@ def implementations(name: str, device: str) -> list[str]:
         fast = device == "cuda" or importlib.util.find_spec("numba") is not None
         return ["fista", "working_set"] if fast else ["fista"]
     fast = "triton" if device == "cuda" else "numba"
-    kernel = name.split("_topk")[0].split("_above")[0].removesuffix("_backward")
+    kernel = "encode" if name.startswith("encode") else name.removesuffix("_backward")
     has = fast in ops.IMPLEMENTATIONS[kernel] and importlib.util.find_spec(fast) is not None
     return ["torch", fast] if has else ["torch"]
 

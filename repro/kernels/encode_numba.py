@@ -126,6 +126,32 @@ def _above(start, stop, bits, lane, tau, values, indices):
         values[i, count:], indices[i, count:] = 0, 0
 
 
+@nb.njit(**fast)
+def _count_gated(start, stop, pre, gate, scale, shift, l0):
+    for i in range(start, stop):
+        row, count = pre[i], 0
+        for j in range(row.size):
+            count += (row[j] > gate[j]) & (scale[j] * row[j] + shift[j] > 0)
+        l0[i] = count
+
+
+@nb.njit(**fast)
+def _gated(start, stop, pre, gate, scale, shift, lane, values, indices):
+    for i in range(start, stop):
+        row, at = pre[i], 0
+        for first in range(0, row.size, lane):
+            last, some = min(first + lane, row.size), False
+            for j in range(first, last):
+                some |= row[j] > gate[j]
+            if some:
+                for j in range(first, last):
+                    z = scale[j] * row[j] + shift[j]
+                    if row[j] > gate[j] and z > 0:
+                        values[i, at], indices[i, at] = z, j
+                        at += 1
+        values[i, at:], indices[i, at:] = 0, 0
+
+
 def _bits(t: Tensor) -> Tensor:
     return t.view(torch.int32 if t.dtype == torch.float32 else torch.int64)
 
@@ -160,6 +186,22 @@ def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> 
         values = torch.empty(len(pre), _width(l0), dtype=pre.dtype)
         indices = torch.empty_like(values, dtype=torch.long)
         over(len(pre), _above, _bits(pre), LANES[0], _bits(tau).numpy()[0], _bits(values), indices)
+        return values, indices
+
+    return in_blocks(x, W, b, precision, select)
+
+
+def gated(
+    x: Tensor, W: Tensor, b: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, precision: str
+) -> tuple[Tensor, Tensor]:
+    """1[p > gate] ReLU(scale p + shift) of p = x @ W + b; gate, scale and shift [m]. Counted first, then copied."""
+
+    def select(pre: Tensor) -> tuple[Tensor, Tensor]:
+        l0 = torch.empty(len(pre), dtype=torch.long)
+        over(len(pre), _count_gated, pre, gate, scale, shift, l0)
+        values = torch.empty(len(pre), _width(l0), dtype=pre.dtype)
+        indices = torch.empty_like(values, dtype=torch.long)
+        over(len(pre), _gated, pre, gate, scale, shift, LANES[0], values, indices)
         return values, indices
 
     return in_blocks(x, W, b, precision, select)

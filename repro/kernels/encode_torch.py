@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from repro.codes import SparseCodes
+from repro.kernels.nonzeros_torch import nonzeros
 from repro.kernels.precision import operand, torch_products
 
 NUMBERS = {"cpu": 2**22, "cuda": 2**28}
@@ -53,15 +54,11 @@ def top_k(
 
 def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> tuple[Tensor, Tensor]:
     """The entries of x @ W + b above max(threshold, 0), strictly."""
+    return in_blocks(x, W, b, precision, lambda pre: nonzeros(torch.where(pre > max(threshold, 0.0), pre, 0)))
 
-    def select(pre: Tensor) -> tuple[Tensor, Tensor]:
-        on = pre > max(threshold, 0.0)
-        l0 = on.sum(1)
-        slot = on.cumsum(1)[on] - 1
-        rows, columns = on.nonzero(as_tuple=True)
-        values = pre.new_zeros(len(pre), max(1, int(l0.max()) if len(pre) else 1))
-        indices = torch.zeros_like(values, dtype=torch.long)
-        values[rows, slot], indices[rows, slot] = pre[rows, columns], columns
-        return values, indices
 
-    return in_blocks(x, W, b, precision, select)
+def gated(
+    x: Tensor, W: Tensor, b: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, precision: str
+) -> tuple[Tensor, Tensor]:
+    """1[p > gate] ReLU(scale p + shift) of p = x @ W + b; gate, scale and shift [m]."""
+    return in_blocks(x, W, b, precision, lambda pre: nonzeros((pre > gate) * (scale * pre + shift).relu_()))

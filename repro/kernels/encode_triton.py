@@ -25,28 +25,35 @@ NUMBERS = 2**27  # candidates that are held at a time
 
 @triton.jit
 def _collect(
-    x, W, b, tau, count, keys, n, m, d, room,
-    PRECISION: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
+    x, W, b, tau, gate, scale, shift, count, keys, n, m, d, room,
+    GATED: tl.constexpr, PRECISION: tl.constexpr, BN: tl.constexpr, BM: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     rows, cols = tile_of(n, m, BN, BM)
     pre = tile_product(x, W, rows, cols, n, m, d, PRECISION, BN, BM, BD)
     pre += tl.load(b + cols, mask=cols < m, other=0.0)[None, :]
     least = tl.load(tau + rows, mask=rows < n, other=0.0)
-    found = (pre > least[:, None]) & (rows[:, None] < n) & (cols[None, :] < m)
+    found = (rows[:, None] < n) & (cols[None, :] < m)
+    if GATED:
+        found &= pre > tl.load(gate + cols, mask=cols < m, other=0.0)[None, :]
+        pre = pre * tl.load(scale + cols, mask=cols < m, other=0.0)[None, :]
+        pre += tl.load(shift + cols, mask=cols < m, other=0.0)[None, :]
+    found &= pre > least[:, None]
     every = tl.zeros([BN, BM], dtype=tl.int32)
     slot = tl.atomic_add(count + rows[:, None] + every, every + 1, mask=found, sem="relaxed")
     key = (pre.to(tl.int32, bitcast=True).to(tl.int64) << 32) | (m - 1 - cols).to(tl.int64)[None, :]
     tl.store(keys + rows.to(tl.int64)[:, None] * room + slot, key, mask=found & (slot < room))
 
 
-def _candidates(x: Tensor, W: Tensor, b: Tensor, tau: Tensor, room: int, precision: str) -> tuple[Tensor, Tensor]:
+def _candidates(
+    x: Tensor, W: Tensor, b: Tensor, tau: Tensor, room: int, precision: str, gates: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, Tensor]:
     """Keys [n, room] in no order, zeros where there are fewer, and how many scores exceed tau [n] (maybe more)."""
     (n, d), m, launch = x.shape, len(W), tiles(precision)
     count = torch.zeros(n, dtype=torch.int32, device=x.device)
     keys = torch.zeros(n, room, dtype=torch.int64, device=x.device)
     if n and m:
         grid = (triton.cdiv(n, launch["BN"]) * triton.cdiv(m, launch["BM"]),)
-        _collect[grid](x, W, b, tau, count, keys, n, m, d, room, **launch)
+        _collect[grid](x, W, b, tau, *(gates or (b, b, b)), count, keys, n, m, d, room, GATED=bool(gates), **launch)
     return keys, count
 
 
@@ -94,13 +101,27 @@ def top_k(
 
 
 def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> tuple[Tensor, Tensor]:
-    """The entries of x @ W + b above max(threshold, 0), strictly. A second pass where a row has more than 256."""
+    """The entries of x @ W + b above max(threshold, 0), strictly."""
+    return _all(x, W, b, max(threshold, 0.0), precision)
+
+
+def gated(
+    x: Tensor, W: Tensor, b: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, precision: str
+) -> tuple[Tensor, Tensor]:
+    """1[p > gate] ReLU(scale p + shift) of p = x @ W + b; gate, scale and shift [m]."""
+    return _all(x, W, b, 0.0, precision, (gate.contiguous(), scale.contiguous(), shift.contiguous()))
+
+
+def _all(
+    x: Tensor, W: Tensor, b: Tensor, least: float, precision: str, gates: tuple[Tensor, ...] = ()
+) -> tuple[Tensor, Tensor]:
+    """Every score above `least`. A second pass where a row has more than 256."""
     x, rows, b, m = x.contiguous(), W.T.contiguous(), b.contiguous(), W.shape[1]
-    tau = torch.full((len(x),), max(threshold, 0.0), device=x.device)
+    tau = torch.full((len(x),), least, device=x.device)
     room = min(m, 256)
-    keys, count = _candidates(x, rows, b, tau, room, precision)
+    keys, count = _candidates(x, rows, b, tau, room, precision, gates)
     most = int(count.max()) if len(count) else 0
     if most > room:
-        keys, _ = _candidates(x, rows, b, tau, most, precision)
+        keys, _ = _candidates(x, rows, b, tau, most, precision, gates)
     codes = SparseCodes.packed(*_read(keys, m), m)
     return codes.values, codes.indices

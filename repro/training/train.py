@@ -18,7 +18,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repro.activations.models import pick_device
-from repro.codes import SparseCodes
 from repro.config import Device
 from repro.errors import BadInput
 from repro.metrics import Firing, Reconstruction
@@ -159,8 +158,8 @@ def evaluate(sae: SAE, x: Tensor, block: int = 4096) -> dict[str, Any]:
     """NMSE, FVE, L0, dead_rate, dense@0.1, dense@0.2 and n_tokens of the encoder's own codes of raw x [n, d]."""
     parts: list[tuple[Reconstruction, Firing]] = []
     for rows in x.split(block):
-        z = sae.encode(rows)
-        parts.append((Reconstruction.of(rows, sae.decode(z, rows)), Firing.of(SparseCodes.from_dense(z))))
+        codes = sae.encode_sparse(rows, block)
+        parts.append((Reconstruction.of(rows, sae.decode(codes, rows)), Firing.of(codes)))
     fit, firing = parts[0]
     for more_fit, more_firing in parts[1:]:
         fit, firing = fit + more_fit, firing + more_firing

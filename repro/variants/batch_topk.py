@@ -51,9 +51,10 @@ class BatchTopK(sae.SAE):
         return p * (p > self._set_threshold())
 
     def encode_block(self, x: Tensor) -> SparseCodes:
+        encoder = self.encoder_input(x), self.W_enc, self.b_enc
         if self.config.eval_activation == "batch_topk":
-            return super().encode_block(x)
-        return ops.encode_above(self.encoder_input(x), self.W_enc, self.b_enc, self._set_threshold())
+            return ops.encode_batch_topk(*encoder, len(x) * self.config.k)
+        return ops.encode_above(*encoder, self._set_threshold())
 
     def _set_threshold(self) -> float:
         threshold = self.threshold.item()

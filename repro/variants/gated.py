@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro import sae
+from repro import ops, sae
+from repro.codes import SparseCodes
 
 
 class Gated(sae.SAE):
@@ -30,3 +31,7 @@ class Gated(sae.SAE):
 
     def activate(self, pre: Tensor) -> Tensor:
         return (pre + self.gate_bias > 0) * (self.r_mag.exp() * pre + self.mag_bias).relu()
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        gates = -self.gate_bias, self.r_mag.exp(), self.mag_bias
+        return ops.encode_gated(self.encoder_input(x), self.W_enc, self.b_enc, *gates)

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from repro import sae
+from repro import ops, sae
+from repro.codes import SparseCodes
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,6 @@ class JumpReLU(sae.SAE):
 
     def activate(self, pre: Tensor) -> Tensor:
         return (pre * (pre > self.threshold)).relu()
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        return ops.encode_above(self.encoder_input(x), self.W_enc, self.b_enc, self.threshold)
