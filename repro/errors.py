@@ -34,6 +34,6 @@ def disk_full(error: BaseException) -> bool:
 def bad_path(error: BaseException) -> BadInput | None:
     """The sentence for a path that cannot be used as asked: no permission, a file where a folder is needed, …"""
     known = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)
-    if not (isinstance(error, known) or getattr(error, "errno", None) == errno.EROFS):
+    if not isinstance(error, OSError) or not (isinstance(error, known) or error.errno == errno.EROFS):
         return None
-    return BadInput(f"Cannot use {getattr(error, 'filename', None) or 'a path'}: {error.strerror}; name another path.")
+    return BadInput(f"Cannot use {error.filename or 'a path'}: {error.strerror}; name another path.")

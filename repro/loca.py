@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repro.config import Device
 from repro.errors import BadInput
 from repro.training.loca import Grouping
-from repro.workflow.inputs import OneSae, default_text, find_data, max_norm_ratio, safe
+from repro.workflow.inputs import OneSae, default_text, find_data, known_as, max_norm_ratio, measure, safe
 
 if TYPE_CHECKING:
     from repro.sae import SAE
@@ -119,7 +119,7 @@ def train(config: LocaTrain, progress: bool = True) -> Path:
     from repro.training.phases import Loca, train_loca
     from repro.training.run import language, split
 
-    known = DEFAULTS.get(config.model_name, PAPER)
+    known = DEFAULTS.get(known_as(config.model_name), PAPER)
     chosen = {f.name: getattr(config, f.name) for f in dataclasses.fields(Loca)}
     chosen |= {name: known[name] for name in chosen if chosen[name] is None and name in known}
     method = Loca(**chosen)
@@ -148,7 +148,7 @@ def _collect(config: LocaTrain, out: Path, tokens: int) -> Path:
     text = config.dataset or default_text(config.model_name)
     run = RunConfig(
         output_dir=str(out / "acts"),
-        model=ModelConfig(name=config.model_name, layer_index=config.layer),
+        model=ModelConfig(name=known_as(config.model_name), layer_index=config.layer),
         dataset=DatasetConfig(name=text, max_tokens=int(1.05 * (tokens + config.held_out_tokens)) + 128),
         device=config.device,
     )
@@ -164,7 +164,7 @@ def convert(config: LocaConvert) -> Path:
 
 def evaluate(config: LocaEvaluate) -> Path:
     """Write out_dir/{model}_loc_amt_sae_metrics.json: the released keys, and both protocols in full beside them."""
-    from repro.evaluate import EvalOptions, evaluate_sae
+    from repro.evaluate import EvalOptions
     from repro.experiments.setup import device_of
     from repro.workflow.files import about, plain, seed_keys, write_json
     from repro.workflow.tables import protocols
@@ -191,7 +191,7 @@ def evaluate(config: LocaEvaluate) -> Path:
             released_tokens=config.max_tokens,
             seed=config.seed,
         )
-        (row,) = evaluate_sae(sae, data, options)
+        (row,) = measure(sae, data, options, f"{config.model_name}, {protocol}")
         if protocol == "as_released":
             out["amortized"] = seed_keys(row)
         out[protocol] = {"amortized": plain(row)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def plan(options: EvalOptions) -> list[tuple[str, str]]:
     if modes != learned and "corrected" not in options.protocols:
         raise BadInput("Controls run under the corrected protocol only; add it, or leave them out of the modes.")
     return [(p, mode) for p in options.protocols for mode in (modes if p == "corrected" else learned)]
+
+
+def passes(rows: Sequence[tuple[str, str]], data: EvalData, options: EvalOptions) -> int:
+    """Tokens that a bar counts for these rows, (protocol, mode) each: one pass over the data a mode."""
+    modes = {protocol: [mode for p, mode in rows if p == protocol] for protocol, _ in rows}
+    return sum(PROTOCOLS[protocol].passes(names, data.tokens, options) for protocol, names in modes.items())
 
 
 def evaluate_sae(
@@ -94,39 +101,60 @@ def evaluate_checkpoints(
     from repro.checkpoints import CheckpointError, load_sae
 
     folder, code, pairs = Path(folder), code_key(), plan(options)
+    jobs = [_job(entry, folder, code, data, options, pairs) for entry in checkpoints]
     rows: list[dict[str, Any]] = []
-    with tqdm(desc="evaluate", unit="token", unit_scale=True, total=0) as bar:
-        for entry in checkpoints:
-            known = {
-                k: v
-                for k, v in entry.items()
-                if k in ("variant", "trainer", "step", "sparsity", "path") and v is not None
-            }
+    with tqdm(desc="evaluate", unit="token", unit_scale=True, total=sum(job.passes for job in jobs)) as bar:
+        for job in jobs:
+            known = job.known
             bar.set_description_str(
                 f"{known.get('variant', 'SAE')} {known.get('sparsity', '')} step {known.get('step', 'final')}"
             )
             try:
-                sha256 = entry.get("sha256") or _sha256(entry["path"])
-                files = {
-                    pair: folder / f"{row_key(code, sha256, known.get('step'), data.key, options, *pair)}.json"
-                    for pair in pairs
-                }
-                done = [pair for pair, file in files.items() if file.is_file()]
-                if len(done) < len(pairs):
-                    sae = load_sae(entry["path"], fallback_batch_topk=True).to(device)
+                if job.refused is not None:
+                    raise job.refused
+                if job.todo:
+                    sae = load_sae(known["path"], fallback_batch_topk=True).to(device)
             except CheckpointError as error:
                 rows.append({**known, "note": str(error)})
+                bar.total -= job.passes
                 continue
-            if len(done) < len(pairs):
-                for protocol, module in PROTOCOLS.items():
-                    modes = [mode for p, mode in pairs if p == protocol and (p, mode) not in done]
-                    bar.total += module.passes(modes, data.tokens, options)
-                for row in evaluate_sae(sae, data, options, done, bar):
+            before = bar.n
+            todo = [pair for pair in job.todo if not job.files[pair].is_file()]  # the same weights may be listed twice
+            if todo:
+                for row in evaluate_sae(sae, data, options, set(pairs) - set(todo), bar):
                     text = json.dumps(row)
-                    file = files[row["protocol"], row["mode"]]
+                    file = job.files[row["protocol"], row["mode"]]
                     write_atomically(file, lambda path, text=text: path.write_text(text))
-            rows += [json.loads(file.read_text()) | known for file in files.values()]
+            bar.total += bar.n - before - job.passes  # a mode that an SAE cannot have takes fewer passes
+            rows += [json.loads(file.read_text()) | known for file in job.files.values()]
     return rows
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is known of a checkpoint before it is loaded, the files of its rows, and those still to be computed."""
+
+    known: dict[str, Any]
+    files: dict[tuple[str, str], Path] = field(default_factory=dict)
+    todo: tuple[tuple[str, str], ...] = ()
+    passes: int = 0
+    refused: Exception | None = None
+
+
+def _job(
+    entry: dict[str, Any], folder: Path, code: str, data: EvalData, options: EvalOptions, pairs: list[tuple[str, str]]
+) -> Job:
+    from repro.checkpoints import CheckpointError
+
+    known = {k: entry[k] for k in ("variant", "trainer", "step", "sparsity", "path") if entry.get(k) is not None}
+    try:
+        sha256 = entry.get("sha256") or _sha256(entry["path"])
+    except CheckpointError as error:
+        return Job(known, refused=error)
+    keys = {pair: row_key(code, sha256, known.get("step"), data.key, options, *pair) for pair in pairs}
+    files = {pair: folder / f"{key}.json" for pair, key in keys.items()}
+    todo = tuple(pair for pair, file in files.items() if not file.is_file())
+    return Job(known, files, todo, passes(todo, data, options))
 
 
 def _sha256(path: str) -> str:

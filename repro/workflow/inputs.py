@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from repro.activations.presets import PRESETS
 from repro.config import DatasetConfig, Device, MetricsConfig, ModelConfig, Protocol, RunConfig
 from repro.errors import BadInput
-from repro.evaluate import EvalData, open_data
+from repro.evaluate import EvalData, EvalOptions, evaluate_sae, open_data
+from repro.evaluate.run import passes, plan
 
 if TYPE_CHECKING:
     from repro.sae import SAE
@@ -50,10 +54,15 @@ class OneSae:
     """auto = cuda where there is one."""
 
 
+def known_as(model: str) -> str:
+    """The preset's name for the hub id of a preset (its layer and precision are known then); else the name itself."""
+    return next((name for name, preset in PRESETS.items() if preset.kind == "hub" and preset.source == model), model)
+
+
 def of_hub(model: str) -> bool:
     """Is this a language model of the hub: a preset that lies there, or owner/name and no folder here?"""
-    if model in PRESETS:
-        return PRESETS[model].kind == "hub"
+    if known_as(model) in PRESETS:
+        return PRESETS[known_as(model)].kind == "hub"
     return model.count("/") == 1 and not Path(model).expanduser().is_dir()
 
 
@@ -64,7 +73,8 @@ def default_text(model: str) -> str:
 
 def max_norm_ratio(model: str, given: float | None) -> float | None:
     """The ratio that is given, else the one that the model's preset needs, else None: no token is dropped."""
-    return given if given is not None or model not in PRESETS else PRESETS[model].max_norm_ratio
+    preset = PRESETS.get(known_as(model))
+    return given if given is not None or preset is None else preset.max_norm_ratio
 
 
 def find_sae(config: OneSae, variant: str) -> SAE:
@@ -104,11 +114,19 @@ def find_data(config: OneSae) -> EvalData:
     )
     run = RunConfig(
         output_dir=str(Path(config.out_dir) / f"acts-{safe(config.model_name)}"),
-        model=ModelConfig(name=config.model_name, layer_index=config.layer),
+        model=ModelConfig(name=known_as(config.model_name), layer_index=config.layer),
         dataset=dataset,
         device=config.device,
     )
     return open_data(collect(run), metrics, stream=True)
+
+
+def measure(sae: SAE, data: EvalData, options: EvalOptions, title: str) -> Iterator[dict[str, Any]]:
+    """The rows of one SAE, one a protocol and mode, under a bar that counts tokens."""
+    total = passes(plan(options), data, options)
+    with tqdm(desc=title, unit="token", unit_scale=True, total=total) as bar:
+        yield from evaluate_sae(sae, data, options, bar=bar)
+        bar.total = bar.n
 
 
 def safe(name: str) -> str:

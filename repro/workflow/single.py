@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.errors import BadInput
-from repro.evaluate import EvalData, EvalOptions, evaluate_sae
+from repro.evaluate import EvalData, EvalOptions
 from repro.experiments.setup import device_of
 from repro.workflow.files import SEED_MODES, about, plain, seed_keys, write_json
-from repro.workflow.inputs import OneSae, find_data, find_sae, safe
+from repro.workflow.inputs import OneSae, find_data, find_sae, measure, safe
 from repro.workflow.tables import protocols
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def compare(config: CompareConfig) -> Path:
     """Write out_dir/{model}_{variant}_3modes.json: the released keys per mode, and everything corrected beside them."""
     sae, data = _checked(config)
     out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant}
-    for row in evaluate_sae(sae, data, _options(config)):
+    for row in measure(sae, data, _options(config), f"{config.model_name}, {config.sae_variant}"):
         mode = SEED_MODES.get(row["mode"], row["mode"])
         if row["protocol"] == "as_released":
             out[mode] = seed_keys(row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from repro.activations.store import find_stores, open_store, store_name
 from repro.config import RunConfig, write_atomically
 from repro.errors import BadInput
 from repro.evaluate import EvalOptions, evaluate_checkpoints, open_data
@@ -17,13 +18,11 @@ def protocols(word: str) -> tuple[str, ...]:
 
 
 def acts_file(config: RunConfig) -> Path:
-    """output_dir/acts_layer{L}.npy of the config's site, which `repro collect` writes."""
-    folder = Path(config.output_dir)
-    layer = config.model.layer_index
-    found = sorted(folder.glob("acts_layer*.npy"))
-    site = "" if config.model.site == "resid_post" else f"_{config.model.site}"
-    wanted = r"\d+" if layer is None else str(layer)
-    found = [p for p in found if re.fullmatch(f"acts_layer{wanted}{site}", p.stem)]
+    """The store that `repro collect` wrote into output_dir: acts_layer{L}.npy, or a folder of shards of that name."""
+    folder, model = Path(config.output_dir), config.model
+    layer = r"\d+" if model.layer_index is None else model.layer_index
+    name = store_name(0, model.site).replace("0", f"{layer}", 1)
+    found = [p for p in find_stores(folder) if re.fullmatch(name, p.stem)]
     if len(found) != 1:
         what = "no activations" if not found else "activations of several layers"
         raise BadInput(f"There are {what} in {folder}; run `repro collect` first and set model.layer_index.")
@@ -63,7 +62,7 @@ def evaluate(config: RunConfig) -> Path:
             if name in entry:
                 entry[name] = int(entry[name])
     acts = acts_file(config)
-    labelled = acts if acts.with_name(f"{acts.stem}.labels.npy").is_file() else None
+    labelled = acts if open_store(acts).labels is not None else None
     data = open_data(acts, config.metrics, labelled, stream=True)
     options = EvalOptions(
         modes=config.eval_modes,

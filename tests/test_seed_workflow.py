@@ -1,0 +1,313 @@
+"""The released workflow command by command: on the bundled model, and on folders as the hub lays them out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from repro.cli import main
+
+ROOT = Path(__file__).parent.parent
+METRICS = {"NMSE", "DeadRate", "DenseRate@0.1", "DenseRate@0.2", "F1@1", "F1@2", "ΔF1", "AbsorptionRate"}
+MODES = ("amortized", "semi_amortized", "non_amortized")
+COLUMNS = (
+    "variant trainer step sparsity mode protocol NMSE FVE L0 dead_rate dense@0.1 dense@0.2 F1@1 F1@2 dF1 absorption "
+    "amort_gap_mean amort_gap_median amort_gap_lower amort_gap_upper lam n_tokens seed"
+)
+FEW = ("--m", 48, "--batch-size", 128, "--held-out-tokens", 64, "--ce-tokens", 0)
+
+
+def run(*args):
+    main([str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def seed(tmp_path_factory):
+    """collect, train, index, evaluate on the bundled model and labelled texts; the folder and its config."""
+    pytest.importorskip("transformers")
+    out = tmp_path_factory.mktemp("seed")
+    config = {
+        "output_dir": str(out),
+        "model": {"name": "tiny", "layer_index": 2},
+        "dataset": {
+            "name": "tiny-labels",
+            "label_column": "label",
+            "max_tokens": 1500,
+            "seq_len": 16,
+            "packing": False,
+        },
+        "sae_checkpoints": {v: {"name": v, "roots": [f"{out}/saes/{v}"]} for v in ("topk", "standard")},
+        "eval_modes": list(MODES),
+        "semi_steps": 3,
+        "non_steps": 5,
+        "metrics": {"max_tokens": 150, "bootstrap": 5},
+        "seed": 42,
+    }
+    file = out / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    run("collect", "--config", file)
+    train = ("train", "--acts", out, "--output-dir", out / "saes", "--steps", 2, *FEW)
+    run(*train, "--variant", "topk", "--sparsity", 4, 8)
+    run(*train, "--variant", "standard", "--sparsity", 0.05)
+    run("index", "--config", file)
+    run("evaluate", "--config", file)
+    return out, file
+
+
+def test_collect_writes_the_released_array_and_what_it_lacked(seed):
+    out, _ = seed
+    x, mask, tokens = (np.load(out / f"{n}.npy") for n in ("acts_layer2", "acts_layer2.mask", "tokens_layer2"))
+    S, T, d = x.shape
+    assert (T, d) == (16, 256) and x.dtype == np.float32 and mask.dtype == bool and mask.shape == tokens.shape == (S, T)
+    assert mask.sum() == 1500 and not x[~mask].any() and mask[:, 0].all()
+    about = json.loads((out / "acts_layer2.json").read_text())
+    assert about["tokens"] == 1500 and about["layer"] == 2 and len(about["label_names"]) > 1
+    assert len(np.load(out / "acts_layer2.labels.npy")) == about["documents"] == S
+
+
+def test_train_writes_dictionary_learnings_layout(seed):
+    out, _ = seed
+    for variant, count in (("topk", 2), ("standard", 1)):
+        for i in range(count):
+            folder = out / "saes" / variant / "resid_post_layer_2" / f"trainer_{i}"
+            trainer = json.loads((folder / "config.json").read_text())["trainer"]
+            assert (trainer["activation_dim"], trainer["dict_size"], trainer["steps"]) == (256, 48, 2)
+            names = {p.relative_to(folder).as_posix() for p in folder.rglob("*.pt")}
+            assert names == {"ae.pt", *(f"checkpoints/ae_{s}.pt" for s in (0, 1))}
+
+
+def test_index_lists_them(seed):
+    out, _ = seed
+    index = pd.read_parquet(out / "checkpoint_index.parquet")
+    assert {"variant", "family", "path", "trainer", "step", "sparsity", "d", "m", "sha256"} <= set(index.columns)
+    assert len(index) == 9 and (index["status"] == "ok").all() and (index["m"] == 48).all()
+    assert sorted(index.loc[index["final"], "sparsity"]) == [0.05, 4, 8]
+
+
+def test_evaluate_writes_a_row_per_checkpoint_mode_and_protocol(seed):
+    out, _ = seed
+    table = pd.read_parquet(out / "metrics.parquet")
+    assert set(COLUMNS.split()) <= set(table.columns) and len(table) == 9 * 3 * 2
+    assert set(table["mode"]) == set(MODES) and set(table["protocol"]) == {"as_released", "corrected"}
+    assert (table["seed"] == 42).all() and (table["n_tokens"] == 150).all()
+    about = json.loads((out / "acts_layer2.json").read_text())
+    special = np.isin(np.load(out / "tokens_layer2.npy"), [i for ids in about["special_ids"].values() for i in ids])
+    keep = np.load(out / "acts_layer2.mask.npy") & ~special
+    keep[:, 0] = False
+    x = np.load(out / "acts_layer2.npy")[keep][:150].astype(float)
+    path = out / "saes" / "topk" / "resid_post_layer_2" / "trainer_0" / "ae.pt"
+    w = {k: v.double().numpy() for k, v in torch.load(path, weights_only=True).items() if v.is_floating_point()}
+    pre = np.maximum((x - w["b_dec"]) @ w["encoder.weight"].T + w["encoder.bias"], 0)
+    z = np.where(pre >= np.sort(pre, axis=1)[:, [-4]], pre, 0)
+    nmse = ((x - z @ w["decoder.weight"].T - w["b_dec"]) ** 2).sum() / (x**2).sum()
+    row = table[(table["path"] == str(path)) & (table["mode"] == "amortized") & (table["protocol"] == "corrected")]
+    assert row["NMSE"].item() == pytest.approx(nmse, rel=1e-4)
+    assert row["L0"].item() == pytest.approx((z > 0).sum(1).mean())
+
+
+def test_evaluate_again_skips_what_is_done(seed, capfd):
+    out, config = seed
+    rows = sorted((out / "rows").iterdir())
+    before = {p: p.stat().st_mtime_ns for p in rows}
+    rows[5].unlink()
+    table = pd.read_parquet(out / "metrics.parquet")
+    run("evaluate", "--config", config)
+    assert "token/s" in capfd.readouterr().err
+    changed = [p for p in sorted((out / "rows").iterdir()) if p.stat().st_mtime_ns != before[p]]
+    assert changed == [rows[5]]
+    again = pd.read_parquet(out / "metrics.parquet")
+    pd.testing.assert_frame_equal(table.drop(columns="seconds"), again.drop(columns="seconds"))
+
+
+def test_visualize_draws_every_checkpoint_by_step_and_sparsity(seed, monkeypatch):
+    pytest.importorskip("plotly")
+    from repro.experiments import comparison
+    from repro.workflow.figures import draw, with_steps
+
+    out, _ = seed
+    monkeypatch.setattr(comparison, "METRICS", ("NMSE", "F1@1"))
+    table = pd.read_parquet(out / "metrics.parquet")
+    figures = dict(draw(with_steps(table)))
+    names = {"NMSE_corrected_by_step", "F1@1_as_released_by_sparsity", "amort_gap_mean_corrected_by_step"}
+    assert names <= set(figures)
+    part = table[(table["protocol"] == "corrected") & table["NMSE"].notna()]  # nothing trains an L1 SAE in two steps
+    assert part["mode"].value_counts()["amortized"] == 9
+    drawn = figures["NMSE_corrected_by_step"]
+    titles = {a.text for a in drawn.layout.annotations}
+    assert titles == {f"{v}, {m}" for v in ("topk", "standard") for m in MODES}
+    assert sorted(y for t in drawn.data for y in t.y) == pytest.approx(sorted(part["NMSE"]))
+    assert {x for t in drawn.data for x in t.x} == {1 / 3, 1, 2}  # step 0 left of the first; the final at its last step
+    final = part[part["step"].isna()]
+    markers = [t for t in figures["NMSE_corrected_by_sparsity"].data if t.mode == "markers"]
+    assert sorted(y for t in markers for y in t.y) == pytest.approx(sorted(final["NMSE"]))
+    assert sorted((x, t.name) for t in markers for x in t.x) == sorted(zip(final["sparsity"], final["mode"]))
+
+
+@pytest.mark.browser
+def test_visualize_writes_html_and_png(seed, monkeypatch):
+    pytest.importorskip("kaleido")
+    from repro.experiments import comparison
+    from repro.workflow import figures
+
+    out, config = seed
+    monkeypatch.setattr(comparison, "METRICS", ("NMSE",))
+    monkeypatch.setattr(figures, "GAPS", ())
+    run("visualize", "--config", config)
+    names = {f"fig_NMSE_{p}_by_{along}" for p in ("as_released", "corrected") for along in ("step", "sparsity")}
+    for suffix in ("html", "png"):
+        assert {p.stem for p in out.glob(f"fig_*.{suffix}")} == names
+    assert all(p.read_bytes().startswith(b"\x89PNG") and p.stat().st_size > 20_000 for p in out.glob("fig_*.png"))
+    assert not list(out.glob(".fig*"))
+
+
+def check_modes(file):
+    result = json.loads(file.read_text())
+    for mode in MODES:
+        assert set(result[mode]) == METRICS
+        assert {"FVE", "L0", "NMSE"} <= set(result["corrected"][mode])
+    return result
+
+
+def test_compare_and_sweep(seed, tmp_path):
+    out, _ = seed
+    sae = out / "saes" / "topk" / "resid_post_layer_2" / "trainer_1"
+    given = ("--model-name", "tiny", "--sae-variant", "topk", "--sae-path", sae, "--out-dir", tmp_path)
+    given += ("--max-tokens", 150, "--semi-steps", 3, "--non-steps", 5)
+    run("compare", *given)  # collects the text itself
+    result = check_modes(tmp_path / "tiny_topk_3modes.json")
+    assert result["provenance"]["sae"]["k"] == 8 and result["provenance"]["commit"]
+    run("sweep", *given, "--acts", out / "acts_layer2.npy", "--steps", "1,3")
+    swept = json.loads((tmp_path / "tiny_topk_semi_sweep.json").read_text())
+    assert list(swept["semi_amortized"]) == ["1", "3"]
+    assert all(set(swept["semi_amortized"][s]) == METRICS | {"lambda"} for s in "13")
+
+
+def test_loca_trains_converts_and_evaluates(seed, tmp_path):
+    out, _ = seed
+    folder = tmp_path / "loca"
+    few = (*FEW, "--k", 8, "--n-groups", 4, "--steps", 4)
+    run("loca", "train", "--model-name", "tiny", "--acts", out, "--output-dir", folder, *few)
+    released = {"standard_sae.pt", "multi_encoder_sae.pt", "loc_angular_meta.pt", "config.json", "sae.safetensors"}
+    assert released <= {p.name for p in folder.iterdir()}
+    keys = "model_name target_layer input_dim dict_size num_groups global_k group_ks lr batch_size max_steps seed"
+    assert set(keys.split()) <= set(json.loads((folder / "config.json").read_text()))
+    run("loca", "convert", "--sae-dir", folder)
+    assert {"W_enc", "W_dec"} <= set(torch.load(folder / "ae.pt", weights_only=True))
+    given = ("--model-name", "tiny", "--acts", out, "--out-dir", tmp_path, "--max-tokens", 150)
+    run("loca", "evaluate", *given, "--sae-path", folder / "ae.pt")
+    result = json.loads((tmp_path / "tiny_loc_amt_sae_metrics.json").read_text())
+    assert set(result["amortized"]) == METRICS and result["corrected"]["amortized"]["L0"] <= 8
+
+
+# --- the hub, offline ---------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+HUB = {"gpt_neox": "EleutherAI/pythia-160m-deduped", "gemma2": "google/gemma-2-2b"}
+CARD = """---
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: train.jsonl
+  - split: test
+    path: test.jsonl
+dataset_info:
+  features:
+  - name: text
+    dtype: string
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '0': World
+          '1': Sports
+---
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """HF_HOME with two models of two blocks, files as links into blobs; beside it a data set with its card."""
+    pytest.importorskip("transformers")
+    import language_models
+
+    home = tmp_path_factory.mktemp("hub")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(language_models, "BLOCKS", 2)
+        for family, repo in HUB.items():
+            cache = home / "hub" / f"models--{repo.replace('/', '--')}"
+            blobs = language_models.save(cache / "blobs", family, bos=family == "gemma2")
+            config = blobs / "config.json"
+            longer = json.loads(config.read_text()) | {"max_position_embeddings": 128}
+            config.write_text(json.dumps(longer))
+            (cache / "snapshots" / COMMIT).mkdir(parents=True)
+            for blob in blobs.iterdir():
+                (cache / "snapshots" / COMMIT / blob.name).symlink_to(Path("../../blobs") / blob.name)
+            (cache / "refs").mkdir()
+            (cache / "refs" / "main").write_text(COMMIT)
+    texts = home / "news"
+    texts.mkdir()
+    (texts / "README.md").write_text(CARD)
+    words = language_models.TEXT.split()
+    for split, count in (("train", 60), ("test", 20)):
+        rows = [{"text": " ".join(words[i % 7 :] + words[: i % 5]), "label": i % 2} for i in range(count)]
+        (texts / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return home
+
+
+@pytest.mark.parametrize("family", HUB)
+def test_hub_ids_offline(family, home, tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    import transformers
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repo = HUB[family]
+    config = tmp_path / "config.yaml"
+    model = {"name": repo, "layer_index": 0}
+    text = {"name": str(home / "news"), "split": "train", "label_column": "label", "seq_len": 32, "max_tokens": 900}
+    config.write_text(yaml.safe_dump({"output_dir": str(tmp_path), "model": model, "dataset": text}))
+    run("collect", "--config", config)
+    about = json.loads((tmp_path / "acts_layer0.json").read_text())
+    assert about["model"]["revision"] == COMMIT and about["label_names"] == ["Sports", "World"]
+    assert about["model"]["architecture"] == {"gpt_neox": "GPTNeoXForCausalLM", "gemma2": "Gemma2ForCausalLM"}[family]
+    folder = home / "hub" / f"models--{repo.replace('/', '--')}" / "snapshots" / COMMIT
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    tokens = torch.from_numpy(np.load(tmp_path / "tokens_layer0.npy")[:4].astype(np.int64))
+    with torch.no_grad():
+        x = theirs(tokens, output_hidden_states=True).hidden_states[1].numpy()
+    np.testing.assert_allclose(np.load(tmp_path / "acts_layer0.npy")[:4], x, rtol=1e-4, atol=1e-5)
+
+    few = ("--m", 48, "--steps", 4, "--batch-size", 64, "--held-out-tokens", 32)
+    run("train", "--acts", tmp_path, "--output-dir", tmp_path / "saes", "--variant", "topk", "--sparsity", 4, *few)
+    sae = tmp_path / "saes" / "topk" / "resid_post_layer_0" / "trainer_0"
+    results = json.loads((sae / "eval_results.json").read_text())
+    assert "loss_note" not in results and results["loss_original"] > 0  # the model itself was found again
+    given = ("--model-name", repo, "--layer", 0, "--dataset", home / "news", "--max-tokens", 150, "--out-dir", tmp_path)
+    run("compare", *given, "--sae-variant", "topk", "--sae-path", sae, "--semi-steps", 3, "--non-steps", 5)
+    name = repo.split("/")[1]
+    assert check_modes(tmp_path / f"{name}_topk_3modes.json")["provenance"]["sae"]["lm_name"] == repo
+
+
+@pytest.mark.slow
+def test_hub_by_the_environment_alone(home, tmp_path):
+    """A process of its own, which reads HF_HOME; a preset means the hub's model."""
+    pytest.importorskip("datasets")
+    env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(home), "HF_DATASETS_CACHE": str(tmp_path / "d")}
+    env.pop("HF_HUB_CACHE", None)
+    args = ("--model.name", "gemma-2-2b", "--model.layer-index", "1", "--dataset.name", str(home / "news"))
+    args += ("--dataset.split", "test", "--dataset.max-tokens", "200", "--output-dir", str(tmp_path / "o"))
+    done = subprocess.run([sys.executable, "-m", "repro", "collect", *args], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "o" / "acts_layer1.json").read_text())
+    assert about["model"]["revision"] == COMMIT and about["model"]["dtype"] == "bfloat16"
+    assert np.load(tmp_path / "o" / "acts_layer1.npy").dtype == np.float32
+    assert about["bos_prepended"] and about["model"]["attention"] == "eager"
