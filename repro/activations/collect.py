@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import shutil
 import sys
 import time
@@ -34,7 +33,6 @@ __all__ = ["collect", "collect_texts"]
 
 FORMAT = 1  # of the files; a change collects again
 BLOCK = 4096  # sequences whose norms are in memory at a time
-CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 def collect(config: RunConfig) -> Path:
@@ -44,7 +42,8 @@ def collect(config: RunConfig) -> Path:
     A finished store of the same model, text and options is left alone (with config.verify, once every sha256 agrees);
     one of others is replaced when the new one is complete. What a killed run has written is kept under a hidden name
     and continued: the arrays end up the same, byte for byte. Padding positions hold zeros. Raises BadInput before long
-    work where the input cannot be used, when activations are not finite, and when the disk is full.
+    work where the input cannot be used or the disk is too small, and when activations are not finite; OSError when the
+    disk fills up on the way.
     """
     data = config.dataset
     if data.max_tokens < 1 or data.seq_len < 1 or data.batch_size < 1 or data.skip_documents < 0:
@@ -61,25 +60,17 @@ def collect(config: RunConfig) -> Path:
     if not draft.folder.exists() and _is_done(draft.final, draft.published, key, config.verify, quiet=True):
         _say(f"{draft.final} is there already, from the same model, text and options.")
         return draft.final
-    try:
-        with _only_one(draft.folder):
-            if read_json(draft.manifest).get("key") != key:
-                if _is_done(draft.final, draft.published, key, config.verify):
-                    _say(f"{draft.final} is there already, from the same model, text and options.")
-                    return draft.final
-                draft.check_target()
-                next(documents(data))  # text that cannot be read is an error before the model is loaded
-                write(load_model(config.model, config.device, source), config, draft, key)
-            (draft.folder / PROGRESS).unlink(missing_ok=True)
-            other.withdraw()
-            draft.publish()
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise BadInput(
-            f"Cannot write to {config.output_dir}: {error.strerror}; make room, or choose another output_dir "
-            "(what is finished is kept, and the same command goes on from there)."
-        ) from None
+    with _only_one(draft.folder):
+        if read_json(draft.manifest).get("key") != key:
+            if _is_done(draft.final, draft.published, key, config.verify):
+                _say(f"{draft.final} is there already, from the same model, text and options.")
+                return draft.final
+            draft.check_target()
+            next(documents(data))  # text that cannot be read is an error before the model is loaded
+            write(load_model(config.model, config.device, source), config, draft, key)
+        (draft.folder / PROGRESS).unlink(missing_ok=True)
+        other.withdraw()
+        draft.publish()
     return draft.final
 
 

@@ -163,9 +163,9 @@ class ManyFiles(OneFile):
         draft = self._draft(number)
         try:
             create(draft, layout(*docs.shape, d, "labels" in side), {"store": self.key, "shard": str(number)})
-        except OSError:
+        except OSError as error:
             draft.unlink(missing_ok=True)
-            raise
+            raise OSError(error.errno, error.strerror, str(self.folder.parent)) from None
         shard = map_shard(draft, "r+")
         shard["tokens"][:], shard["docs"][:], shard["mask"][:] = side["tokens"][part], docs, mask
         if "labels" in side:
