@@ -48,6 +48,7 @@ class Train:
     warmup: int = flag(5, "first steps that the clock leaves out")
     variants: tuple[str, ...] = flag(TRAINED, "what to train")
     library: bool = flag(True, "time dictionary-learning too, where it is installed")
+    grad_clip: float = flag(1.0, "largest gradient norm of ours; 0 = not clipped, as in the library's Gated trainer")
     seeds: tuple[int, ...] = flag((0,), "seeds of data and weights, a run each")
     device: str = flag("cpu", "cpu or cuda")
     threads: int = flag(0, "threads of torch; as many as it takes by itself if 0")
@@ -86,7 +87,8 @@ class Train:
 
     def recipe(self) -> Recipe:
         """SAEBench's recipe for so many steps; dead after 10M tokens as there, so that AuxK has nothing to do."""
-        return Recipe.scaled(self.steps, self.batch, checkpoints=(1.0,), dead_after_tokens=Recipe.dead_after_tokens)
+        given = {"checkpoints": (1.0,), "dead_after_tokens": Recipe.dead_after_tokens}
+        return Recipe.scaled(self.steps, self.batch, **given, grad_clip=self.grad_clip or float("inf"))
 
     def _measure(
         self, variant: str, seed: int, make: Callable[..., Any], batches: list[Tensor], held_out: Tensor
@@ -114,6 +116,7 @@ class Train:
             "batch": self.batch,
             "steps": self.steps,
             "seed": seed,
+            "grad_clip": self.grad_clip,
             "ms_per_step": round(1000 * each, 2),
             "tokens_per_s": round(self.batch / each, 1),
             "two_products_tokens_per_s": round(self.batch / floor, 1),

@@ -29,7 +29,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "inference": ("data", "d", "m", "target_l0", "method"),
     "kernels": ("operation", "impl", "precision", "n", "d", "m", "k"),
     "evaluate": ("protocol", "mode", "tokens", "d", "m"),
-    "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed"),
+    "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip"),
 }
 """What a row of each benchmark is about; a newer row about the same thing replaces it in the book."""
 UNIT = "numpy ISTA-200"
@@ -205,6 +205,24 @@ def measured(name: str) -> pd.DataFrame | None:
     """A benchmark's newest rows without the columns about machine and versions; None where nothing was measured."""
     table = bench(name)
     return None if table is None else table.drop(columns=[c for c in ABOUT if c in table]).dropna(axis=1, how="all")
+
+
+def training_speed(table: pd.DataFrame) -> pd.DataFrame:
+    """Tokens a second of every variant at the largest shape measured, ours and the library's, against the floor."""
+    part = table[table["m"] == table["m"].max()]
+    columns = ["tokens_per_s", "times_the_library", "share_of_two_products", "fve", "l0", "peak_mib"]
+    return part.set_index(["variant", "implementation", "d", "m", "k", "batch"])[columns].round(3)
+
+
+def agreement(table: pd.DataFrame) -> pd.DataFrame:
+    """FVE and L0 after the same batches from the same start, ours beside the library's: means over seeds."""
+    keys = ["d", "m", "k", "steps", "variant"]
+    runs = table.groupby([*keys, "implementation"])["seed"].transform("nunique")
+    part = table[runs >= 3].copy()
+    unclipped = (part["implementation"] == "repro") & (part["grad_clip"] == 0)
+    part.loc[unclipped, "implementation"] = "repro, not clipped"
+    wide = part.groupby([*keys, "implementation"], sort=False)[["fve", "l0"]].agg(["mean", "std", "count"])
+    return wide.round(4)
 
 
 def operations(table: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from repro.sae import SAE
 from repro.training.language import of_store
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
 from repro.training.train import train
+from repro.training.watchers import Service, watcher
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,13 @@ class TrainConfig:
     """auto = cuda where there is one."""
     state_every: int | None = None
     """Steps between saved states, from which an interrupted run goes on; a tenth of the run, at most 1,000."""
+    log_to: tuple[Service, ...] = ()
+    """Where the log goes besides log.jsonl: tensorboard, wandb."""
 
 
 def run(config: TrainConfig, progress: bool = True) -> list[Path]:
     """Train what the config says -> the folders of the SAEs. Raises BadInput before training where it cannot."""
+    watch = watcher(config.log_to) if config.log_to else None
     store = open_store(config.acts)
     rows = store.select(config.exclude, config.max_norm_ratio)
     part, rest = split(rows, config.train_tokens, config.held_out_tokens)
@@ -80,6 +84,7 @@ def run(config: TrainConfig, progress: bool = True) -> list[Path]:
         held_out=rest.take(rest.n).x if rest.n else None,
         language=language(store, rows, part.n, config.ce_tokens, config.device),
         state_every=config.state_every,
+        watch=watch,
         progress=progress,
     )
 

@@ -56,6 +56,7 @@ def train(
     starts: Sequence[SAE] | None = None,
     language: Callable[[SAE], dict[str, Any]] | None = None,
     state_every: int | None = None,
+    watch: Callable[[Path, dict[str, Any]], None] | None = None,
     progress: bool = True,
 ) -> list[Path]:
     """Train every job on the same batches of `rows` -> the folders of the SAEs, in the order of the jobs.
@@ -65,6 +66,7 @@ def train(
     an interrupted run goes on from there and ends, on a CPU with the same number of threads, in the same bits. Finished
     SAEs are not trained again. `held_out` [n, d], raw, is what eval_results.json is computed on; else training tokens.
     `starts`: an SAE for raw activations a job, whose weights its training begins from (with a new optimizer).
+    `watch`: is given each line of log.jsonl with the SAE's folder (`training.watchers`).
     `language`: what else goes into eval_results.json, computed from the finished SAE (`training.language`).
     On a CPU, SAEs train side by side, one a core, as far as there are that many.
     Raises BadInput before training for input that cannot work, and when a loss stops being finite.
@@ -85,13 +87,21 @@ def train(
     opened = [Run(folder, job, recipe, about, where, start) for (folder, job), start in zip(runs, begin, strict=True)]
     active = [run for run in opened if not run.finished]
     if active:
-        _loop(rows, active, recipe, where, scale, state_every or max(1, min(1000, recipe.steps // 10)), progress)
+        every = state_every or max(1, min(1000, recipe.steps // 10))
+        _loop(rows, active, recipe, where, scale, every, watch, progress)
         _finish(rows, active, recipe, where, held_out, language)
     return [run.folder for run in opened]
 
 
 def _loop(
-    rows: Stream, runs: list[Run], recipe: Recipe, device: torch.device, scale: float, state_every: int, progress: bool
+    rows: Stream,
+    runs: list[Run],
+    recipe: Recipe,
+    device: torch.device,
+    scale: float,
+    state_every: int,
+    watch: Callable[[Path, dict[str, Any]], None] | None,
+    progress: bool,
 ) -> None:
     saved = set(recipe.checkpoint_steps()) - {recipe.steps}
     log_every = max(1, recipe.steps // LOG_LINES)
@@ -115,7 +125,10 @@ def _loop(
             done = (step + 1 - start) * recipe.batch_size
             speed = done / max(time.monotonic() - began, 1e-9)
             line = asdict(stats) | {"FVE": 1 - stats.sse / variance, "tokens": (step + 1) * recipe.batch_size}
-            run.log({k: round(v, 6) for k, v in line.items()} | {"tokens_per_s": round(speed)})
+            line = {k: round(v, 6) for k, v in line.items()} | {"tokens_per_s": round(speed)}
+            run.log(line)
+            if watch is not None:
+                watch(run.folder, line)
         return stats
 
     total = recipe.steps * recipe.batch_size
