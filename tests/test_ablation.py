@@ -146,7 +146,7 @@ def test_expected_silence_falls_with_the_budget():
 @pytest.fixture
 def table():
     rows = []
-    for path, step, change, rules in ablation.plan():
+    for route, step, change, rules in ablation.plan():
         on = sum(vars(rules).values())
         for mode, base in (("amortized", 0.9), ("semi", 0.1), ("non", 0.05)):
             goal = 0.2
@@ -157,7 +157,9 @@ def table():
                 "absorption_shuffled_high": value,
                 "absorption_rate": value,
             }
-            rows.append({"path": path, "step": step, "change": change, "mode": mode, "fires": 5.0, **facts, **shuffled})
+            rows.append(
+                {"route": route, "step": step, "change": change, "mode": mode, "fires": 5.0, **facts, **shuffled}
+            )
     whole = pd.DataFrame(rows).drop(columns="FVU")
     return pd.concat([whole.assign(variant=v, sparsity=s) for v, s in (("topk", 8), ("standard", 0.1))])
 
@@ -166,7 +168,7 @@ def test_effects_add_up_and_do_not_depend_on_the_order_here(table):
     found = ablation_view.effects(table, "NMSE")
     assert found.loc["encoder"].to_numpy() == pytest.approx(-0.7 / 11, abs=1e-4)  # every column, every change
     assert found.loc["encoder", "on the way"].sum() == pytest.approx(0.2 - 0.9, abs=1e-3)
-    short = ablation_view.effects(table[table["path"] == "cumulative"], "NMSE")
+    short = ablation_view.effects(table[table["route"] == "cumulative"], "NMSE")
     assert list(short.columns) == ["on the way"]
     text = ablation_view.findings(table)
     assert "from 0.9 as released to 0.2 corrected" in text and "-0.8 as released and +0 corrected" in text

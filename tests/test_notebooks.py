@@ -8,7 +8,17 @@ import pytest
 from repro.config import repo_root
 from repro.report.runner import execute, scale_parameters
 
-NAMES = ["00_start", "43_dynamics", "50_comparison", "51_controls", "52_semi_sweep", "60_loca", "70_performance"]
+NAMES = [
+    "00_start",
+    "43_dynamics",
+    "50_comparison",
+    "51_controls",
+    "52_semi_sweep",
+    "53_ablation",
+    "55_ground_truth",
+    "60_loca",
+    "70_performance",
+]
 NANO = {
     "train_tokens": 6000,
     "eval_tokens": 300,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from repro.config import MetricsConfig, ModelConfig, Scale, digest, file_sha256, write_atomically
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, code_key, open_data
@@ -33,7 +35,7 @@ FEW = 32  # tokens whose optimum is solved at every lambda of the released grid
 
 
 def plan(everything: bool = True) -> Iterator[tuple[str, int, str, Rules]]:
-    """(path, step, change, rules): the cumulative path in the order of `Rules`, then each change alone and undone."""
+    """(route, step, change, rules): the cumulative path in the order of `Rules`, then each change alone and undone."""
     rules = AS_RELEASED
     yield "cumulative", 0, "as_released", rules
     for step, name in enumerate(Rules.names(), 1):
@@ -45,11 +47,12 @@ def plan(everything: bool = True) -> Iterator[tuple[str, int, str, Rules]]:
             yield "undone", step, name, CORRECTED.but(name, False)
 
 
-def run(scale: Scale, share: float = 1.0, single: Sequence[str] | None = None) -> pd.DataFrame:
-    """Every final SAE under every rule, one row a mode; writes the tables `ablation` and `lambda_grid`.
+def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[str] = ()) -> pd.DataFrame:
+    """Final SAEs under every rule, one row a mode; writes the tables `ablation` and `lambda_grid`.
 
-    share: of the evaluation tokens and labelled documents. single: variants whose first SAE takes each change alone and
-    undone too; None = every SAE. Finished rows are kept, so that a run that was killed goes on where it stopped.
+    share: of the evaluation tokens and labelled documents. per_variant: SAEs of each variant (0 = all). alone: variants
+    whose first SAE takes each change alone and undone too (none given = every SAE). Finished rows are kept, so that a
+    run that was killed goes on where it stopped.
     """
     from repro.checkpoints import load_sae
 
@@ -59,21 +62,27 @@ def run(scale: Scale, share: float = 1.0, single: Sequence[str] | None = None) -
     code = digest(code_key(), [file_sha256(p) for p in sorted(Path(__file__).parent.glob("ablat*.py"))])
     rows: list[dict[str, Any]] = []
     grids: list[dict[str, Any]] = []
-    seen: set[str] = set()
+    seen: Counter[str] = Counter()
+    todo = []
     for entry in ready.finals():
-        sae = load_sae(entry["path"]).to(ready.device)
-        known = {"variant": entry["variant"], "sparsity": entry["sparsity"], "m": sae.config.m, "d": sae.config.d}
-        everything = single is None or (entry["variant"] in single and entry["variant"] not in seen)
-        seen.add(entry["variant"])
-        key = digest(code, sae.source.sha256, ready.data.key, share, o)
-        job = OneSAE(sae, sources, o, ready, ready.folder / "rows", key)
-        steps = list(plan(everything))
-        done = {
-            rules: job.rows(rules) for rules in sorted({s[-1] for s in steps}, key=lambda r: tuple(vars(r).values()))
-        }
-        for path, step, change, rules in steps:
-            rows += [{**known, "path": path, "step": step, "change": change, **row} for row in done[rules]]
-        grids += [{**known, **row} for row in job.grid()]
+        if per_variant and seen[entry["variant"]] >= per_variant:
+            continue
+        everything = not alone or (entry["variant"] in alone and not seen[entry["variant"]])
+        todo.append((entry, list(plan(everything))))
+        seen[entry["variant"]] += 1
+    with tqdm(desc="ablation", unit="rules", total=sum(len({s[-1] for s in steps}) for _, steps in todo)) as bar:
+        for entry, steps in todo:
+            sae = load_sae(entry["path"]).to(ready.device)
+            known = {"variant": entry["variant"], "sparsity": entry["sparsity"], "m": sae.config.m, "d": sae.config.d}
+            key = digest(code, sae.source.sha256, ready.data.key, share, o)
+            job = OneSAE(sae, sources, o, ready, ready.folder / "rows", key)
+            done = {}
+            for rules in sorted({step[-1] for step in steps}, key=lambda rules: tuple(vars(rules).values())):
+                done[rules] = job.rows(rules)
+                bar.update()
+            for route, step, change, rules in steps:
+                rows += [{**known, "route": route, "step": step, "change": change, **row} for row in done[rules]]
+            grids += [{**known, **row} for row in job.grid()]
     seconds, extra = time.perf_counter() - started, {"key": ready.data.key, "share": share}
     save_table("lambda_grid", scale, grids, seconds, **extra)
     return save_table("ablation", scale, rows, seconds, **extra)

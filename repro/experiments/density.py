@@ -88,8 +88,8 @@ def ends(table: pd.DataFrame) -> pd.DataFrame:
     """The first and the last rows of the cumulative path, as `protocol` as_released and corrected."""
     import pandas as pd
 
-    path = table[table["path"] == "cumulative"]
-    parts = [path[path["step"] == step].assign(protocol=name) for step, name in zip((0, path["step"].max()), ENDS)]
+    part = table[table["route"] == "cumulative"]
+    parts = [part[part["step"] == step].assign(protocol=name) for step, name in zip((0, part["step"].max()), ENDS)]
     return pd.concat(parts, ignore_index=True)
 
 

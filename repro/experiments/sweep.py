@@ -1,4 +1,4 @@
-"""The semi sweep: how many ISTA steps from the encoder's code does it take, and what do they change?"""
+"""The semi sweep: how many steps from the encoder's code does it take, at what cost, and what do they change?"""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from repro.errors import BadInput
 from repro.evaluate import EvalData, EvalOptions, KeptCodes, TokenSums, code_key, probe_row
 from repro.experiments.comparison import LABELS
 from repro.experiments.setup import options, prepare
+from repro.experiments.sweep_steps import Clock, fista, ista
 from repro.experiments.tables import save_table
 
 if TYPE_CHECKING:
@@ -27,36 +28,52 @@ if TYPE_CHECKING:
 
 
 def run(scale: Scale) -> pd.DataFrame:
-    """Both protocols on every BatchTopK SAE of the scale, at every step count; corrected ends with the optimum."""
+    """Both protocols on every BatchTopK SAE of the scale, at every step count; corrected ends with the optimum.
+
+    Writes the tables `sweep` (ISTA and the optimum) and `sweep_fista` (FISTA, corrected); returns the first.
+    """
     from repro.checkpoints import load_sae
 
     started = time.perf_counter()
-    ready = prepare(scale)
+    ready, o = prepare(scale), options(scale)
     rows: list[dict[str, Any]] = []
     for entry in ready.finals("batch_topk"):
         sae = load_sae(entry["path"]).to(ready.device)
-        key = digest("sweep", code_key(), sae.source.sha256, ready.data.key, scale.sweep_steps, options(scale))
+        key = digest("sweep with costs", code_key(), sae.source.sha256, ready.data.key, scale.sweep_steps, o)
         done = ready.folder / "rows" / f"{key}.json"
         if not done.is_file():
             new = [
                 {**row, "m": sae.config.m, "d": sae.config.d}
-                for row in sweep(sae, ready.data, scale.sweep_steps, options(scale))
+                for row in sweep(sae, ready.data, scale.sweep_steps, o, momentum=True)
             ]
             write_atomically(done, lambda path, new=new: path.write_text(json.dumps(new)))
         rows += [
             {"variant": entry["variant"], "sparsity": entry["sparsity"], **r} for r in json.loads(done.read_text())
         ]
-    return save_table("sweep", scale, rows, time.perf_counter() - started, key=ready.data.key)
+    seconds = time.perf_counter() - started
+    if momentum := [r for r in rows if r.get("solver") == "fista"]:
+        save_table("sweep_fista", scale, momentum, seconds, key=ready.data.key)
+    return save_table("sweep", scale, [r for r in rows if r.get("solver") != "fista"], seconds, key=ready.data.key)
 
 
-def sweep(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
-    """Rows of one SAE: protocol, steps, metrics, and the cost in encoder passes (two products of d x m a step).
+def sweep(
+    sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions, momentum: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Rows of one SAE: protocol, steps, solver, metrics and what the codes cost. lambda is calibrated once:
+    as_released by the grid of nine, corrected to the encoder's L0 after 30 ISTA steps. `momentum`: FISTA's rows too.
 
-    ISTA has no memory, so the codes after 10 steps are 5 more steps from those after 5. lambda is calibrated once:
-    as_released by the grid of nine, corrected to the encoder's L0 after 30 steps.
+    cost: in encoder passes, 1 + 2 k for k steps, as a step is two products of the encoder's size.
+    flops_per_token: 2 d m a product, so 2 d m (1 + 2 k); what is linear in d or m is left out, and so is decoding. Of
+    the optimum: 2 d m a pass over the dictionary; coordinate descent inside the working set is not counted.
+    ms_per_token: measured, encoder included, on blocks of the evaluation tokens.
     """
     yield from _released(sae, data, steps, o)
-    yield from _corrected(sae, data, steps, o)
+    yield from _corrected(sae, data, steps, o, momentum)
+
+
+def flops(passes: float, sae: SAE) -> float:
+    """FLOPs of so many products of one token with the dictionary, or with the encoder."""
+    return passes * 2 * sae.config.d * sae.config.m
 
 
 def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
@@ -68,22 +85,25 @@ def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) ->
     lam, tokens, counts = job.lam, job.tokens, sorted(set(steps))
     kept = {count: KeptCodes(sae.config.m, job.device) for count in counts}
     sums: dict[int, list[Any]] = {}
+    clock = Clock()
     for _, x in tokens.blocks(job.size, job.device):
-        for count, codes in _trajectory(x, job.atoms, lam, job.encode(x), counts, False, job.shared):
+        for count, codes in ista(x, job.atoms, lam, lambda x=x: job.encode(x), counts, False, job.shared, clock):
             new: list[Any] = [Reconstruction.of(x, codes.decode(job.atoms)), Firing.of(codes)]
             sums[count] = [a + b for a, b in zip(sums[count], new)] if count in sums else new
             kept[count].append(codes)
     labels = norm_labels(tokens, job.size)
     for count in counts:
         row = {"protocol": "as_released", "steps": count, "cost": 1 + 2 * count, "lam": lam, "n_tokens": len(tokens)}
+        row |= {"solver": "ista", "flops_per_token": flops(1 + 2 * count, sae), "ms_per_token": clock.ms(count, tokens)}
         for record in sums[count]:
             row |= record.value()
         yield row | probe_metrics(kept[count].blocks, labels, None, o.probe_ks)[0]
 
 
-def _corrected(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
+def _corrected(
+    sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions, momentum: bool
+) -> Iterator[dict[str, Any]]:
     from repro.evaluate.corrected import Corrected, Way
-    from repro.metrics import pool
     from repro.solvers import Lasso, solve
 
     job = Corrected(sae, data, dataclasses.replace(o, refit=False), tqdm(disable=True))
@@ -92,53 +112,50 @@ def _corrected(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -
     except BadInput as error:
         yield {"protocol": "corrected", "note": str(error)}
         return
-    atoms, counts = sae.W_dec.detach(), sorted(set(steps))
+    atoms, about = sae.W_dec.detach(), {"protocol": "corrected", "lam": lam, "n_tokens": len(data.tokens)}
+    for solver, walk in (("ista", ista), ("fista", fista))[: 1 + momentum]:
+
+        def after(x: Any, clock: Clock, walk: Any = walk) -> Iterator[tuple[int, SparseCodes]]:
+            start = lambda: sae.encode_sparse(x)  # noqa: E731
+            return walk(sae.target(x), atoms, lam, start, sorted(set(steps)), True, job.shared, clock)
+
+        for row in _walked(job, after, sorted(set(steps))):
+            yield about | {"solver": solver} | row
+    products, clock = 0, Clock()
+
+    def optimum(x: Any, rows: slice | None) -> SparseCodes:
+        nonlocal products
+        with (Clock() if rows is None else clock).on(-1):
+            found = solve(Lasso(sae.target(x), atoms, lam, shared=job.shared), tol=o.tol)
+        if rows is not None:
+            products += int(found.steps.sum()) * (1 if found.solver == "working_set" else 2)
+        return found.codes
+
+    row = job.measure(Way(optimum, sae))
+    counted, ms = flops(products / len(data.tokens), sae), clock.ms(-1, data.tokens)
+    yield {**about, "steps": -1, "solver": "certified", "flops_per_token": counted, "ms_per_token": ms, **row}
+
+
+def _walked(job: Any, after: Any, counts: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Rows of one solver: metrics after so many steps."""
+    from repro.metrics import pool
+
+    sae, data, clock = job.sae, job.data, Clock()
     kept = {count: KeptCodes(sae.config.m, job.device) for count in counts}
     sums = {count: TokenSums(data.tokens.docs) for count in counts}
-
-    def after(x: Any) -> Iterator[tuple[int, SparseCodes]]:
-        return _trajectory(sae.target(x), atoms, lam, sae.encode_sparse(x), counts, True, job.shared)
-
     for rows, x in data.tokens.blocks(job.size, job.device):
-        for count, codes in after(x):
+        for count, codes in after(x, clock):
             sums[count].add(rows, x, sae.decode(codes, x).detach(), codes)
             if data.labelled is None:
                 kept[count].append(codes)
     if data.labelled is not None:
         for docs, x in data.labelled.tokens.documents(job.size, job.device):
-            for count, codes in after(x):
+            for count, codes in after(x, Clock()):
                 kept[count].append(pool(codes, docs))
-    about = {"protocol": "corrected", "lam": lam, "n_tokens": len(data.tokens)}
     for count in counts:
-        row = {**about, "steps": count, "cost": 1 + 2 * count, **sums[count].value()}
-        yield row | probe_row(data, kept[count].blocks, o)
-
-    def optimum(x: Any, rows: slice | None) -> SparseCodes:
-        return solve(Lasso(sae.target(x), atoms, lam, shared=job.shared), tol=o.tol).codes
-
-    yield {**about, "steps": -1, **job.measure(Way(optimum, sae))}
-
-
-def _trajectory(
-    target: Any,
-    atoms: Any,
-    lam: float,
-    codes: SparseCodes,
-    counts: Sequence[int],
-    nonneg: bool,
-    shared: dict[str, Any],
-) -> Iterator[tuple[int, SparseCodes]]:
-    """(count, codes after `count` ISTA steps) for rising counts."""
-    from repro.solvers import Ista, Lasso, solve
-
-    problem = Lasso(target, atoms, lam, nonneg, shared=shared)
-    solver = Ista() if nonneg else Ista(1 / (problem.lipschitz + 1e-6))
-    before = 0
-    for count in counts:
-        if count > before:
-            codes = solve(problem, solver, codes, count - before, tol=None, proof=False).codes
-        before = count
-        yield count, codes
+        cost = {"flops_per_token": flops(1 + 2 * count, sae), "ms_per_token": clock.ms(count, data.tokens)}
+        row = {"steps": count, "cost": 1 + 2 * count, **cost, **sums[count].value()}
+        yield row | probe_row(data, kept[count].blocks, job.o)
 
 
 def overview(table: pd.DataFrame) -> pd.DataFrame:

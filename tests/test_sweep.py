@@ -1,0 +1,79 @@
+"""The semi sweep: its points are the solvers' own steps, costs by hand, tables with and without the new columns."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from repro.config import repo_root
+from repro.evaluate import EvalData, EvalOptions, Tokens
+from repro.experiments import sweep, sweep_cost
+from repro.experiments.sweep_steps import Clock, fista, ista
+from repro.solvers import Fista, Ista, Lasso, solve
+from repro.variants import BatchTopK
+
+D, M, STEPS = 8, 24, (0, 1, 4)
+
+
+@pytest.fixture(scope="module")
+def sae():
+    g = torch.Generator().manual_seed(0)
+    out = BatchTopK(BatchTopK.Config(D, M, k=3)).requires_grad_(False)
+    out.W_dec.copy_(torch.nn.functional.normalize(torch.randn(M, D, generator=g), dim=1))
+    out.W_enc.copy_(out.W_dec.T)
+    out.threshold.fill_(0.8)
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(sae):
+    x = torch.randn(120, D, generator=torch.Generator().manual_seed(1)) * 2
+    data = EvalData(Tokens(x, torch.arange(120) // 10), None, "key")
+    o = EvalOptions(bootstrap=2, released_tokens=50, block=64)
+    return list(sweep.sweep(sae, data, STEPS, o, momentum=True)), x
+
+
+@pytest.mark.parametrize(("walk", "solver"), [(ista, Ista()), (fista, Fista())])
+def test_points_of_a_walk_are_the_solvers_own_steps(sae, walk, solver):
+    x = torch.randn(30, D, generator=torch.Generator().manual_seed(2))
+    clock = Clock()
+    found = dict(walk(sae.target(x), sae.W_dec, 0.1, lambda: sae.encode_sparse(x), STEPS, True, {}, clock))
+    problem = Lasso(sae.target(x), sae.W_dec, 0.1)
+    for count in STEPS:
+        known = solve(problem, solver, sae.encode_sparse(x), count, tol=None, proof=False).codes
+        assert torch.allclose(found[count].to_dense(), known.to_dense(), atol=1e-6)
+    times = [clock.ms(count, x) for count in STEPS]
+    assert times == sorted(times) and times[0] > 0
+
+
+def test_costs_are_counted_by_hand(rows):
+    by = {(r["protocol"], r["solver"], r["steps"]): r for r in rows[0]}
+    ways = [("as_released", "ista"), ("corrected", "ista"), ("corrected", "fista")]
+    assert set(by) == {(p, s, k) for p, s in ways for k in STEPS} | {("corrected", "certified", -1)}
+    # a product of one token with 24 atoms of width 8: 2 · 8 · 24 = 384; four steps are 1 + 2 · 4 = 9 of them
+    assert by["corrected", "ista", 0]["flops_per_token"] == 384
+    assert by["corrected", "fista", 4]["flops_per_token"] == 9 * 384
+    assert all(np.isfinite(r["ms_per_token"]) and r["ms_per_token"] > 0 for r in rows[0])
+    best = by["corrected", "certified", -1]["NMSE"]
+    assert by["corrected", "ista", 0] == pytest.approx(
+        by["corrected", "ista", 0] | {k: by["corrected", "fista", 0][k] for k in ("NMSE", "L0", "F1@1", "absorption")}
+    )
+    assert abs(by["corrected", "fista", 4]["NMSE"] - best) < abs(by["corrected", "ista", 1]["NMSE"] - best)
+
+
+def test_figures_draw_new_tables_and_the_committed_ones(rows):
+    table = pd.DataFrame(rows[0]).assign(variant="batch_topk", sparsity=3, m=M, d=D)
+    momentum = table["solver"] == "fista"
+    new, other = table[~momentum], table[momentum]
+    old = pd.read_csv(repo_root() / "data" / "results" / "tiny" / "sweep.csv")
+    figure = sweep_cost.cost_figure(new, other, "NMSE", "ms_per_token")
+    assert [t.name for t in figure.data] == ["ISTA, released", "ISTA", "FISTA", "certified optimum"]
+    assert figure.layout.meta["caption"]
+    known = sweep_cost.costs(old.drop(columns=["solver", "flops_per_token", "ms_per_token"], errors="ignore"))
+    ista = known[(known["way"] == "ista") & (known["steps"] == 5)].iloc[0]
+    assert ista["flops_per_token"] == 11 * 2 * ista["d"] * ista["m"] and known["ms_per_token"].isna().all()
+    assert len(sweep_cost.cost_figure(known, None).data) >= 2
+    assert "recompute" in sweep_cost.findings(known, None) and " ms" in sweep_cost.findings(new, other)
+    assert "recompute" not in sweep_cost.findings(new, other)
+    assert list(sweep_cost.paper_rows().index) == ["W5", "W25", "W50", "V5", "V25", "V50"]
+    assert set(sweep.figures(new)) >= {"NMSE", "L0"} and len(sweep.overview(new))
