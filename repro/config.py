@@ -44,11 +44,12 @@ class DatasetConfig:
     """Which text, and how it becomes sequences of tokens."""
 
     name: str = "tiny"
-    """tiny (bundled English), tiny-labels (bundled glosses), a hub data set, or a txt/jsonl/parquet file or folder."""
+    """tiny (bundled English), tiny-labels (bundled glosses), a name of `repro fetch-text`, a hub data set, or a
+    txt/jsonl/csv/parquet file or folder."""
     config: str | None = None
     """Configuration (subset) of a hub data set."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of the data set, or a part of one: train[1000:2000] by rows, train[:5%]."""
     text_column: str = "text"
     """Column that holds the text."""
     label_column: str | None = None
@@ -220,9 +221,9 @@ K_TINY = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 TRAJECTORIES: dict[str, Scale] = {
     "tiny": dataclasses.replace(
         SCALES["tiny"],
-        train_tokens=1_200_000,  # seen four times and a quarter: 5.1 million in all
+        train_tokens=1_200_000,  # seen twice and a little: 2.56 million in all
         eval_tokens=2_000,
-        steps=2_500,
+        steps=1_250,
         batch_size=2048,
         grid={
             "standard": (0.03, 0.05, 0.08, 0.12, 0.2, 0.3),
@@ -265,6 +266,20 @@ def scale_of(name: str, **changes: Any) -> Scale:
     return from_mapping(Scale, dataclasses.asdict(SCALES[name]) | given)
 
 
+RELEASED = {
+    "model_name": "model.name",
+    "layer_index": "model.layer_index",
+    "device": "device, on the first level",
+    "text_field": "text_column",
+    "max_seq_len": "seq_len",
+    "num_sequences": "max_tokens, which counts tokens",
+    "streaming": "nothing: the hub is always streamed",
+    "correlation_subsample": "max_tokens",
+    **dict.fromkeys(("dense_thresholds", "dead_threshold", "absorption_topk", "normalize_mse"), "fixed as there"),
+}
+"""Keys of the released YAML files that have another name or place here."""
+
+
 def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     """Build a (nested) config dataclass from YAML values; an unknown key or a wrong type raises BadInput."""
     import types
@@ -278,7 +293,8 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
-            raise BadInput(f"Unknown key '{path}'{nearest(str(key), known)}; known keys: {', '.join(known)}.")
+            hint = f" (of the release; here {RELEASED[key]})" if key in RELEASED else nearest(str(key), known)
+            raise BadInput(f"Unknown key '{path}'{hint}; known keys: {', '.join(known)}.")
         out[key] = _convert(hints[key], value, path, types, typing)
     return cls(**out)
 
