@@ -93,4 +93,4 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 )
 def test_example_configs_are_valid(path):
     config = load_yaml(RunConfig, path)
-    assert config.model.layer_index == 8 and config.output_dir.startswith("outputs/")
+    assert config.model.layer_index == 8 and config.output_dir.startswith("outputs")

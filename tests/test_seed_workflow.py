@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from repro.cli import main
+from repro.config import RunConfig, load_yaml
 
 ROOT = Path(__file__).parent.parent
 METRICS = {"NMSE", "DeadRate", "DenseRate@0.1", "DenseRate@0.2", "F1@1", "F1@2", "ΔF1", "AbsorptionRate"}
@@ -204,6 +205,51 @@ def test_loca_trains_converts_and_evaluates(seed, tmp_path):
     run("loca", "evaluate", *given, "--sae-path", folder / "ae.pt")
     result = json.loads((tmp_path / "tiny_loc_amt_sae_metrics.json").read_text())
     assert set(result["amortized"]) == METRICS and result["corrected"]["amortized"]["L0"] <= 8
+
+
+def test_the_examples_say_what_the_released_ones_say():
+    """The keys of the seed README and of the released files; sequences there are tokens here."""
+    folder = ROOT / "notebooks" / "params" / "seed"
+    pythia, agnews, evaluate = (
+        load_yaml(RunConfig, folder / f"{name}.yaml")
+        for name in ("collect_pythia", "collect_agnews", "eval_three_modes_example")
+    )
+    for config in (pythia, agnews, evaluate):
+        assert (config.model.name, config.model.layer_index) == ("EleutherAI/pythia-160m-deduped", 8)
+        assert (config.dataset.split, config.dataset.seq_len, config.dataset.packing) == ("train", 128, False)
+    assert pythia.output_dir == evaluate.output_dir == "outputs/pythia160m_L8" and agnews.output_dir == "outputs"
+    assert pythia.dataset == evaluate.dataset and pythia.dataset.text_column == "text"
+    assert pythia.dataset.name == "monology/pile-uncopyrighted" and pythia.dataset.max_tokens == 10_000 * 128
+    assert agnews.dataset.name == "ag_news" and pythia.seed == evaluate.seed == 42
+    assert {name: (entry.name, *entry.roots) for name, entry in evaluate.sae_checkpoints.items()} == {
+        "standard": ("standard", "path/to/standard_sae"),
+        "topk": ("topk", "path/to/topk_sae"),
+        "batch_topk": ("batch_topk", "batch_topk/pythia-160m"),
+        "matryoshka_batch_topk": ("matryoshka_batch_topk", "matryoshka_batch_topk/pythia-160m"),
+    }
+    assert evaluate.eval_modes == MODES
+    assert (evaluate.semi_steps, evaluate.non_steps, evaluate.target_dense_semi_non) == (30, 200, 0.1)
+    assert (evaluate.metrics.max_tokens, evaluate.metrics.probe_ks) == (50_000, (1, 2, 3, 5))
+
+
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("dataset: {num_sequences: 10}", "of the release; here max_tokens, which counts tokens"),
+        ("model: {device: cuda}", "here device, on the first level"),
+        ("layer_index: 8", "here model.layer_index"),
+        ("evall_modes: [amortized]", "did you mean 'eval_modes'"),
+        ("dataset: {splitt: test}", "did you mean 'split'"),
+        ("sae_checkpoints: {topk: {root: [a]}}", "did you mean 'roots'"),
+        ("semi_steps: many", "semi_steps must be int"),
+    ],
+)
+def test_keys_that_do_not_exist_name_the_one_that_does(text, sentence, tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        run("collect", "--config", tmp_path / "config.yaml")
+    error = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and sentence in error and "\n" not in error
 
 
 # --- the hub, offline ---------------------------------------------------------------------------------
