@@ -95,7 +95,9 @@ def _prepare(scale: Scale) -> Prepared:
     given = {} if scale.lr is None else {"lr": scale.lr}
     recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **given)
     saes = folder / f"saes-{digest(jobs, recipe)}"
-    folders = train(rows, jobs, recipe, saes, lm_name=scale.model, layer=store.meta.get("layer"), device=device)
+    held_out = Rows(store, usable.index[train_tokens : train_tokens + scale.eval_tokens], {}).take(scale.eval_tokens).x
+    layer = store.meta.get("layer")
+    folders = train(rows, jobs, recipe, saes, scale.model, layer, device, held_out=held_out)
     data = open_data(text, metrics, labelled, scale.label_docs, skip=train_tokens)
     checkpoints = []
     for job, path in zip(jobs, folders, strict=True):
