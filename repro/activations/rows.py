@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,6 +70,13 @@ class Rows:
         """All rows in order, in float32 blocks [<= size, d]."""
         for i in range(0, self.n, size):
             yield self.read(slice(i, i + size))
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what was read of a mapped file: it would count as this process's memory, however much there is."""
+        mapped = getattr(self.store.x, "_mmap", None)
+        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapped.madvise(mmap.MADV_DONTNEED)
 
     def batches(self, batch_size: int, seed: int, start_batch: int = 0) -> Iterator[Tensor]:
         """Endless shuffled float32 batches [batch_size, d]; every epoch holds each row once (a batch may span two).

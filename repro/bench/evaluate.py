@@ -19,7 +19,10 @@ PLANTED = 60  # atoms that make up an activation
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Evaluate a BatchTopK SAE with random weights on activations made of its own atoms, read from a file."""
+    """Evaluate a BatchTopK SAE with random weights on activations made of its own atoms, read from a file.
+
+    The file and the codes of more than 32 MiB lie where TMPDIR says: 4 d and 8 L0 bytes a token.
+    """
 
     tokens: int = flag(500, "tokens to evaluate")
     d: int = flag(768, "width of the activations")
@@ -27,6 +30,8 @@ class Evaluate:
     k: int = flag(32, "mean L0 of the encoder")
     modes: tuple[str, ...] = flag(("amortized", "semi", "non"), "modes and controls")
     protocols: tuple[str, ...] = flag(("corrected",), "as_released takes 200 ISTA steps a token: 1,000 encoder passes")
+    gap: bool = flag(True, "bracket the encoder's gap, for which every token is solved")
+    refit: bool = flag(True, "NMSE_refit too, least squares on the support of every token")
     block: int | None = flag(None, "tokens in memory at a time; chosen from m if not given")
     device: str = flag("cpu", "cpu or cuda")
     seed: int = flag(0, "seed of weights and activations")
@@ -46,7 +51,8 @@ class Evaluate:
             data = open_data(file, MetricsConfig(max_tokens=self.tokens, exclude=()), stream=True)
             peak_memory(reset=True, device=self.device)
             before = peak_memory(device=self.device)  # the weights, torch and its libraries
-            options = EvalOptions(modes=self.modes, protocols=self.protocols, block=self.block, bootstrap=20)
+            same = {name: getattr(self, name) for name in ("modes", "protocols", "gap", "refit", "block")}
+            options = EvalOptions(**same, bootstrap=20)
             rows, total, highest = [], 0.0, 0.0
             evaluation = evaluate_sae(sae, data, options)
             while True:
@@ -112,10 +118,10 @@ def activations(sae: SAE, n: int, g: torch.Generator) -> torch.Tensor:
 
 def write_activations(file: Path, sae: SAE, n: int, seed: int, sequence: int = 125) -> None:
     """An .npy of [sequences, sequence, d] float32 written a block at a time, a document a sequence."""
-    shape = (-(-n // sequence), sequence, sae.config.d)
-    out = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-    g = torch.Generator().manual_seed(seed + 1)
-    for start in range(0, shape[0], 16):
-        part = out[start : start + 16]
-        part[:] = activations(sae, part.shape[0] * sequence, g).reshape(part.shape).numpy()
-    out.flush()
+    count, g = -(-n // sequence), torch.Generator().manual_seed(seed + 1)
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count, sequence, sae.config.d)}
+    with file.open("wb") as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for start in range(0, count, 16):
+            x = activations(sae, min(16, count - start) * sequence, g)
+            out.write(x.numpy().astype("<f4", copy=False).tobytes())

@@ -35,7 +35,9 @@ class Stored:
         return self.rows.n, self.rows.d
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        return self.rows.read(rows if isinstance(rows, slice) else rows.cpu().numpy())
+        x = self.rows.read(rows if isinstance(rows, slice) else rows.cpu().numpy())
+        self.rows.release()
+        return x
 
 
 @dataclass(frozen=True)
