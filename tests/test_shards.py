@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from repro import cli
 from repro.activations import rows as rows_module
 from repro.activations.integrity import facts
 from repro.activations.shards import Shards, create, layout, map_shard
@@ -247,3 +248,72 @@ def test_a_changed_byte_is_found_by_its_sha256_and_in_a_sampled_place_at_once(tm
     path.write_bytes(data)
     with pytest.raises(BadInput, match=rf"{SECOND} is not the file that manifest.json describes"):
         open_store(tmp_path / "s")
+
+
+# --- what reads it --------------------------------------------------------------------------------------
+
+CLOCK = ("seconds", "ms_per_token")
+
+
+def repro(*args):
+    """Exit status of `repro ARGS`."""
+    try:
+        cli.main([str(a) for a in args])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_training_evaluation_compare_and_sweep_take_the_folder(tmp_path):
+    """Both forms of the same activations give the same SAE and the same numbers."""
+    pd = pytest.importorskip("pandas")
+    tables, jsons, weights = [], [], []
+    for form in ("shards", "npy"):
+        out = tmp_path / form
+        x = write_wide(out / "acts_layer2")
+        acts = out / "acts_layer2"
+        if form == "npy":
+            shutil.rmtree(acts)
+            acts = out / "acts_layer2.npy"
+            np.save(acts, x)
+        options = {"acts": acts, "output-dir": out / "saes", "sparsity": 3, "m": 24, "steps": 12, "batch-size": 16}
+        options |= {"ce-tokens": 0, "device": "cpu", "variant": "topk", "layer": 2, "model-name": "toy"}
+        assert repro("train", *(w for k, v in options.items() for w in (f"--{k}", v))) == 0
+        sae = next((out / "saes").rglob("ae.pt"))
+        weights.append(torch.load(sae, weights_only=True))
+        config = out / "config.yaml"
+        config.write_text(
+            f"output_dir: {out}\nmodel: {{layer_index: 2}}\nsae_checkpoints: {{a: {{roots: ['{sae}']}}}}\ndevice: cpu\n"
+            "metrics: {max_tokens: 100, exclude: [pad], bootstrap: 5}\nprotocol: corrected\neval_modes: [amortized]\n"
+        )
+        assert repro("index", "--config", config) == repro("evaluate", "--config", config) == 0
+        tables.append(pd.read_parquet(out / "metrics.parquet").drop(columns=["path", "seconds", "sha256"]))
+        one = ["--sae-path", sae, "--acts", acts, "--out-dir", out, "--model-name", "toy", "--sae-variant", "topk"]
+        one += ["--exclude", "pad", "--protocol", "corrected", "--device", "cpu"]
+        assert repro("compare", *one) == repro("sweep", *one, "--steps", "1") == 0
+        for name in ("toy_topk_3modes.json", "toy_topk_semi_sweep.json"):
+            corrected = json.loads((out / name).read_text())["corrected"]
+            jsons.append({k: {n: v for n, v in row.items() if n not in CLOCK} for k, row in corrected.items()})
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+    pd.testing.assert_frame_equal(*tables)
+    assert jsons[:2] == jsons[2:]
+
+
+def write_wide(folder, counts=(7, 7, 6), T=10, d=16):
+    """A store without padding, labels or special tokens, a document a sequence: what a bare .npy is taken for."""
+    rng, S = np.random.default_rng(0), sum(counts)
+    x = rng.standard_normal((S, T, d)).astype(np.float32)
+    folder.mkdir(parents=True)
+    files, start = {}, 0
+    for i, n in enumerate(counts):
+        part = slice(start, start + n)
+        arrays = {"x": x[part], "norms": np.linalg.norm(x[part], axis=-1), "tokens": np.full((n, T), 9, np.int32)}
+        arrays["docs"] = np.repeat(np.arange(start, start + n, dtype=np.int32)[:, None], T, 1)
+        arrays["mask"] = np.ones((n, T), bool)
+        path = folder / f"shard_{i:05d}.safetensors"
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path, {"store": "k", "shard": str(i)})
+        files[path.name] = facts(path) | {"sequences": n}
+        start += n
+    meta = {"key": "k", "shape": [S, T, d], "files": files, "special_ids": {}}
+    (folder / "manifest.json").write_text(json.dumps(meta))
+    return x
