@@ -12,9 +12,9 @@ import yaml
 
 from repro.config import repo_root, write_atomically
 from repro.errors import BadInput, NotebookFailed, missing_extra
+from repro.report import front, pictures
+from repro.report.drawings import DRAWINGS, drawing
 from repro.report.runner import record
-
-VERDICTS_MISSING = "*Not computed yet: no table of this checkout has been judged. `make report` does it.*\n"
 
 
 class BookFailed(NotebookFailed):
@@ -31,7 +31,7 @@ def build(book_dir: Path | None = None) -> Path:
     command = Path(sys.executable).with_name("jupyter-book")
     if not command.is_file():
         raise missing_extra("jupyter-book", "book")
-    missing = [page for page in _pages(book) if page.startswith("executed/") and not (book / f"{page}.ipynb").is_file()]
+    missing = [page for page in pages(book) if page.startswith("executed/") and not (book / f"{page}.ipynb").is_file()]
     if missing:
         names = ", ".join(Path(page).name for page in missing)
         raise BadInput(f"Not executed yet: {names}; `repro report` runs them, or take them out of {book / '_toc.yml'}.")
@@ -50,11 +50,12 @@ def build(book_dir: Path | None = None) -> Path:
 
 
 def write_fragments(book: Path) -> None:
-    """book/_generated: the table of runs, and a plain statement where no verdicts have been computed."""
-    verdicts = book / "_generated" / "verdicts.md"
-    if not verdicts.is_file():
-        write_atomically(verdicts, lambda path: path.write_text(VERDICTS_MISSING))
-    write_atomically(book / "_generated" / "runs.md", lambda path: path.write_text(runs_table(book / "executed")))
+    """book/_generated: the ledger in short and in full, the table of runs, and the pictures of all figures."""
+    verdicts, parts = front.markdown(pages(book))
+    fragments = {"verdicts": verdicts, "parts": parts, "runs": runs_table(book / "executed")}
+    for name, text in fragments.items():
+        write_atomically(book / "_generated" / f"{name}.md", lambda path, text=text: path.write_text(text))
+    pictures.draw(book, [*map(drawing, DRAWINGS), *pictures.outputs(book / "executed")])
 
 
 def runs_table(executed: Path) -> str:
@@ -76,7 +77,7 @@ def runs_table(executed: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pages(book: Path) -> list[str]:
+def pages(book: Path) -> list[str]:
     """Every page that _toc.yml names, without suffix."""
     found: list[str] = []
 

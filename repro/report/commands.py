@@ -16,7 +16,6 @@ import tyro
 import yaml
 from tqdm import tqdm
 
-from repro.config import repo_root, write_atomically
 from repro.report.book import build
 from repro.report.runner import Executed, NotebookFailed, execute, plan, scale_parameters
 
@@ -83,7 +82,6 @@ class Report:
                 bar.update()
         if failures:
             raise NotebookFailed("No book was built: " + " ".join(failures))
-        write_verdicts()
         html = build()
         print(f"together {time.perf_counter() - started:.1f} s\nBook: {html / 'index.html'}")
         return html
@@ -93,14 +91,6 @@ class Report:
         command = [sys.executable, "-m", "repro", "notebook", name, "--scale", self.scale]
         env = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)} | os.environ
         return subprocess.run([*command, *["--force"] * self.force], capture_output=True, text=True, env=env)
-
-
-def write_verdicts() -> None:
-    """book/_generated/verdicts.md: the ledger over all scales whose tables are at hand."""
-    from repro import claims
-
-    path = repo_root() / "book" / "_generated" / "verdicts.md"
-    write_atomically(path, lambda draft: draft.write_text(claims.markdown()))
 
 
 def _tell(name: str, done: Executed) -> None:

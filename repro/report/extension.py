@@ -1,4 +1,8 @@
-"""Sphinx extension of the book: no request leaves a page, plotly.js once and only where needed, both themes."""
+"""Sphinx extension of the book: no request leaves a page, plotly.js only where needed, numbers and figures by name.
+
+Role {fact}`…` prints a number of a committed table (`facts`), directive {drawn} a figure (`drawings`); what they cannot
+find is a warning, and the book is built with warnings as errors.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.logging import getLogger
+from sphinx.util.nodes import make_refnode
 
-from repro.report.mime import plotly_js_name
+from repro.errors import BadInput
+from repro.report import docstrings
+from repro.report.drawings import drawing
+from repro.report.facts import fact
+from repro.report.mime import figure_nodes, page_scripts, plotly_js_name
+
+LOG = getLogger(__name__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -16,6 +31,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
     drop_thebe(app)
     app.connect("builder-inited", add_static_files)
     app.connect("build-finished", copy_plotly)
+    app.connect("html-page-context", add_plotly)
+    app.connect("missing-reference", nearest_object)
+    docstrings.connect(app)
+    app.add_role("fact", FactRole())
+    app.add_directive("drawn", Drawn)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -40,3 +60,57 @@ def copy_plotly(app: Sphinx, error: Exception | None) -> None:
 
         source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
         shutil.copyfile(source, Path(app.outdir) / "_static" / plotly_js_name())
+
+
+class FactRole(SphinxRole):
+    """{fact}`small/sweep.csv steps=5 …: NMSE .3f`: the number, with its table as the tooltip."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            found = fact(self.text)
+        except BadInput as error:
+            LOG.warning(str(error), location=self.get_location())
+            return [nodes.inline(self.rawtext, "?")], []
+        return [nodes.abbreviation(self.rawtext, found.text, explanation=found.source, classes=["fact"])], []
+
+
+class Drawn(SphinxDirective):
+    """```{drawn} name: a figure of `drawings`, with its caption, text alternative and picture."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            figure = drawing(self.arguments[0])
+        except BadInput as error:
+            LOG.warning(str(error), location=self.get_location())
+            return []
+        found: list[nodes.Node] = list(figure_nodes(figure, Path(self.env.srcdir)))
+        found[0]["drawn"] = True  # type: ignore[index]
+        return found
+
+
+def add_plotly(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Scripts for the figures of a prose page; myst-nb sees to those of notebooks."""
+    if doctree is not None and any(node.get("drawn") for node in doctree.findall(nodes.raw)):
+        for file, attributes in page_scripts().values():
+            app.add_js_file(file, **attributes)
+
+
+def nearest_object(app: Sphinx, env: Any, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
+    """References that autodoc writes for annotations: a link where the name is documented, plain text elsewhere.
+
+    Annotations name the module that defines an object, pages the package that exports it. A reference that a prose page
+    makes is left alone: if it leads nowhere, the build fails.
+    """
+    if node.get("refdomain") != "py" or not node["refdoc"].startswith("api/"):
+        return None
+    target = node["reftarget"]
+    last = target.rsplit(".", 1)[-1]
+    if target.startswith("repro.") or "." not in target:
+        documented = env.domains["py"].objects
+        for name in (target, *sorted(key for key in documented if key.rsplit(".", 1)[-1] == last)):
+            if name in documented and documented[name].objtype != "attribute":
+                entry = documented[name]
+                return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
+    return content

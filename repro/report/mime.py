@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+import base64
 import html
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
 
+from repro.config import write_atomically
+from repro.report import pictures
 from repro.report.theme import template
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
@@ -25,10 +28,11 @@ class PlotlyRenderer:
         """Nodes for a block of plotly JSON; None leaves every other output to myst-nb."""
         if inline or data.mime_type != PLOTLY_MIME:
             return None
-        renderer.add_js_file("plotly", plotly_js_name(), {"defer": "defer"})
-        renderer.add_js_file("plot-templates", None, {"body": _page_templates()})
-        opening, closing = figure_html(data.content)
-        return [_raw(opening), *_picture(renderer, data), _raw(closing)]
+        for key, (file, kwargs) in page_scripts().items():
+            renderer.add_js_file(key, file, kwargs)
+        _, outputs = renderer.renderer.nb_client.code_cell_outputs(data.cell_index)
+        png = outputs[data.output_index].get("data", {}).get("image/png")
+        return figure_nodes(data.content, Path(renderer.renderer.sphinx_env.srcdir), png)
 
 
 def plotly_js_name() -> str:
@@ -36,6 +40,12 @@ def plotly_js_name() -> str:
     from plotly.offline import get_plotlyjs_version
 
     return f"plotly-{get_plotlyjs_version()}.min.js"
+
+
+def figure_nodes(figure: dict[str, Any], book: Path, png: str | None = None) -> list[nodes.Element]:
+    """The figure, what readers without scripts see, and the caption."""
+    opening, closing = figure_html(figure)
+    return [_raw(opening), *picture(figure, book, png), _raw(closing)]
 
 
 def figure_html(figure: dict[str, Any]) -> tuple[str, str]:
@@ -71,6 +81,14 @@ def _alt(layout: dict[str, Any]) -> str:
     return _meta(layout).get("alt") or (title.get("text") if isinstance(title, dict) else title) or "Figure"
 
 
+def page_scripts() -> dict[str, tuple[str | None, dict[str, str]]]:
+    """What a page with a figure loads, key -> (file, attributes): plotly.js and the two templates."""
+    return {
+        "plotly": (plotly_js_name(), {"defer": "defer"}),
+        "plot-templates": (None, {"body": _page_templates()}),
+    }
+
+
 @cache
 def _page_templates() -> str:
     """The light and the dark template, once a page."""
@@ -86,16 +104,14 @@ def _spelled_out(ink: str) -> dict[str, Any]:
     return json.loads(go.Figure(layout={"template": template(ink)}).to_json())["layout"]["template"]
 
 
-def _picture(renderer: Any, data: Any) -> list[nodes.Element]:
-    """The PNG of the same output, if the notebook carries one (REPRO_PNG=1), or a sentence."""
-    _, outputs = renderer.renderer.nb_client.code_cell_outputs(data.cell_index)
-    png = outputs[data.output_index].get("data", {}).get("image/png")
-    if not png:
+def picture(figure: dict[str, Any], book: Path, png: str | None = None) -> list[nodes.Element]:
+    """What readers without scripts get: the PNG that the output carries or `pictures` has drawn, or a sentence."""
+    path = pictures.path_of(figure, book)
+    if png and not path.is_file():
+        write_atomically(path, lambda draft: draft.write_bytes(base64.b64decode(png)))
+    if not path.is_file():
         return [_raw("<p>This figure needs JavaScript.</p>")]
-    found = renderer.render_image(dataclasses.replace(data, mime_type="image/png", content=png))
-    for node in found:
-        node["alt"] = _alt(data.content["layout"])
-    return found
+    return [nodes.image(uri=f"/{path.relative_to(book).as_posix()}", alt=_alt(figure["layout"]))]
 
 
 def _raw(text: str) -> nodes.raw:

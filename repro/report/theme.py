@@ -28,7 +28,7 @@ VARIANT_COLORS = {
     "batch_topk": GREEN,
     "jumprelu": AMBER,
     "gated": PINK,
-    "matryoshka": VIOLET,
+    "matryoshka_batch_topk": VIOLET,
     "loca": GREY,
 }
 

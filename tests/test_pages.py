@@ -1,0 +1,206 @@
+"""The prose pages: no typed number, worked examples that run, text for every figure; nothing here needs a browser."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from repro.config import repo_root
+from repro.errors import BadInput
+from repro.report import drawings, facts, front, mime
+from repro.report.book import pages
+
+BOOK = repo_root() / "book"
+PROSE = sorted(p for p in BOOK.rglob("*.md") if p.relative_to(BOOK).parts[0] not in ("_build", "_generated", "vendor"))
+DATED = {"log.md"}  # its entries are records of a day: their numbers stay as they were seen
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+NOT_PROSE = re.compile(
+    r"```.*?^```|\$\$.*?\$\$|\$[^$\n]+\$|\{fact\}`[^`]+`|`[^`]+`|\]\([^)]*\)|<[^>\n]+>|https?://\S+", re.S | re.M
+)
+MEASURED = re.compile(
+    r"(?<![\w.@-])(\d+\.\d+|\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?\s?(?:%|per cent|×|times\b|ms\b|seconds?\b|MB\b|GB\b))"
+)
+ALLOWED = re.compile(r"(Python|plotly|scikit-learn|torch|Debian) \d+(\.\d+)*|95 %|§\s?\d+(\.\d+)?|C\d[a-z]?|arXiv \S+")
+
+
+def typed(text: str) -> list[str]:
+    """Numbers of a page that look measured: decimals, percentages, thousands, multiples, times and sizes."""
+    return [m.group(0) for m in MEASURED.finditer(ALLOWED.sub("", NOT_PROSE.sub(" ", text)))]
+
+
+@pytest.mark.parametrize("page", [p for p in PROSE if p.name not in DATED], ids=lambda p: str(p.relative_to(BOOK)))
+def test_no_number_in_prose_is_typed(page):
+    assert not typed(page.read_text()), "read it from a table: {fact}`…` (book/contribute.md)"
+
+
+def test_typed_numbers_are_found():
+    text = "It fell to 0.031, or 82 %, in 1.7 times the 2,000 tokens."
+    assert typed(text + " $0.5$ `0.5` {fact}`a: b .3f` 95 % Python 3.11 [a](1.5)") == ["0.031", "82 %", "1.7", "2,000"]
+
+
+def every_fact() -> list[str]:
+    found = [
+        words
+        for page in PROSE
+        for words in re.findall(r"\{fact\}`([^`]+)`", re.sub(r"```.*?^```", "", page.read_text(), flags=re.S | re.M))
+    ]
+    readme = re.findall(r"<!-- fact: (.+?) -->", (repo_root() / "README.md").read_text())
+    return sorted({*found, *readme, *facts.FACTS})
+
+
+@pytest.mark.parametrize("words", every_fact())
+def test_every_fact_is_one_number_with_its_table(words):
+    found = facts.fact(words)
+    assert re.fullmatch(r"−?[\d,.]+(e[−+]?\d+)?\N{NO-BREAK SPACE}?%?", found.text)
+    assert (repo_root() / found.source.split(",")[0].split(" ")[0]).is_file()
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """data/results/toy/t.csv with known numbers."""
+    folder = tmp_path / "data" / "results" / "toy"
+    folder.mkdir(parents=True)
+    (folder / "t.csv").write_text("mode,k,a name,NMSE\nsemi,5,x y,0.25\nsemi,10,x y,0.125\nnon,5,z,-3\nnon,10,z,\n")
+    monkeypatch.setattr(facts, "repo_root", lambda: tmp_path)
+
+
+@pytest.mark.parametrize(
+    "words, text",
+    [
+        ("toy/t.csv mode=semi k=5: NMSE .2f", "0.25"),
+        ("results/toy/t.csv  mode=semi\n k=5.0: NMSE .0%", "25\N{NO-BREAK SPACE}%"),
+        ("toy/t.csv 'a name=z' k=5: NMSE .1f", "−3.0"),
+        ("toy/t.csv mode=semi: mean(NMSE) .4f", "0.1875"),
+        ("toy/t.csv: count(NMSE) .0f", "3"),
+    ],
+)
+def test_selections_by_hand(table, words, text):
+    assert facts.fact(words).text == text
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        ("releesed density", "did you mean 'released density'"),
+        ("toy/t.csv mode=semi: NMSE .3f", "2 rows"),
+        ("toy/t.csv mode=pca: NMSE .3f", "No row"),
+        ("toy/t.csv moode=semi: NMSE .3f", "did you mean 'mode'"),
+        ("toy/t.csv mode=semi k=5: NSME .3f", "did you mean 'NMSE'"),
+        ("toy/u.csv k=5: NMSE .3f", "no committed table"),
+        ("toy/t.csv mode=non k=10: NMSE .3f", "not a finite number"),
+        ("toy/t.csv: meen(NMSE) .3f", "did you mean 'mean'"),
+        ("toy/t.csv mode=semi k=5: NMSE .3q", "no format"),
+        ("toy/t.csv mode=semi k=5: NMSE", "a column and a format"),
+        ("toy/t.csv mode semi: NMSE .3f", "key=value"),
+    ],
+)
+def test_what_is_not_one_number_is_refused(table, words, sentence):
+    with pytest.raises(BadInput, match=re.escape(sentence)):
+        facts.fact(words)
+
+
+# --- worked examples -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """The names that the Python blocks of contribute.md define, run in order."""
+    source = (BOOK / "contribute.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```", source, flags=re.S | re.M)
+    namespace = {"__name__": "contribute"}
+    sys.modules["contribute"] = importlib.util.module_from_spec(importlib.machinery.ModuleSpec("contribute", None))
+    for block in blocks:
+        exec(compile(block, "book/contribute.md", "exec"), namespace)
+        vars(sys.modules["contribute"]).update(namespace)
+    yield namespace
+    del sys.modules["contribute"]
+
+
+def test_the_variant_passes_what_every_variant_passes(examples, monkeypatch):
+    import test_variants as every
+
+    from repro.variants import VARIANTS
+
+    monkeypatch.setitem(VARIANTS, "soft_topk", examples["SoftTopK"])
+    every.test_codes_are_nonnegative_and_the_same_in_blocks("soft_topk")
+    every.test_renormalised_reconstructs_the_same("soft_topk")
+    every.test_permuting_latents_permutes_codes("soft_topk")
+    every.test_normalised_tokens_make_codes_scale_free("soft_topk", "unit_norm")
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_the_solver_passes_what_every_solver_passes(examples, nonneg):
+    import test_solvers as every
+
+    solver = examples["Inertial"]()
+    every.test_objective_of_scikit_learn(solver, nonneg)
+    every.test_orthonormal_atoms_have_a_closed_form(solver, nonneg)
+    every.test_lambda_max_gives_zero_with_gap_zero(solver, nonneg)
+
+
+def test_the_metric_passes_what_every_metric_passes(examples, monkeypatch):
+    import test_metrics as every
+
+    from repro.metrics import METRICS
+
+    monkeypatch.setitem(METRICS, "concentration", examples["Concentration"])
+    for cut in (0, 17, 50):
+        every.test_records_add_up("concentration", cut)
+
+
+# --- figures and the front page --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", drawings.DRAWINGS)
+def test_drawings_carry_a_caption_and_a_text_alternative(name):
+    figure = drawings.drawing(name)
+    about = figure["layout"]["meta"]
+    assert len(about["caption"]) > 60 and len(about["alt"]) > 60 and about["alt"] != about["caption"]
+    opening, closing = mime.figure_html(figure)
+    assert "data-themed" in opening and 'role="img" aria-label="' in opening and "<figcaption>" in closing
+    assert len(opening) < 40_000
+    for axis in ("xaxis", "yaxis"):
+        assert figure["layout"][axis]["title"]["text"]
+
+
+def test_an_unknown_drawing_is_refused():
+    with pytest.raises(BadInput, match="did you mean 'certificate'"):
+        drawings.drawing("certficate")
+
+
+def test_the_front_page_shows_every_claim_and_no_dead_link():
+    from repro import claims
+
+    built = pages(BOOK)
+    whole, parts = front.markdown(built)
+    judged = {c.id for c in claims.CLAIMS}
+    assert {c[:2] for c in judged} == set(front.SENTENCES)
+    assert all(f"| **{c}** " in parts for c in judged)
+    assert all(f"| **{c}** " in whole for c in front.SENTENCES)
+    assert all(link in built for link in re.findall(r"\[\]\((.+?)\.ipynb\)", whole))
+    assert "[](" not in front.markdown(["index"])[0]
+
+
+def test_chips_say_their_verdict_in_words():
+    kinds = {"holds": "holds", "does not hold": "fails", "holds in part": "explained", "not settled": "untested"}
+    kinds |= {
+        "holds but explained by density": "explained",
+        "cannot be tested here": "untested",
+        "not yet run": "waiting",
+    }
+    for verdict, kind in kinds.items():
+        assert front.chip(verdict) == f'<span class="verdict {kind}">{verdict}</span>'
+    css = (BOOK / "_static" / "book.css").read_text()
+    assert all(f".verdict.{kind}" in css for kind in kinds.values() if kind != "untested")
+
+
+def test_every_page_is_in_the_table_of_contents():
+    listed = set(pages(BOOK))
+    found = {str(p.relative_to(BOOK).with_suffix("")) for p in PROSE}
+    assert found <= listed
+    assert Path(BOOK / "api" / "index.md").read_text().count("](") == len([p for p in listed if p[:4] == "api/"]) - 1
