@@ -33,6 +33,7 @@ class ClaimsConfig:
 
 def commands() -> dict[str, Command]:
     """All subcommands by name."""
+    from repro.activations.corpora import FetchText
     from repro.activations.fetch import FetchModel
     from repro.checkpoints.check import Check
     from repro.checkpoints.hub import FetchSae
@@ -56,6 +57,7 @@ def commands() -> dict[str, Command]:
         "loca evaluate": Command(LocaEvaluate, loca_evaluate, "A LocA-SAE: {model}_loc_amt_sae_metrics.json."),
         "check": Command(Check, _check, "Check an SAE against activations: layer, units, L0, norms."),
         "fetch-model": Command(FetchModel, _fetch_model, "Prepare a language model for offline use."),
+        "fetch-text": Command(FetchText, _fetch_text, "Prepare a text for offline use: debian-descriptions, brown …"),
         "fetch-sae": Command(FetchSae, _fetch_sae, "Download released SAEs."),
         "notebook": Command(Notebook, _run, "Execute one notebook with papermill."),
         "report": Command(Report, _run, "Execute all notebooks and build the book."),
@@ -113,6 +115,12 @@ def _fetch_model(config: Any) -> Any:
     return fetch_model(config.name, config.install, config.force, accept_terms=config.accept_terms)
 
 
+def _fetch_text(config: Any) -> Any:
+    from repro.activations.corpora import fetch_text
+
+    return fetch_text(config.name, config.force)
+
+
 def _fetch_sae(config: Any) -> Any:
     from repro.checkpoints.hub import fetch_sae
 
@@ -145,7 +153,7 @@ def parse(args: list[str]) -> tuple[Command, Any]:
     for name, command in known.items():
         given = {"default": defaults[name]} if name in defaults else {}
         config: Any = command.config
-        if name in ("check", "fetch-model", "fetch-sae"):
+        if name in ("check", "fetch-model", "fetch-text", "fetch-sae"):
             config = Annotated[config, tyro.conf.PositionalRequiredArgs]
         group, _, last = name.rpartition(" ")
         choice = Annotated[config, tyro.conf.subcommand(last, description=_help(command), **given)]

@@ -2,10 +2,12 @@
 
 import csv
 import gzip
+import itertools
 import json
 
 import pytest
 
+from repro.activations.splits import parse_split
 from repro.activations.text import _hub_rows, documents, source_fingerprint
 from repro.config import DatasetConfig
 from repro.errors import BadInput
@@ -77,6 +79,61 @@ def test_folders_and_their_splits(tmp_path):
         read(plain, split="tset")
 
 
+@pytest.mark.parametrize(
+    "split, wanted",
+    [
+        ("[1:3]", [1, 2]),
+        ("[3:]", [3, 4]),
+        ("[:2]", [0, 1]),
+        ("[:]", [0, 1, 2, 3, 4]),
+        ("[4:1_000]", [4]),
+        ("[:50%]", [0, 1]),
+        ("[50%:]", [2, 3, 4]),
+        ("[20%:60%]", [1, 2]),
+        ("[:100%]", [0, 1, 2, 3, 4]),
+    ],
+)
+def test_part_of_a_split(tmp_path, split, wanted):
+    for path in (write(tmp_path, ".jsonl"), write(tmp_path, ".parquet")):
+        found = read(path, split="train" + split)
+        assert [d.text for d in found] == [f"text {i}" for i in wanted]
+        assert [d.id for d in found] == list(range(len(wanted)))
+        if len(wanted) > 1:
+            assert [(d.text, d.id) for d in read(path, split="train" + split, skip_documents=1)] == [
+                (d.text, d.id) for d in found[1:]
+            ]
+
+
+@pytest.mark.parametrize("total", [1, 7, 99, 1000])
+def test_percentages_neither_overlap_nor_leave_a_row_out(total):
+    cuts = [0, 5, 33, 34, 50, 99, 100]
+    rows = [parse_split(f"train[{a}%:{b}%]").rows(total) for a, b in itertools.pairwise(cuts)]
+    assert rows[0][0] == 0 and rows[-1][1] == total
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(rows))
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        "train[",
+        "train[5]",
+        "train[3:1]",
+        "train[2:2]",
+        "train[-5:]",
+        "[1:2]",
+        "train[:5%",
+        "train[1:5%]",
+        "train[:101%]",
+        "train[a:b]",
+        "train[1:2]x",
+        "train[:0]",
+    ],
+)
+def test_parts_that_are_none(tmp_path, split):
+    with pytest.raises(BadInput, match=r"is no part of a split|is empty or mixed"):
+        read(write(tmp_path, ".jsonl"), split=split)
+
+
 def test_bundled_sets():
     general = list(documents(DatasetConfig(name="tiny")))
     assert len(general) > 1000 and sum(len(d.text) for d in general) > 3e6
@@ -127,10 +184,17 @@ def test_the_datasets_library(tmp_path):
     assert [(d.text, d.label) for d in found] == [(f"text {i}", ["World", "Sports"][i % 2]) for i in range(5)]
     assert [(d.text, d.id) for d in read(folder, skip_documents=4)] == [("text 4", 4)]
     assert [d.text for d in read(folder, split="test")] == ["held out"]
-    streamed = _hub_rows(DatasetConfig(name=str(folder)))
+    streamed = _hub_rows(DatasetConfig(name=str(folder)), parse_split("train"))
     assert next(streamed)[1]["text"] == "text 0"
+    assert [(d.text, d.id) for d in read(folder, split="train[1:3]")] == [("text 1", 0), ("text 2", 1)]
+    assert [(d.text, d.id) for d in read(folder, split="train[1:3]", skip_documents=1)] == [("text 2", 1)]
+    assert [d.text for d in read(folder, split="train[3:]", skip_documents=1)] == ["text 4"]
+    with pytest.raises(BadInput, match=r"length of split 'train' is unknown, .* give rows: train\[:1000\]"):
+        read(folder, split="train[:50%]")
+    with pytest.raises(BadInput, match="holds no text"):
+        read(folder, split="train[3:4]", skip_documents=1)
     with pytest.raises(BadInput, match="split validation"):
-        read(folder, split="validation")
+        read(folder, split="validation[:5]")
     with pytest.raises(BadInput, match="no column 'topic'"):
         read(folder, label_column="topic")
 
@@ -140,6 +204,32 @@ def test_a_hub_name_without_a_network():
     with pytest.raises(BadInput, match="Cannot open data set 'monology/pile-uncopyrighted'"):
         read("monology/pile-uncopyrighted")
     assert source_fingerprint(DatasetConfig(name="monology/pile-uncopyrighted"))
+
+
+def test_a_stream_that_breaks(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    class Stream:
+        features, info = None, type("Info", (), {"splits": {"train": type("S", (), {"num_examples": 4})}})
+        taken = None
+
+        def skip(self, n):
+            self.skipped = n
+            return self
+
+        def take(self, n):
+            self.taken = n
+            return self
+
+        def __iter__(self):
+            yield {"text": "a"}
+            raise ConnectionError("reset by peer")
+
+    stream = Stream()
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: stream)
+    with pytest.raises(BadInput, match=r"broke after row 0 \(reset by peer\): run the same command again"):
+        read("some/set", split="train[25%:75%]")
+    assert (stream.skipped, stream.taken) == (1, 2)  # a card that tells the length
 
 
 def test_fingerprint_follows_the_bytes(tmp_path):

@@ -1,20 +1,24 @@
-"""Where text comes from: the bundled sets, local files and folders, and the datasets library."""
+"""Where text comes from: the bundled and the prepared sets, local files and folders, and the datasets library."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from repro.activations.corpora import CORPORA, corpus_files
 from repro.activations.files import READERS, reader_of, rows_of, split_files
+from repro.activations.splits import Split, parse_split
 from repro.config import DatasetConfig, cache_dir, file_sha256, repo_root
 from repro.errors import BadInput, missing_extra, nearest
 
 BUNDLED = {"tiny": "data/tiny/general.jsonl.gz", "tiny-labels": "data/tiny/glosses.jsonl.gz"}
 TRAINING_TEXT = "tiny-training"  # what the bundled model was trained on: 5 million tokens, in the cache
 BUNDLED_SPLITS = ("train", "test", "all")
+LABELLED = ("tiny-labels", "debian-topics")  # their labels are kept without being asked for
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,10 @@ class Document:
 def documents(config: DatasetConfig) -> Iterator[Document]:
     """The documents of a data set in order, from row `skip_documents` on; rows without text are passed over.
 
-    name = tiny, tiny-labels (split train, test or all), tiny-training, a .txt file (one document), a .jsonl, .csv or
-    .parquet file (one document a row; .gz is unpacked), a folder of those, or a data set of the hub, which is streamed.
+    name = tiny, tiny-labels (split train, test or all), tiny-training, what `repro fetch-text` has prepared (train,
+    test or all), a .txt file (one document), a .jsonl, .csv or .parquet file (one document a row; .gz is unpacked), a
+    folder of those, or a data set of the hub, which is streamed. A split may be cut, train[1000:2000] or train[:5%];
+    rows are then numbered, and skipped, from the cut on.
     Raises BadInput for a missing file, column or split, for rows that are not text, and when no text is found.
     """
     found = False
@@ -55,7 +61,7 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
 
 def source_fingerprint(config: DatasetConfig) -> str:
     """What identifies the text: a hash over the files, or the commit of a hub data set where it can be looked up."""
-    files = _local_files(config)
+    files = _local_files(config, parse_split(config.split).name)
     if files is not None:
         return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in files).encode()).hexdigest()
     folder = Path(config.name).expanduser()
@@ -70,7 +76,7 @@ def source_fingerprint(config: DatasetConfig) -> str:
 
 
 def _label_column(config: DatasetConfig) -> str | None:
-    return config.label_column or ("label" if config.name == "tiny-labels" else None)
+    return config.label_column or ("label" if config.name in LABELLED else None)
 
 
 def _field(row: dict[str, Any], column: str, key: str, number: int) -> Any:
@@ -82,42 +88,51 @@ def _field(row: dict[str, Any], column: str, key: str, number: int) -> Any:
 
 def _numbered_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows with their number; a number counts every row of the split, so that a later run can skip up to it."""
-    files = _local_files(config)
+    split = parse_split(config.split)
+    files = _local_files(config, split.name)
     if files is None:
-        yield from _hub_rows(config)
+        yield from _hub_rows(config, split)
         return
-    wanted = config.split if config.name == "tiny-labels" and config.split != "all" else None
-    rows = (row for path in files for row in rows_of(path, config.text_column))
-    rows = (row for row in rows if wanted is None or row.get("split") == wanted)
-    for number, row in enumerate(rows):
+    wanted = split.name if config.name == "tiny-labels" and split.name != "all" else None
+
+    def rows() -> Iterator[dict[str, Any]]:
+        every = (row for path in files for row in rows_of(path, config.text_column))
+        return (row for row in every if wanted is None or row.get("split") == wanted)
+
+    start, stop = split.rows(sum(1 for _ in rows()) if split.percent else None)
+    for number, row in enumerate(islice(rows(), start, stop)):
         if number >= config.skip_documents:
             yield number, row
 
 
-def _local_files(config: DatasetConfig) -> list[Path] | None:
+def _local_files(config: DatasetConfig, split: str) -> list[Path] | None:
     """The files that hold the split, in order; None for what the datasets library has to read."""
     if config.name in BUNDLED:
-        if config.split not in BUNDLED_SPLITS or (config.name == "tiny" and config.split == "test"):
+        if split not in BUNDLED_SPLITS or (config.name == "tiny" and split == "test"):
             known = BUNDLED_SPLITS if config.name == "tiny-labels" else ("train", "all")
-            raise BadInput(f"{config.name} has no split '{config.split}'; it has: {', '.join(known)}.")
+            raise BadInput(f"{config.name} has no split '{split}'; it has: {', '.join(known)}.")
         return [_existing(repo_root() / BUNDLED[config.name])]
+    if config.name in CORPORA:
+        return corpus_files(config.name, split)
     if config.name == TRAINING_TEXT:
+        if split != "train":
+            raise BadInput(f"{TRAINING_TEXT} has no split '{split}'; it has: train.")
         path = cache_dir() / "tiny" / "train.jsonl.gz"
         if not path.is_file():
             raise BadInput(f"{TRAINING_TEXT} is not prepared: run `python data/scripts/build_text.py` first.")
         return [path]
     path = Path(config.name).expanduser()
     if path.is_dir():
-        return None if _is_hub_layout(path) else split_files(path, config.split)
+        return None if _is_hub_layout(path) else split_files(path, split)
     if path.is_file() or reader_of(path) is not None or config.name.startswith((".", "/", "~")):
         if reader_of(_existing(path)) is None:
             raise BadInput(f"Cannot read {path}: it takes {', '.join(READERS)} (also .gz), or a folder of those.")
-        if config.split != "train":
-            raise BadInput(f"{path} is one file without splits; drop dataset.split ('{config.split}').")
+        if split != "train":
+            raise BadInput(f"{path} is one file without splits; drop dataset.split ('{split}').")
         return [path]
     if config.name.count("/") != 1 and "/" in config.name:
         raise BadInput(f"No text at {path}; give a file, a folder, a hub data set, or {' or '.join(BUNDLED)}.")
-    close = nearest(config.name, BUNDLED)
+    close = nearest(config.name, [*BUNDLED, TRAINING_TEXT, *CORPORA])
     if close:
         raise BadInput(f"Unknown data set '{config.name}'{close}.")
     return None
@@ -135,26 +150,37 @@ def _is_hub_layout(folder: Path) -> bool:
     return card.is_file() and card.read_text(errors="replace").startswith("---")
 
 
-def _hub_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]]:
+def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
     """Rows of a hub data set (or of a folder laid out like one), streamed; class numbers become class names."""
     try:
         import datasets
     except ImportError:
         raise missing_extra("datasets", "lm") from None
     try:
-        stream = datasets.load_dataset(config.name, config.config, split=config.split, streaming=True)
+        stream = datasets.load_dataset(config.name, config.config, split=split.name, streaming=True)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(
-            f"Cannot open data set '{config.name}' (config {config.config}, split {config.split}): {reason} "
+            f"Cannot open data set '{config.name}' (config {config.config}, split {split.name}): {reason} "
             f"Give a local file or folder, or one of {', '.join(BUNDLED)}, where there is no hub."
         ) from None
     label_column = _label_column(config)
     feature = (stream.features or {}).get(label_column) if label_column else None
     names = getattr(feature, "names", None)
-    if config.skip_documents:
-        stream = stream.skip(config.skip_documents)
-    for number, row in enumerate(stream, config.skip_documents):
-        if names and isinstance(row.get(label_column), int):
-            row = {**row, label_column: names[row[label_column]]}
-        yield number, row
+    known = (stream.info.splits or {}).get(split.name)
+    start, stop = split.rows(getattr(known, "num_examples", None) or None)
+    if start + config.skip_documents:
+        stream = stream.skip(start + config.skip_documents)
+    if stop is not None:
+        stream = stream.take(max(0, stop - start - config.skip_documents))
+    number = config.skip_documents
+    try:
+        for number, row in enumerate(stream, config.skip_documents):
+            if names and isinstance(row.get(label_column), int):
+                row = {**row, label_column: names[row[label_column]]}
+            yield number, row
+    except OSError as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BadInput(
+            f"The stream of '{config.name}' broke after row {number} ({reason}): run the same command again."
+        ) from None
