@@ -1,7 +1,10 @@
 """The commands on saved activations and on a checkpoint of dictionary_learning: files, keys, exit statuses."""
 
 import json
+import resource
+import shutil
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from repro.cli import main
 
 SAES = Path(__file__).parent / "golden" / "checkpoints" / "dictionary_learning"
 SAE = SAES / "BatchTopK" / "resid_post_layer_8" / "trainer_0"
+TRAIN = ("--steps", 4, "--batch-size", 64, "--held-out-tokens", 32, "--ce-tokens", 0)
 SEED_KEYS = {"NMSE", "DeadRate", "DenseRate@0.1", "DenseRate@0.2", "F1@1", "F1@2", "ΔF1", "AbsorptionRate"}
 
 
@@ -152,6 +156,122 @@ def test_bad_input_is_one_sentence_and_status_2(args, sentence, acts, tmp_path, 
     error = capsys.readouterr().err.strip()
     assert sentence in error and "Traceback" not in error
     assert error.startswith("repro: ") and "\n" not in error
+
+
+CORPORA = {
+    "empty.jsonl": "",
+    "blank.jsonl": '{"text": " "}\n{"text": null}\n',
+    "one.jsonl": '{"text": "a b", "topic": "x"}\n',
+    "broken.jsonl": '{"text": "a b"\n',
+    "splits/train-0.jsonl": '{"text": "a b"}\n',
+    "splits/test-0.jsonl": '{"text": "a b"}\n',
+    "nothing/notes.md": "text",
+}
+
+
+@pytest.mark.parametrize(
+    "args, sentence",
+    [
+        (["--dataset.name", "empty.jsonl"], "holds no text"),
+        (["--dataset.name", "blank.jsonl"], "holds no text"),
+        (["--dataset.name", "nothing"], "No text in nothing"),
+        (["--dataset.name", "broken.jsonl"], "is not a JSON object"),
+        (["--dataset.name", "one.jsonl", "--dataset.label-column", "label"], "no column 'label' (it has: text, topic)"),
+        (["--dataset.name", "one.jsonl", "--dataset.text-column", "body"], "set dataset.text_column"),
+        (["--dataset.name", "one.jsonl", "--dataset.split", "test"], "without splits"),
+        (["--dataset.name", "splits", "--dataset.split", "validation"], "it has: test, train"),
+        (["--dataset.split", "tset"], "it has: train, all"),
+        (["--output-dir", "one.jsonl"], "Cannot write to one.jsonl"),
+    ],
+)
+def test_text_that_cannot_be_read(args, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in CORPORA.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    given = [] if "--output-dir" in args else ["--output-dir", "o"]
+    assert run("collect", *given, "--dataset.max-tokens", 100, *args) == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error and error.startswith("repro: ") and "\n" not in error
+    assert not list(tmp_path.glob("o/[!.]*"))
+
+
+@pytest.mark.parametrize(
+    "roots, sentence",
+    [
+        (["gone"], "There is no gone to search for checkpoints"),
+        (["empty"], "No SAE checkpoint below empty"),
+        ([], "sae_checkpoints.topk has no roots"),
+        (None, "No checkpoint of topk below empty"),  # another variant has some
+    ],
+)
+def test_checkpoints_that_are_not_there(roots, sentence, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    entries = {"topk": {"roots": ["empty"] if roots is None else roots}}
+    if roots is None:
+        entries["batch_topk"] = {"roots": [str(SAE)]}
+    (tmp_path / "c.yaml").write_text(json.dumps({"output_dir": "o", "sae_checkpoints": entries}))
+    assert run("index", "--config", "c.yaml") == 2
+    error = capsys.readouterr().err.strip()
+    assert sentence in error.splitlines()[-1] and "Traceback" not in error
+    assert not (tmp_path / "o").exists()
+
+
+@contextmanager
+def file_limit(size):
+    """No file may grow beyond `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def refused(capsys, size, *args):
+    """The sentence of a command on a disk that is full after `size` bytes a file."""
+    with file_limit(size):
+        status = run(*args)
+    error = capsys.readouterr().err.strip()
+    assert status in (1, 2) and "Traceback" not in error
+    said = [line for line in error.splitlines() if line.startswith("repro: ")]
+    assert len(said) == 1 and "No space left" in said[0]
+
+
+def test_nothing_half_written_has_a_final_name_when_the_disk_is_full(workflow, acts, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("plotly")
+    from repro.experiments import comparison
+
+    out, config = workflow
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy, ignore=shutil.ignore_patterns("fig_*", "metrics.parquet", "checkpoint_index.parquet"))
+    config = tmp_path / "config.yaml"
+    config.write_text((out / "config.yaml").read_text().replace(str(out), str(copy)))
+    refused(capsys, 1000, "index", "--config", config)
+    assert not (copy / "checkpoint_index.parquet").exists()
+    assert run("index", "--config", config) == 0
+    refused(capsys, 1000, "evaluate", "--config", config)  # the rows are there, the table is not
+    assert not (copy / "metrics.parquet").exists()
+    assert run("evaluate", "--config", config) == 0
+    monkeypatch.setattr(comparison, "METRICS", ("NMSE",))
+    refused(capsys, 5000, "visualize", "--config", config)
+    assert not list(copy.glob("fig_*"))
+
+    saved = ["--acts", acts, "--exclude", "pad"]
+    one = ["--sae-path", SAE, "--out-dir", tmp_path / "one", *saved]
+    refused(capsys, 300, "compare", *one)
+    refused(capsys, 300, "sweep", *one, "--steps", "1")
+    refused(capsys, 2000, "train", "--output-dir", tmp_path / "saes", "--m", 32, "--sparsity", 4, *TRAIN, *saved)
+    loca = ["loca", "train", "--output-dir", tmp_path / "loca", "--m", 32, "--k", 4, "--n-groups", 2, *TRAIN, *saved]
+    refused(capsys, 4000, *loca)
+    kept = [p.name for folder in ("one", "saes", "loca") for p in (tmp_path / folder).rglob("*") if p.is_file()]
+    assert not {"ae.pt", "multi_encoder_sae.pt", "eval_results.json"} & set(kept)
+    assert not [name for name in kept if name.endswith("3modes.json") or "draft" in name]
+    assert run(*loca) == 0 and run("loca", "convert", "--sae-dir", tmp_path / "loca") == 0
+    (tmp_path / "loca" / "ae.pt").unlink()
+    refused(capsys, 1000, "loca", "convert", "--sae-dir", tmp_path / "loca")
+    assert not (tmp_path / "loca" / "ae.pt").exists()
 
 
 def test_unknown_flag_and_command():

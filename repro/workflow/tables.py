@@ -38,7 +38,14 @@ def index(config: RunConfig) -> Path:
     if not config.sae_checkpoints:
         raise BadInput("No sae_checkpoints in the config; add, say, sae_checkpoints: {topk: {roots: [FOLDER]}}.")
     roots = {entry.name or key: entry.roots for key, entry in config.sae_checkpoints.items()}
+    for name, paths in roots.items():
+        if not paths:
+            raise BadInput(f"sae_checkpoints.{name} has no roots; name the folders of its checkpoints, or drop it.")
     table = pd.DataFrame(index_checkpoints(roots))
+    for name in set(roots) - set(table["name"]):
+        raise BadInput(
+            f"No checkpoint of {name} below {', '.join(map(str, roots[name]))}; correct its roots, or drop it."
+        )
     out = Path(config.output_dir) / "checkpoint_index.parquet"
     return write_atomically(out, lambda path: table.to_parquet(path, index=False))
 
