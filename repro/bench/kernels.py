@@ -119,8 +119,8 @@ PRODUCTS = (
 def implementations(name: str, device: str) -> list[str]:
     """The plain twin first, then what "auto" takes here if that is another; of `solve` the solvers."""
     if name == "solve":
-        fast = device == "cuda" or importlib.util.find_spec("numba") is not None
-        return ["fista", "working_set"] if fast else ["fista"]
+        both = device == "cuda" or importlib.util.find_spec("numba") is not None
+        return ["fista", "working_set"] if both else ["fista"]
     fast = "triton" if device == "cuda" else "numba"
     kernel = "encode" if name.startswith("encode") else name.removesuffix("_backward")
     has = fast in ops.IMPLEMENTATIONS[kernel] and importlib.util.find_spec(fast) is not None

@@ -44,13 +44,24 @@ def _forward(start, stop, values, indices, atoms, out):
 
 @nb.njit(**fast)
 def _backward_values(start, stop, grad, indices, atoms, out):
+    """Four atoms at a time, so that four rows are on their way from memory."""
+    k, zero = indices.shape[1], out.dtype.type(0)
     for i in range(start, stop):
-        g = grad[i]
-        for j in range(indices.shape[1]):
-            a, s = atoms[indices[i, j]], out.dtype.type(0)
+        g, row, to = grad[i], indices[i], out[i]
+        for j in range(0, k - k % 4, 4):
+            a0, a1, a2, a3 = atoms[row[j]], atoms[row[j + 1]], atoms[row[j + 2]], atoms[row[j + 3]]
+            s0 = s1 = s2 = s3 = zero
             for t in range(g.size):
-                s += g[t] * a[t]
-            out[i, j] = s
+                s0 += g[t] * a0[t]
+                s1 += g[t] * a1[t]
+                s2 += g[t] * a2[t]
+                s3 += g[t] * a3[t]
+            to[j], to[j + 1], to[j + 2], to[j + 3] = s0, s1, s2, s3
+        for j in range(k - k % 4, k):
+            a, s0 = atoms[row[j]], zero
+            for t in range(g.size):
+                s0 += g[t] * a[t]
+            to[j] = s0
 
 
 @nb.njit(**fast)

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from repro.kernels.threads import over
 
+NONZEROS = 2**16  # that a part has at least: below, waking a thread takes longer than the sums
+
 
 @nb.njit(cache=True, nogil=True)
 def _firing_stats(start, stop, values, indices, m, y):
@@ -26,5 +28,6 @@ def _firing_stats(start, stop, values, indices, m, y):
 
 def firing_stats(values: Tensor, indices: Tensor, m: int, y: Tensor) -> Tensor:
     """Rows of the result [4, m], float64: count, sum z, sum z^2, sum z y over codes z > 0; y [n] float64."""
-    parts = over(len(values), _firing_stats, values, indices, m, y, least=4 * m // max(1, values.shape[1]))
+    least = max(4 * m, NONZEROS) // max(1, values.shape[1])
+    parts = over(len(values), _firing_stats, values, indices, m, y, least=least)
     return torch.from_numpy(parts[0] if len(parts) == 1 else np.add.reduce(parts)).T

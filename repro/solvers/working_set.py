@@ -190,7 +190,7 @@ class WorkingSet:
 
     def block(self, problem: Lasso) -> int:
         if self._batched(problem):
-            return max(1, dense_block(problem) // 4)
+            return max(1, dense_block(problem) // 2)
         return max(1, min(128, 2**21 // problem.m))
 
     def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> WorkingState | BatchedState:

@@ -12,7 +12,7 @@ from repro.objective import Certificate, certificate_of
 from repro.solvers.base import largest_codes
 from repro.solvers.problem import Lasso
 
-NUMBERS = {"cpu": 2**22, "cuda": 2**28}  # of gathered atoms and Gram matrices at a time
+NUMBERS = {"cpu": 2**22, "cuda": 2**29}  # of gathered atoms and Gram matrices at a time
 STEPS_A_SLOT = 8  # coordinate steps a pass may take, for each atom in the working set
 
 
@@ -64,12 +64,12 @@ class BatchedState:
             size = max(1, NUMBERS.get(device.type, 2**22) // (w * (w + d)))
             for first in range(0, len(U), size):
                 rows = slice(first, first + size)
-                atoms = p.atoms[W[rows]] * on[rows].unsqueeze(2)
+                atoms = p.atoms[W[rows]].mul_(on[rows].unsqueeze(2))
                 q = (atoms @ r[rows].unsqueeze(2)).squeeze(2)
-                limits = {"energy": rr[rows], "target": self.inner * self.proof.gap[rows]}
-                U[rows] = ops.coordinate_descent(
-                    atoms @ atoms.mT, start[rows], q, self.lam[rows], p.nonneg, **limits, steps=STEPS_A_SLOT * w
-                )[0]
+                U[rows], _ = ops.coordinate_descent(
+                    atoms @ atoms.mT, start[rows], q, self.lam[rows], p.nonneg,
+                    target=self.inner * self.proof.gap[rows], energy=rr[rows], steps=STEPS_A_SLOT * w,
+                )  # fmt: skip
         self.z = SparseCodes.packed(U, W, p.m)
         self._prove()
 
