@@ -1,5 +1,6 @@
 """Collection: packing, padding, what is on disk, and that a killed run ends in the same bytes."""
 
+import csv
 import dataclasses
 import hashlib
 import json
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from repro import bench
 from repro.activations import collect as collect_module
 from repro.activations import forward as forward_module
 from repro.activations.collect import collect, collect_texts
@@ -461,3 +463,20 @@ def test_texts_in_memory_equal_the_files(config):
     assert held.select().n == stored.select().n
     with pytest.raises(BadInput, match="no text"):
         collect_texts(loaded, [])
+
+
+def test_bench_rows(lm, corpus, tmp_path):
+    """Rows of both forms against the bare pass, and of a longer collection. Nothing is judged by its time."""
+    options = {"model": lm, "layer": 1, "dataset": corpus, "tokens": 200, "rounds": 2, "seq-len": 16, "batch-size": 4}
+    options |= {"longer": 2, "out": tmp_path}
+    path = bench.run(["collect", *(str(w) for k, v in options.items() for w in (f"--{k}", v))])
+    with path.open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [(r["form"], r["tokens"], r["rounds"]) for r in rows] == [
+        ("npy", "200", "2"),
+        ("shards", "200", "2"),
+        ("npy", "400", "1"),
+        ("shards", "400", "1"),
+    ]
+    assert float(rows[0]["ratio_to_bare"]) > 0 and rows[2]["ratio_to_bare"] == ""
+    assert rows[0]["d"] == "32" and rows[0]["dtype"] == "float32" and rows[0]["device"] and rows[0]["date"]

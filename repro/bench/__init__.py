@@ -15,6 +15,7 @@ BENCHES = {
     "inference": ("repro.bench.inference", "Inference", "Sparse codes: every solver, its time and what it proves."),
     "kernels": ("repro.bench.kernels", "Kernels", "The package's operations against this device's floor."),
     "evaluate": ("repro.bench.evaluate", "Evaluate", "A whole evaluation: tokens a second and memory."),
+    "collect": ("repro.bench.collect", "Collect", "Collecting activations against the bare forward pass; memory."),
     "train": ("repro.bench.train", "Train", "Training: tokens a second for every variant."),
 }
 

@@ -1,0 +1,130 @@
+"""What collecting activations takes beside the forward pass that it cannot do without, and how much memory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.config import DatasetConfig, ModelConfig, RunConfig
+
+FORMS = ("npy", "shards")
+
+
+@dataclass(frozen=True)
+class Collect:
+    """Collect text to files, and run the same blocks on the same tokens and drop the result, by turns."""
+
+    model: str = flag("tiny", "language model: a preset, a hub id or a folder")
+    layer: int | None = flag(None, "block that is read; the preset's if not given")
+    dataset: str = flag("tiny", "text")
+    tokens: int = flag(8192, "tokens of a collection")
+    rounds: int = flag(3, "collections of each form, and as many bare passes, by turns")
+    seq_len: int = flag(128, "tokens a sequence")
+    batch_size: int = flag(16, "sequences a forward pass")
+    packing: bool = flag(True, "documents end to end; else one a sequence, batches of like lengths")
+    longer: int = flag(4, "last, a collection of so many times the tokens, for its memory; 0 = none")
+    device: str = flag("cpu", "cpu or cuda")
+    out: Path | None = flag(None, "folder of collect.csv; data/bench if not given")
+
+    def run(self) -> Path:
+        """Append a row a form, and one for the longer collection, to collect.csv; returns its path."""
+        from repro.activations.forward import forward, plan
+        from repro.activations.models import load_model
+
+        loaded = load_model(ModelConfig(self.model, self.layer), self.device)
+        path, facts = table("collect", self.out), machine("transformers", device=self.device)
+        with tempfile.TemporaryDirectory() as folder:
+            meta = self._collect(loaded, Path(folder), "npy", self.tokens)[2]  # a first one, to warm up
+            tokens, mask = (np.load(p) for p in sorted(Path(folder).glob("kept/*.npy"), reverse=True))
+            batches = plan(mask, self.batch_size)
+
+            def bare() -> None:
+                for batch in batches:
+                    forward(loaded, tokens, mask, batch)
+
+            seconds: dict[str, list[float]] = {name: [] for name in ("bare", *FORMS)}
+            peaks: dict[str, float] = {}
+            for i in range(self.rounds):
+                order = list(seconds)
+                for name in order[i % 3 :] + order[: i % 3]:
+                    if name == "bare":
+                        seconds[name].append(timed(bare, self.device)[1])
+                        continue
+                    taken, peak, _ = self._collect(loaded, Path(folder), name, self.tokens)
+                    seconds[name].append(taken)
+                    peaks[name] = max(peak, peaks.get(name, 0.0))
+            rows = [self._row(meta, form, seconds[form], peaks[form], seconds["bare"]) for form in FORMS]
+            if self.longer:
+                for form in FORMS:
+                    taken, peak, meta = self._collect(loaded, Path(folder), form, self.longer * self.tokens)
+                    rows.append(self._row(meta, form, [taken], peak, None))
+        append(path, [{**row, **facts} for row in rows])
+        return path
+
+    def _collect(self, loaded: Any, folder: Path, form: str, tokens: int) -> tuple[float, float, dict[str, Any]]:
+        """(seconds from text to finished files, peak memory beyond what was there in MiB, the manifest)."""
+        from repro.activations.collect import write
+        from repro.activations.drafts import ManyFiles, OneFile
+        from repro.activations.store import store_name
+
+        data = DatasetConfig(
+            self.dataset,
+            max_tokens=tokens,
+            seq_len=self.seq_len,
+            batch_size=self.batch_size,
+            packing=self.packing,
+        )
+        target, name = folder / "out", store_name(loaded.layer)
+        draft = OneFile(target, name) if form == "npy" else ManyFiles(target, name, "key", 2 * self.batch_size)
+
+        def run() -> None:
+            draft.folder.mkdir(parents=True)
+            write(loaded, RunConfig(str(target), dataset=data), draft, "key")
+            draft.publish()
+
+        peak_memory(reset=True)
+        before = peak_memory()
+        _, seconds = timed(run, self.device)
+        peak = peak_memory() - before
+        meta: dict[str, Any] = json.loads(draft.published.read_text())
+        kept = folder / "kept"
+        if not kept.exists():
+            kept.mkdir()
+            for role in ("tokens", "mask"):
+                shutil.copy(draft.target.side[role], kept / f"{role}.npy")
+        shutil.rmtree(target)
+        return seconds, peak, meta
+
+    def _row(
+        self, meta: dict[str, Any], form: str, seconds: list[float], peak: float, bare: list[float] | None
+    ) -> dict[str, Any]:
+        tokens, total = meta["tokens"], sum(seconds)
+        each = [a / b for a, b in zip(seconds, bare or [])]
+        row = {
+            "model": self.model,
+            "layer": meta["layer"],
+            "d": meta["shape"][2],
+            "dtype": meta["model"].get("dtype", ""),
+            "packing": self.packing,
+            "form": form,
+            "tokens": tokens,
+            "rounds": len(seconds),
+            "batch_tokens": self.batch_size * self.seq_len,
+            "seconds": round(total, 2),
+            "tokens_per_second": round(tokens * len(seconds) / total, 1),
+            "bare_tokens_per_second": round(tokens * len(bare) / sum(bare), 1) if bare else "",
+            "ratio_to_bare": round(total / sum(bare), 3) if bare else "",
+            "ratio_lowest": round(min(each), 3) if each else "",
+            "ratio_highest": round(max(each), 3) if each else "",
+            "peak_mib_beyond_model": round(peak, 1),
+            "files_mib": round(tokens * (meta["shape"][2] + 4) * 4 / 2**20, 1),
+        }
+        print({k: v for k, v in row.items() if v != ""}, flush=True)
+        return row
