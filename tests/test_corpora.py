@@ -11,6 +11,7 @@ import pytest
 
 from repro.activations import brown, corpora, debian
 from repro.activations.text import documents, source_fingerprint
+from repro.cli import main
 from repro.config import DatasetConfig, RunConfig, from_mapping
 from repro.errors import BadInput
 
@@ -301,3 +302,12 @@ def test_apt_works_in_its_own_folder(monkeypatch, tmp_path):
     assert [p.name[:18] for p in debian.download(tmp_path)] == ["a_main_binary-amd6", "a_main_i18n_Transl"]
     assert f'Dir::State::lists "{tmp_path}/lists";' in told[0] and "#clear APT::Update::Post-Invoke;" in told[0]
     assert debian.releases(tmp_path) == {"bookworm": "12.1 Sat"}
+
+
+@pytest.mark.parametrize("arguments", [["fetch-text", "pile"], ["collect", "--dataset.name", "brown"]])
+def test_the_command_line_exits_2(arguments, capsys, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main([*arguments, *(["--output-dir", str(tmp_path)] if arguments[0] == "collect" else [])])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and said.startswith("repro: ") and said.count("\n") == 1
+    assert "there are debian-descriptions" in said or "run `repro fetch-text brown` once" in said

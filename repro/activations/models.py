@@ -155,9 +155,8 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
     ready = as_loaded(model, tokenizer, layer, site, provenance, source.preset)
     if site not in STREAM:
         some = torch.arange(3, 11)[None] % ready.vocabulary
-        check_sum(
-            *(ready.at(s, some) for s in ("resid_pre", "attn_out", "mlp_out", "resid_post")), type(model).__name__
-        )
+        pre, attn, mlp, post = (ready.at(s, some) for s in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
+        check_sum(pre, attn, mlp, post, type(model).__name__)
     return ready
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Literal
 
 from repro.activations.sites import site_of
-from repro.activations.store import EXCLUDE
 from repro.config import ModelConfig
 from repro.errors import BadInput, nearest
 
@@ -28,8 +27,6 @@ class Preset:
     """Precision of the forward pass."""
     license: str
     """Licence of the weights."""
-    exclude: tuple[str, ...] = EXCLUDE
-    """Positions that are not evaluated."""
     max_norm_ratio: float | None = None
     """Tokens beyond this many median norms are not evaluated."""
     separator: str | None = None

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from repro.config import DatasetConfig, Device, MetricsConfig, ModelConfig, RunConfig, Scale, cache_dir, digest
 from repro.evaluate import EvalData, EvalOptions, open_data
 
-TOKENS_A_DOCUMENT = 40  # upper bound of the mean length of a labelled document
+LABELLED_LENGTH = 64  # tokens of a labelled document that are kept
+TOKENS_A_GLOSS = 40  # upper bound of the mean length of the bundled glosses
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
         name=scale.labelled,
         split="all",
         label_column="label",
-        max_tokens=scale.label_docs * TOKENS_A_DOCUMENT,
-        seq_len=64,
+        max_tokens=scale.label_docs * (TOKENS_A_GLOSS if scale.labelled == "tiny-labels" else LABELLED_LENGTH),
+        seq_len=LABELLED_LENGTH,
         packing=False,
     )
     stores = [
