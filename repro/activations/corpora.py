@@ -65,7 +65,7 @@ def fetch_text(name: str, force: bool = False) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as work:
-            made, source = CORPORA[name].made_by(Path(work))
+            made, source = CORPORA[name].made_by(Path(work).resolve())  # apt takes no relative path
             drafts = {n: _write(n, splits, source, Path(work) / "done" / n) for n, splits in made.items()}
             for n, draft in drafts.items():
                 shutil.rmtree(folder_of(n), ignore_errors=True)
