@@ -18,6 +18,8 @@ NAMES = [
     "55_ground_truth",
     "60_loca",
     "70_performance",
+    "80_your_sae",
+    "90_explorer",
 ]
 NANO = {
     "train_tokens": 6000,
