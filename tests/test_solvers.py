@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from repro import objective as J
+from repro import ops
 from repro.codes import SparseCodes
 from repro.errors import BadInput
 from repro.solvers import SOLVERS, Ista, Lasso, WorkingSet, pursuit, refit, solve
@@ -460,3 +461,21 @@ def test_steps_without_proof_are_the_same_steps():
     assert without.gap.isnan().all() and not without.converged.any()
     with pytest.raises(BadInput, match="tolerance needs the certificate"):
         solve(problem, "ista", max_steps=5, tol=1e-3, proof=False)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is not asked for here")
+def test_batched_working_sets_run_on_the_kernel(monkeypatch):
+    """As on a GPU, but for the device: every descent by Triton, interpreted."""
+    pytest.importorskip("triton")
+    plain, calls = ops.coordinate_descent, []
+
+    def interpreted(*args, **kwargs):
+        calls.append(len(args[0]))
+        return plain(*args, **kwargs, impl="triton")
+
+    monkeypatch.setattr(ops, "coordinate_descent", interpreted)
+    x, atoms = correlated(n=2, d=24, m=60)
+    problem = Lasso(x, atoms, 0.8)
+    found = solve(problem, WorkingSet(batched=True, first=8), tol=1e-2)
+    assert found.converged.all() and len(calls) >= 1
+    assert (found.objective <= solve(problem, "fista", tol=1e-6).objective * 1.011).all()

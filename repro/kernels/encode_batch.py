@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repro.codes import SparseCodes
 
-SAMPLE = 2**20  # scores from which the first threshold is taken
+SAMPLE, ROWS = 2**18, 16  # scores from which the first threshold is taken, and rows of them at least
 SLACK = 1.25  # how many more than wanted it should let through; doubled until there are enough
 
 
@@ -23,12 +23,13 @@ def batch_top_k(x: Tensor, m: int, count: int, above: Callable[[Tensor, float], 
     n = len(x)
     if n * count == 0:
         return above(x[:0], 0.0) if n == 0 else above(x, math.inf)
-    rows = torch.linspace(0, n - 1, min(n, max(1, SAMPLE // m)), device=x.device).long()
-    scores = above(x[rows], 0.0).values.flatten().sort(descending=True).values
+    rows = torch.linspace(0, n - 1, min(n, max(ROWS, SAMPLE // m)), device=x.device).long()
+    scores = above(x[rows], 0.0).values
+    scores = scores[scores > 0]
     slack = SLACK
     while True:
         rank = math.ceil(slack * count * len(rows) / n)
-        threshold = float(scores[rank]) if rank < len(scores) else 0.0
+        threshold = float(scores.kthvalue(len(scores) - rank).values) if rank < len(scores) else 0.0
         codes = above(x, threshold)
         if int(codes.l0.sum()) >= count or threshold <= 0:
             return _largest(codes, count)
