@@ -16,7 +16,7 @@ from repro.variants import BatchTopK, Standard
 
 D, M = 16, 64
 OPTIONS = EvalOptions(
-    released_tokens=60, released_k=False, target_dense=float("nan"), bootstrap=3, gap=False, refit=False, non_steps=40
+    released_tokens=60, released_k=False, target_dense=float("nan"), bootstrap=3, gap=False, non_steps=40
 )
 
 
@@ -56,6 +56,7 @@ def test_the_ends_are_the_two_protocols_to_the_bit(sae):
         for row, known in zip(job.rows(rules), wanted, strict=True):
             shared = row.keys() & known.keys()
             assert {"mode", "lam", "NMSE", "FVE", "L0", "dead_rate", "absorption", "dF1", "F1@2", "r_main"} <= shared
+            assert ("NMSE_refit" in row) == ("NMSE_refit" in known)
             assert {k: row[k] for k in shared if row[k] == row[k]} == {k: known[k] for k in shared if row[k] == row[k]}
 
 
@@ -151,7 +152,9 @@ def table():
         for mode, base in (("amortized", 0.9), ("semi", 0.1), ("non", 0.05)):
             goal = 0.2
             value = base + (goal - base) * on / 11
-            facts = dict.fromkeys((*ablation_view.METRICS, "FVE", "absorption_null", "dead_expected", "lam"), value)
+            facts = dict.fromkeys(
+                (*ablation_view.METRICS, "FVE", "NMSE_refit", "absorption_null", "dead_expected", "lam"), value
+            )
             shuffled = {
                 "absorption_shuffled_low": value - 0.1,
                 "absorption_shuffled_high": value,
@@ -173,6 +176,9 @@ def test_effects_add_up_and_do_not_depend_on_the_order_here(table):
     text = ablation_view.findings(table)
     assert "from 0.9 as released to 0.2 corrected" in text and "-0.8 as released and +0 corrected" in text
     assert "falls for 2 and 0 of 2 SAEs" in text
+    assert "comes from the evaluation.**" in ablation_view.verdict(table)
+    better = table.assign(NMSE_refit=table["NMSE_refit"].where(table["mode"] == "amortized", 0))
+    assert "a drop is left once shrinkage is undone" in ablation_view.verdict(better)
     explained = density.explained(table)
     assert explained.loc[("absorption", "as_released", "semi"), "change"] == pytest.approx(-0.8)
     assert explained["rest"].to_numpy() == pytest.approx(0)

@@ -18,10 +18,10 @@ from repro.evaluate.released import DENSE
 from repro.experiments.ablation_rules import Reading, Rules
 from repro.experiments.density import shuffled_absorption
 from repro.inference import CALIBRATION_TOKENS, GRID9, calibrate_lambda, grid_lambda, spread
-from repro.metrics import Firing, pool, probe_metrics
+from repro.metrics import Firing, Reconstruction, pool, probe_metrics
 from repro.metrics.absorption import AUX
 from repro.sae import SAE
-from repro.solvers import Ista, Lasso, solve
+from repro.solvers import Ista, Lasso, refit, solve
 
 GRID_TOKENS, GRID_STEPS = 5000, 100  # of the released search for lambda
 
@@ -127,13 +127,21 @@ class Coded:
         self.reading, self.tokens = Reading(job.sae, rules), job.evaluated(rules)
         self.kept, self.size = KeptCodes(job.sae.config.m, job.device), job.block(rules)
         sums = TokenSums(self.tokens.docs if rules.tokens else torch.zeros_like(self.tokens.docs))
+        unshrunk: list[Reconstruction] = []
+        widest = 0
         for rows, x in self.tokens.blocks(self.size, job.device):
             job.sae.check_input(x)
             codes = self.of(x)
             sums.add(rows, x, self.reading.decode(codes, x).detach(), codes)
             self.kept.append(codes)
+            widest = max(widest, int(codes.l0.max()))
+            if job.o.refit and not rules.dense and widest <= job.sae.config.d:
+                fitted = refit(self.reading.target(x), job.sae.W_dec.detach(), codes, rules.sign)
+                unshrunk.append(Reconstruction.of(x, self.reading.decode(fitted, x).detach()))
         fired = sum(int(firing.fired.sum()) for _, firing in sums.records.values())
         self.values = {"n_tokens": len(self.tokens), "fires": fired / len(self.tokens), **sums.value()}
+        if unshrunk and widest <= job.sae.config.d:
+            self.values["NMSE_refit"] = sum(unshrunk[1:], unshrunk[0]).value()["NMSE"]
 
     @torch.no_grad()
     def of(self, x: Tensor) -> SparseCodes:

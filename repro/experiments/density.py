@@ -144,28 +144,28 @@ def grid_figure(grid: pd.DataFrame) -> Figure:
     figure, shown = go.Figure(), set()
     for (variant, sparsity), part in grid.groupby(["variant", "sparsity"], sort=False):
         color = VARIANT_COLORS.get(variant, GREY)
-        columns = (
-            ("nonzeros", "after 100 steps", "solid", "circle"),
-            ("optimum_nonzeros", "certified optimum", "dot", "square-open"),
-        )
-        for column, name, dash, symbol in columns:
-            label = f"{variant}, {name}"
-            trace = {"line": {"color": color, "dash": dash}, "marker": {"symbol": symbol}, "legendgroup": label}
-            hover = [f"{variant} {sparsity:g}, target {t * m:.0f}" for t, m in zip(part["target"], part["m"])]
+        for column, dash, symbol in (("nonzeros", "solid", "circle"), ("optimum_nonzeros", "dot", "square-open")):
+            name = variant if column == "nonzeros" else "certified optimum"
             figure.add_scatter(
                 x=part["lam"],
                 y=part[column],
                 mode="lines+markers",
-                name=label,
-                showlegend=label not in shown,
-                hovertext=hover,
-                **trace,
+                name=name,
+                legendgroup=name,
+                showlegend=name not in shown,
+                line={"color": color, "dash": dash},
+                marker={"symbol": symbol},
+                hovertext=[f"{variant} {sparsity:g}, target {t * m:.0f}" for t, m in zip(part["target"], part["m"])],
             )
-            shown.add(label)
-    d, l0 = int(grid["d"].iloc[0]), float(grid["L0"].mean())
-    figure.add_hline(y=d, line_dash="dash", annotation_text=f"d = {d}: no optimum has more")
-    figure.add_hline(y=l0, line_dash="dash", annotation_text=f"the encoders' mean L0, {l0:.0f}")
-    figure.update_xaxes(type="log", title_text="λ of the released grid")
+            shown.add(name)
+    ends = [grid["lam"].min(), grid["lam"].max()]
+    for value, name in (
+        (grid["d"].iloc[0], "d, the most of any optimum"),
+        (grid["L0"].mean(), "the encoders' mean L0"),
+    ):
+        line = {"color": GREY, "dash": "dash" if name.startswith("d") else "dashdot", "width": 1}
+        figure.add_scatter(x=ends, y=[value, value], mode="lines", name=name, line=line)
+    figure.update_xaxes(type="log", title_text="λ of the released grid", exponentformat="power")
     figure.update_yaxes(type="log", title_text="nonzeros a token")
     text = (
         "Every λ that the release can choose leaves codes far denser than the encoder's: solid, after its 100 steps; "
@@ -230,8 +230,9 @@ def dead_figure(table: pd.DataFrame) -> Figure:
             marker={"color": MODE_COLORS[mode], "symbol": symbol, "size": 10},
             hovertext=[f"{v} {s:g}, {f:.0f} fire" for v, s, f in zip(part["variant"], part["sparsity"], part["fires"])],
         )
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", name="explained by the budget", line={"dash": "dash"})
-    figure.update_layout(xaxis_title="silent latents expected (share)", yaxis_title="silent latents measured (share)")
+    most = 1.05 * float(ends(table)[["dead_expected", "dead_rate"]].max().max())
+    figure.add_scatter(x=[0, most], y=[0, most], mode="lines", name="explained by the budget", line={"dash": "dash"})
+    figure.update_layout(xaxis_title="silent latents expected (share)", yaxis_title="measured (share)")
     return caption(
         figure,
         "Latents that never fire on the evaluated tokens, against the share expected if as many firings were spread "

@@ -105,7 +105,7 @@ def score_figure(table: pd.DataFrame, score: str) -> Figure:
     from repro.report.theme import BLUE, VERMILION, caption, interval
 
     problems = list(dict.fromkeys(table["problem"]))
-    figure = make_subplots(rows=len(problems), cols=1, subplot_titles=problems, vertical_spacing=0.16)
+    figure = make_subplots(rows=len(problems), cols=1, subplot_titles=problems, vertical_spacing=0.2)
     for row, problem in enumerate(problems, 1):
         for name, color, symbol in (("true", BLUE, "square"), ("learned", VERMILION, "circle")):
             part = table[(table["problem"] == problem) & (table["dictionary"] == name)]
@@ -126,7 +126,8 @@ def score_figure(table: pd.DataFrame, score: str) -> Figure:
                 col=1,
             )
         figure.update_yaxes(title_text=LABELS[score], row=row, col=1, type="log" if score == "NMSE" else "linear")
-    figure.update_layout(height=330 * len(problems) + 60)
+    figure.update_annotations(x=0, xanchor="left")
+    figure.update_layout(height=330 * len(problems) + 100, margin={"t": 90})
     return caption(
         figure,
         f"{LABELS[score]} by way to codes, at the true number of nonzeros; mean over seeds with 95 % t intervals. "

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 COSTS = {
     "steps": "steps from the encoder's code",
-    "flops_per_token": "FLOPs a token (products with the dictionary)",
-    "ms_per_token": "milliseconds a token, measured",
+    "flops_per_token": "FLOPs a token",
+    "ms_per_token": "milliseconds a token",
 }
 NAMES = {"as_released": "ISTA, released", "ista": "ISTA", "fista": "FISTA", "certified": "certified optimum"}
 
@@ -65,7 +65,7 @@ def cost_figure(
             hovertext=[f"{s} steps, L0 {l:.4g}" if s >= 0 else f"L0 {l:.4g}" for s, l in zip(mean.index, mean["L0"])],
         )
     figure.update_layout(xaxis_title=COSTS[against], yaxis_title=LABELS.get(metric, metric))
-    figure.update_xaxes(type="linear" if against == "steps" else "log")
+    figure.update_xaxes(type="linear" if against == "steps" else "log", exponentformat="power")
     if metric in ("NMSE", "L0"):
         figure.update_yaxes(type="log")
     return caption(
