@@ -16,7 +16,7 @@ from repro.activations.text import Document
 from repro.config import DatasetConfig
 from repro.errors import BadInput
 
-CALL = 256  # documents per call of the tokenizer, which works on them in parallel
+CALL = 256  # documents per call of the tokenizer, which works on them in parallel; fewer at first: a few may do
 
 
 @dataclass
@@ -90,8 +90,8 @@ def sequences(
 def _tokenised(loaded: LoadedModel, docs: Iterable[Document]) -> Iterator[tuple[Document, np.ndarray]]:
     """Documents with their token ids (int32, no special tokens added); empty ones are left out."""
     vocabulary = loaded.vocabulary
-    docs = iter(docs)
-    while chunk := list(islice(docs, CALL)):
+    docs, size = iter(docs), 4
+    while chunk := list(islice(docs, size := min(2 * size, CALL))):
         encoded = loaded.tokenizer([c.text for c in chunk], add_special_tokens=False, verbose=False)["input_ids"]
         for document, ids in zip(chunk, encoded):
             if not ids:

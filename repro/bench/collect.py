@@ -82,7 +82,8 @@ class Collect:
             packing=self.packing,
         )
         target, name = folder / "out", store_name(loaded.layer)
-        draft = OneFile(target, name) if form == "npy" else ManyFiles(target, name, "key", 2 * self.batch_size)
+        per_shard = self.batch_size * max(1, tokens // self.seq_len // self.batch_size // 3)  # three shards or four
+        draft = OneFile(target, name) if form == "npy" else ManyFiles(target, name, "key", per_shard)
 
         def run() -> None:
             draft.folder.mkdir(parents=True)
