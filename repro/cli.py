@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow small machines down ninefold
 
 from repro.config import RunConfig, load_yaml
-from repro.errors import BadInput, NotebookFailed, bad_path, disk_full
+from repro.errors import BadInput, NotebookFailed, TasksFailed, bad_path, disk_full
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,33 @@ def commands() -> dict[str, Command]:
         "fetch-sae": Command(FetchSae, _fetch_sae, "Download released SAEs."),
         "notebook": Command(Notebook, _run, "Execute one notebook with papermill."),
         "report": Command(Report, _run, "Execute all notebooks and build the book."),
+        "status": Command(Status, _status, "Tasks of a run with several workers: done, running, died, failed."),
         "claims": Command(ClaimsConfig, _claims, "Print the ledger of claims and write it as csv."),
     }
+
+
+@dataclass(frozen=True)
+class Status:
+    """Which run."""
+
+    folder: str
+    """Its output folder."""
+
+
+def _status(config: Status) -> None:
+    from collections import Counter
+
+    from repro.fanout import status
+
+    states = status(config.folder)
+    if not states:
+        raise BadInput(f"No tasks were run in {config.folder}; `repro evaluate --workers 2` leaves some.")
+    counts = Counter(state["state"] for state in states)
+    print(", ".join(f"{n} {state}" for state, n in counts.items()))
+    for state in states:
+        if state["state"] != "done":
+            reason = f": {state['reason']}" if "reason" in state else ""
+            print(f"{state['state']} {state['name']} ({state['host']}, process {state['pid']}){reason}")
 
 
 def _run(config: Any) -> None:
@@ -153,7 +178,7 @@ def parse(args: list[str]) -> tuple[Command, Any]:
     for name, command in known.items():
         given = {"default": defaults[name]} if name in defaults else {}
         config: Any = command.config
-        if name in ("check", "fetch-model", "fetch-text", "fetch-sae"):
+        if name in ("check", "fetch-model", "fetch-text", "fetch-sae", "status"):
             config = Annotated[config, tyro.conf.PositionalRequiredArgs]
         group, _, last = name.rpartition(" ")
         choice = Annotated[config, tyro.conf.subcommand(last, description=_help(command), **given)]
@@ -226,7 +251,7 @@ def main(args: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("repro: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
         raise SystemExit(1) from None
-    except NotebookFailed as error:
+    except (NotebookFailed, TasksFailed) as error:
         print(f"repro: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:

@@ -123,6 +123,18 @@ class RunConfig:
     """as_released, corrected, or both."""
     device: Device = "auto"
     """auto = cuda where there is one."""
+    engine: Literal["local", "dask", "slurm"] = "local"
+    """evaluate: where checkpoints are evaluated side by side: processes here, a dask cluster, or Slurm jobs."""
+    workers: int = 1
+    """evaluate: processes, dask workers or jobs at a time; 1 of engine local = in this process."""
+    scheduler: str | None = None
+    """evaluate: address of a running dask scheduler (tcp://…); local = try Slurm's jobs on this machine."""
+    threads: int | None = None
+    """evaluate: threads of each worker; the cores divided by the workers if not given."""
+    retries: int = 2
+    """evaluate: tries after the first for a checkpoint that failed or whose worker died."""
+    gpus: int = 0
+    """evaluate: GPUs of each host; every worker takes one."""
     shard_tokens: int | None = None
     """collect: tokens a file of a folder acts_layer{L}/ of safetensors shards; one .npy if not given."""
     verify: bool = False

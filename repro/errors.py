@@ -20,6 +20,10 @@ def missing_extra(package: str, extra: str) -> BadInput:
     return BadInput(f"{package} is not installed: pip install 'repro[{extra}]' (or `make install` in a clone).")
 
 
+class TasksFailed(RuntimeError):
+    """Some tasks failed for good; what they were part of is written, with the reasons in it."""
+
+
 class NotebookFailed(RuntimeError):
     """A cell raised; the message is one line that names the cell, and the draft is kept for reading."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "repro"
 FLOORS = [
-    {"errors", "config", "machine"},
+    {"errors", "config", "machine", "fanout"},
     {"objective", "codes"},
     {"ops", "kernels"},
     {"sae", "solvers"},

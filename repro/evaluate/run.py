@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,22 +90,33 @@ def row_key(code: str, sha256: str, step: Any, data_key: str, options: EvalOptio
 
 
 def evaluate_checkpoints(
-    checkpoints: Sequence[dict[str, Any]], data: EvalData, options: EvalOptions, folder: str | Path, device: str = "cpu"
+    checkpoints: Sequence[dict[str, Any]],
+    data: EvalData,
+    options: EvalOptions,
+    folder: str | Path,
+    device: str = "cpu",
+    failed: Mapping[str, str] | None = None,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Rows of many checkpoints: dicts with path and, if known, variant, trainer, step, sparsity (`repro index`).
 
     Each row is kept in `folder` as JSON when it is finished, keyed by a hash of the weights, the data, the options and
     the sources, and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be
-    read gives one row with its reason as `note`.
+    read gives one row with its reason as `note`; so does one that `failed` elsewhere, {path: reason}.
     """
     from repro.checkpoints import CheckpointError, load_sae
 
-    folder, code, pairs = Path(folder), code_key(), plan(options)
+    folder, code, pairs, failed = Path(folder), code_key(), plan(options), failed or {}
     jobs = [_job(entry, folder, code, data, options, pairs) for entry in checkpoints]
     rows: list[dict[str, Any]] = []
-    with tqdm(desc="evaluate", unit="token", unit_scale=True, total=sum(job.passes for job in jobs)) as bar:
+    total = sum(job.passes for job in jobs)
+    with tqdm(desc="evaluate", unit="token", unit_scale=True, total=total, disable=not progress) as bar:
         for job in jobs:
             known = job.known
+            if known["path"] in failed:
+                rows.append({**known, "note": failed[known["path"]]})
+                bar.total -= job.passes
+                continue
             bar.set_description_str(
                 f"{known.get('variant', 'SAE')} {known.get('sparsity', '')} step {known.get('step', 'final')}"
             )
@@ -128,6 +139,14 @@ def evaluate_checkpoints(
             bar.total += bar.n - before - job.passes  # a mode that an SAE cannot have takes fewer passes
             rows += [json.loads(file.read_text()) | known for file in job.files.values()]
     return rows
+
+
+def unfinished(
+    checkpoints: Sequence[dict[str, Any]], data: EvalData, options: EvalOptions, folder: str | Path
+) -> list[dict[str, Any]]:
+    """The checkpoints of which `folder` still lacks a row (those that cannot be read are left out)."""
+    code, pairs = code_key(), plan(options)
+    return [c for c in checkpoints if _job(c, Path(folder), code, data, options, pairs).todo]
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from repro.activations.store import find_stores, open_store, store_name
-from repro.config import RunConfig, write_atomically
-from repro.errors import BadInput
-from repro.evaluate import EvalOptions, evaluate_checkpoints, open_data
+from repro.config import RunConfig, digest, from_mapping, write_atomically
+from repro.errors import BadInput, TasksFailed
+from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
+from repro.evaluate.run import unfinished
 from repro.experiments.setup import device_of
+from repro.fanout import Fanout, Task, fan_out
 
 
 def protocols(word: str) -> tuple[str, ...]:
@@ -68,6 +75,26 @@ def evaluate(config: RunConfig) -> Path:
         for name in ("trainer", "step"):
             if name in entry:
                 entry[name] = int(entry[name])
+    data, options = opened(config)
+    todo = unfinished(entries, data, options, folder / "rows")
+    failed = evaluate_apart(todo, config) if config.workers > 1 or config.engine != "local" else {}
+    rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device), failed)
+    spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
+    names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
+    out = pd.DataFrame(rows)
+    out.insert(0, "name", out["path"].map(names.get))
+    if "mode" in out:
+        out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
+    written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
+    if failed:
+        raise TasksFailed(
+            f"{len(failed)} of {len(entries)} checkpoints failed; {written} has the rest, and the reasons as notes."
+        )
+    return written
+
+
+def opened(config: RunConfig) -> tuple[EvalData, EvalOptions]:
+    """What a config evaluates on, left on disk, and how."""
     acts = acts_file(config)
     labelled = acts if open_store(acts).labels is not None else None
     data = open_data(acts, config.metrics, labelled, stream=True)
@@ -83,11 +110,41 @@ def evaluate(config: RunConfig) -> Path:
         bootstrap=config.metrics.bootstrap,
         seed=config.seed,
     )
-    rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device))
-    spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
-    names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
-    out = pd.DataFrame(rows)
-    out.insert(0, "name", out["path"].map(names.get))
-    if "mode" in out:
-        out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
-    return write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
+    return data, options
+
+
+def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str, str]:
+    """Evaluate checkpoints in other processes, on this machine or others that see the same files.
+
+    Each leaves its rows in output_dir/rows, where the table is put together afterwards; returns {path: reason} of
+    those that failed every time.
+    """
+    cores = os.cpu_count() or 1
+    how = Fanout(
+        config.engine,
+        config.workers,
+        config.scheduler,
+        config.threads or max(1, cores // config.workers),
+        config.retries,
+        config.gpus,
+    )
+    folder = Path(config.output_dir)
+    tasks = [Task(digest(entry, config), _named(entry), evaluate_entry, (entry, config)) for entry in entries]
+    failed = fan_out(tasks, how, folder)
+    return {entry["path"]: failed[task.key] for entry, task in zip(entries, tasks, strict=True) if task.key in failed}
+
+
+def evaluate_entry(entry: dict[str, Any], config: RunConfig) -> None:
+    """All rows of one checkpoint, in this process (what a worker does)."""
+    data, options = _opened_once(json.dumps(dataclasses.asdict(config)))
+    rows = Path(config.output_dir) / "rows"
+    evaluate_checkpoints([entry], data, options, rows, device_of(config.device), progress=False)
+
+
+@lru_cache(maxsize=1)
+def _opened_once(config: str) -> tuple[EvalData, EvalOptions]:
+    return opened(from_mapping(RunConfig, json.loads(config)))
+
+
+def _named(entry: dict[str, Any]) -> str:
+    return f"{entry.get('variant', 'SAE')} {entry.get('sparsity', '')} step {entry.get('step', 'final')}"

@@ -1,0 +1,49 @@
+"""Tasks for test_fanout.py, importable by its workers."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from repro.errors import BadInput
+
+
+def write(folder, name, seconds=0.0):
+    """Leave a file that says who wrote it."""
+    time.sleep(seconds)
+    (Path(folder) / name).write_text(str(os.getpid()))
+
+
+def die_once(folder, name):
+    """Kill this process on the first call, succeed on the next."""
+    mark = Path(folder) / f"{name}.died"
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, name)
+
+
+def always_dies(folder, name):
+    """Nobody survives this."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def raises(folder, name):
+    """Fail every time, and count how often it was tried."""
+    with (Path(folder) / f"{name}.tries").open("a") as f:
+        f.write("x")
+    raise ValueError("this cannot be computed\nand more")
+
+
+def refuses(folder, name):
+    """Bad input does not get better by trying again."""
+    with (Path(folder) / f"{name}.tries").open("a") as f:
+        f.write("x")
+    raise BadInput("The file is not an SAE; give one.")
+
+
+def threads(folder, name):
+    """Say how many threads torch has here, and which GPU."""
+    import torch
+
+    (Path(folder) / name).write_text(f"{torch.get_num_threads()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")

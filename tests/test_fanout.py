@@ -1,0 +1,107 @@
+"""Every engine must end the same way: all that can be done is done, the rest is reported with its reason."""
+
+import json
+import sys
+from pathlib import Path
+
+import fanout_tasks
+import pytest
+
+from repro.errors import BadInput
+from repro.fanout import Fanout, Task, fan_out, status
+
+ENGINES = [
+    pytest.param({"engine": "local"}, id="local"),
+    pytest.param({"engine": "dask"}, id="dask"),
+    pytest.param({"engine": "slurm", "scheduler": "local"}, id="slurm"),
+]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    for package in ("distributed", "submitit", "joblib"):
+        pytest.importorskip(package)
+    here = str(Path(__file__).parent)
+    monkeypatch.setenv("PYTHONPATH", here)
+    monkeypatch.syspath_prepend(here)
+
+
+def task(function, folder, name):
+    return Task(name, name, getattr(fanout_tasks, function), (str(folder), name))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_can_be_done_is_done_and_the_rest_is_reported(engine, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    tasks = [task("write", out, f"good-{i}") for i in range(3)]
+    tasks[1:1] = [task("raises", out, "bad"), task("refuses", out, "wrong")]
+    failed = fan_out(tasks, Fanout(**engine, workers=2, retries=1), tmp_path, progress=False)
+    assert failed == {"bad": "ValueError: this cannot be computed", "wrong": "The file is not an SAE; give one."}
+    assert all((out / f"good-{i}").is_file() for i in range(3))
+    assert (out / "bad.tries").read_text() == "xx"  # tried again once
+    assert (out / "wrong.tries").read_text() == "x"
+    states = {s["name"]: s["state"] for s in status(tmp_path)}
+    assert states == {"good-0": "done", "good-1": "done", "good-2": "done", "bad": "failed", "wrong": "failed"}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_worker_that_is_killed_costs_one_more_try(engine, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    tasks = [task("die_once", out, "victim"), *(task("write", out, f"good-{i}") for i in range(3))]
+    assert fan_out(tasks, Fanout(**engine, workers=2, retries=1), tmp_path, progress=False) == {}
+    assert (out / "victim").is_file() and all((out / f"good-{i}").is_file() for i in range(3))
+
+
+def test_a_task_that_kills_every_worker_takes_nobody_with_it(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    tasks = [task("always_dies", out, "poison"), *(task("write", out, f"good-{i}") for i in range(4))]
+    failed = fan_out(tasks, Fanout(workers=2, retries=1), tmp_path, progress=False)
+    assert failed == {"poison": "its worker died (killed, or out of memory)"}
+    assert all((out / f"good-{i}").is_file() for i in range(4))
+
+
+def test_workers_have_the_threads_and_the_gpu_that_they_were_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # locks of this test's own
+    how = Fanout("slurm", scheduler="local", workers=1, threads=3)
+    assert fan_out([task("threads", tmp_path, "slurm")], how, tmp_path / "a", progress=False) == {}
+    assert (tmp_path / "slurm").read_text().startswith("3 ")
+    how = Fanout(workers=1, threads=2, gpus=1)
+    assert fan_out([task("threads", tmp_path, "local")], how, tmp_path / "b", progress=False) == {}
+    assert (tmp_path / "local").read_text() == "2 0"
+
+
+def test_a_process_that_is_gone_is_not_running(tmp_path):
+    import socket
+
+    (tmp_path / "tasks").mkdir()
+    state = {"key": "k", "name": "n", "state": "running", "trial": 1, "host": socket.gethostname(), "pid": 2**22 - 1}
+    (tmp_path / "tasks" / "k.json").write_text(json.dumps(state))
+    assert [s["state"] for s in status(tmp_path)] == ["died"]
+    (tmp_path / "tasks" / "k.json").write_text("{")
+    with pytest.raises(BadInput, match="is not a task's state"):
+        status(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given, sentence",
+    [
+        ({"engine": "ray"}, "engine is 'ray'; it must be one of local, dask, slurm"),
+        ({"workers": 0}, "workers, threads and minutes must be at least 1"),
+        ({"scheduler": "tcp://x"}, "--scheduler needs --engine dask"),
+    ],
+)
+def test_settings_that_make_no_sense(given, sentence):
+    with pytest.raises(BadInput, match=sentence):
+        Fanout(**given)
+
+
+def test_no_cluster_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(BadInput, match="There is no Slurm here"):
+        fan_out([task("write", tmp_path, "x")], Fanout("slurm"), tmp_path, progress=False)
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(BadInput, match=r"pip install 'repro\[cluster\]'"):
+        fan_out([task("write", tmp_path, "x")], Fanout("slurm"), tmp_path, progress=False)
