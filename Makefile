@@ -29,7 +29,7 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later with venv is needed (apt install python3 python3-venv), or name one: make PYTHON=/path/to/python3.11."; exit 2; }
 	@test -x $(RUN)/python || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing into $(VENV) (about 2 minutes and 3 GB the first time)"
-	$(RUN)/python -m pip install -q -c constraints.txt -e '.[cpu,gpu,lm,book,png,test]'
+	$(RUN)/python -m pip install -q -c constraints.txt -e '.[cpu,gpu,lm,book,png,cluster,test]'
 	@touch $@
 
 # No hub: what the report needs is in the repository.
