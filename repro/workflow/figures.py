@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.config import RunConfig, write_atomically
-from repro.errors import BadInput
+from repro.errors import BadInput, missing_extra
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,16 +75,16 @@ def _trained(path: str) -> int | None:
 def draw(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """(name of the file, figure) of every metric and protocol that has values."""
     from repro.experiments.comparison import METRICS
-    from repro.report.theme import use_theme
 
-    use_theme()
+    if importlib.util.find_spec("plotly") is None:
+        raise missing_extra("plotly", "book")
     for protocol, part in table.groupby("protocol", sort=False):
         for metric in (*METRICS, *GAPS):
             if metric not in part or part[metric].isna().all():
                 continue
             rows = part.dropna(subset=[metric])
             moving = rows.dropna(subset=["step"])
-            if moving["step"].nunique() > 1:
+            if not moving["final"].all():
                 yield f"{metric}_{protocol}_by_step", by_step(moving, metric)
             last = rows[rows["final"]] if rows["final"].any() else rows[rows["step"] == rows["step"].max()]
             if last["sparsity"].notna().any():
@@ -166,6 +167,8 @@ def _panels(titles: list[str], columns: int) -> tuple[Figure, list[tuple[int, in
     """A grid of panels with one y axis, and (row, column) of each panel."""
     from plotly.subplots import make_subplots
 
+    from repro.report.theme import template
+
     columns = min(columns, len(titles))
     count = -(-len(titles) // columns)
     figure = make_subplots(
@@ -177,7 +180,7 @@ def _panels(titles: list[str], columns: int) -> tuple[Figure, list[tuple[int, in
         vertical_spacing=0.28 / count,
     )
     figure.update_annotations(font_size=11)
-    figure.update_layout(width=max(640, 120 + 300 * columns), height=TOP + 60 + 250 * count)
+    figure.update_layout(template=template(), width=max(640, 120 + 300 * columns), height=TOP + 60 + 250 * count)
     return figure, [(i // columns + 1, i % columns + 1) for i in range(len(titles))]
 
 
