@@ -115,6 +115,14 @@ def test_what_follows_the_gap():
     assert ledger.loc["C4b", "verdict"] == claims.PART and ledger.loc["C4b", "why"].startswith("dead_rate falls")
 
 
+def test_resampled_documents_go_before_the_few_saes_of_the_comparison():
+    row = {"variant": "all SAEs", "mode": "semi", "metric": "dead_rate", "difference": 0.1, "low": 0.05, "high": 0.2}
+    resampled = pd.DataFrame([row | {"saes": 36}])
+    falls = comparison(corrected=(-0.1, -0.1), released=(-0.3, -0.3))
+    v = verdicts(comparison=falls, documents=resampled)
+    assert v["C5b"] == FAILS and v["C5a"] == HOLDS  # NMSE is not in that table
+
+
 def test_trajectories_of_all_variants_go_before_the_two_of_the_section():
     falls, rises = dynamics(0.1, 0.1, -0.1), dynamics(0.1, 0.1, 0.1)
     assert verdicts(dynamics=falls, trajectories=rises)["C4a"] == FAILS

@@ -18,6 +18,7 @@ from repro.claims.effects import (
     Tables,
     along,
     difference,
+    refined,
     sparsest_minus_densest,
     trained,
 )
@@ -109,7 +110,8 @@ PATHOLOGIES = ("dead_rate", "dense@0.1", "absorption", "dF1")
 
 def c5(metric: str, mode: str) -> Callable[[Tables], Finding]:
     def test(tables: Tables) -> Finding:
-        released, corrected = (difference(tables["comparison"], p, mode, metric) for p in PROTOCOLS)
+        released = difference(tables["comparison"], "as_released", mode, metric)
+        corrected = refined(tables, mode, metric)
         if corrected.below:
             return Finding(released, corrected, HOLDS)
         if released.value < 0 and corrected.above:
@@ -196,7 +198,7 @@ def c8_pursuit(tables: Tables) -> Finding:
     import pandas as pd
 
     both = pd.concat([tables["comparison"], tables["controls"]], ignore_index=True)
-    parts = {m: difference(both, "corrected", "pursuit", m) for m in PATHOLOGIES}
+    parts = {m: refined({**tables, "comparison": both}, "pursuit", m) for m in PATHOLOGIES}
     effects = "; ".join(f"{m} {short(e)}" for m, e in parts.items())
     lowered = [m for m, e in parts.items() if e.below]
     if len(lowered) == len(parts):

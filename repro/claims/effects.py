@@ -75,6 +75,17 @@ def difference(table: pd.DataFrame, protocol: str, mode: str, metric: str) -> Ef
     return Effect.of((part[mode] - part["amortized"]).to_numpy())
 
 
+def refined(tables: Tables, mode: str, metric: str) -> Effect:
+    """What a mode changes at matched L0: over resampled documents and SAEs where that was computed, else over SAEs."""
+    table = tables.get("documents")
+    if table is not None:
+        rows = table[(table["variant"] == "all SAEs") & (table["mode"] == mode) & (table["metric"] == metric)]
+        if len(rows):
+            row = rows.iloc[0]
+            return Effect(float(row["difference"]), float(row["low"]), float(row["high"]), int(row["saes"]))
+    return difference(tables["comparison"], "corrected", mode, metric)
+
+
 def along(tables: Tables) -> pd.DataFrame:
     """Checkpoints along training: of all variants where those trajectories were computed, else of the two of §4.3."""
     return tables.get("trajectories", tables["dynamics"])

@@ -34,6 +34,7 @@ _FALL = "holds if the 95 % interval of the corrected effect lies below 0, does n
 _LOWERS = "lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none"
 
 ALL = ("trajectories",)
+MORE = ("documents",)
 
 CLAIMS = [
     Claim(
@@ -127,6 +128,7 @@ CLAIMS = [
         _FALL,
         "50_comparison",
         checks.c5("NMSE", "semi"),
+        MORE,
     ),
     Claim(
         "C5b",
@@ -136,6 +138,7 @@ CLAIMS = [
         _FALL,
         "50_comparison",
         checks.c5("dead_rate", "semi"),
+        MORE,
     ),
     Claim("C5c", "… and ΔF1", "0.053 → 0.036", ("comparison",), _FALL, "50_comparison", checks.c5("dF1", "semi")),
     Claim(
@@ -192,6 +195,7 @@ CLAIMS = [
         "holds if the certified optimum at the encoder's L0 " + _LOWERS,
         "50_comparison",
         checks.c8,
+        MORE,
     ),
     Claim(
         "C8b",
@@ -201,5 +205,6 @@ CLAIMS = [
         "holds if pursuit at the encoder's k " + _LOWERS,
         "51_controls",
         checks.c8_pursuit,
+        MORE,
     ),
 ]
