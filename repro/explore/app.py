@@ -191,7 +191,7 @@ class App:
     def match(self) -> None:
         """Back to the lambda at which optimal codes have the encoder's L0, with the slider around it."""
         middle = math.log10(self.explorer.matched_lambda)
-        low, high = round(middle - 1.2, 2), round(middle + 1.2, 2)
+        low, high = middle - 1.2, middle + 1.2  # whole steps away: the browser rounds to the grid from the minimum
         bounds = {"max": high, "min": low} if low > self.lam.max else {"min": low, "max": high}
         self._set(self.lam, **bounds, value=self.explorer.matched_lambda)
         self.move(self.explorer.matched_lambda)

@@ -37,7 +37,7 @@ def digits(values: Iterable[float], n: int = 4) -> list[float]:
 def legend_names(state: State) -> dict[str, str]:
     """What the three modes are called beside a figure."""
     step = "step" if state.steps == 1 else "steps"
-    return MODE_NAMES | {"semi": f"{state.steps} {state.solver.upper()} {step}", "non": "certified optimum"}
+    return MODE_NAMES | {"semi": f"{state.steps} {state.solver.upper()} {step}"}
 
 
 def code_traces(explorer: Explorer, state: State, latents: list[int], table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ def descent_traces(table: pd.DataFrame, optimum: float, steps: int) -> list[dict
         {
             "x": x,
             "y": digits(table["dual"], 5),
-            "name": "proven: J* is above",
+            "name": "proven bound",
             "mode": "lines",
             "line": {"color": BLUE},
             "customdata": table["step"].tolist(),
@@ -91,7 +91,7 @@ def descent_traces(table: pd.DataFrame, optimum: float, steps: int) -> list[dict
         {
             "x": x,
             "y": digits(table["primal"], 5),
-            "name": "objective J(z)",
+            "name": "J(z)",
             "mode": "lines",
             "line": {"color": VERMILION},
             "fill": "tonexty",
@@ -102,7 +102,7 @@ def descent_traces(table: pd.DataFrame, optimum: float, steps: int) -> list[dict
         {
             "x": [x[0], x[-1]],
             "y": digits([optimum] * 2, 5),
-            "name": "optimum J*",
+            "name": "J*",
             "mode": "lines",
             "line": {"color": GREY, "dash": "dash", "width": 1.5},
             "hovertemplate": "J* = %{y:.5g}",

@@ -12,6 +12,7 @@ from repro.report.theme import MODE_COLORS, VERMILION
 if TYPE_CHECKING:
     from repro.explore.session import Explorer, State
 
+CELL = "padding:.1em .7em;text-align:right"
 LEVELS = 10
 DARKEST = 0.6  # opacity of the largest gap: text stays legible above it in the light and in the dark
 _RED, _GREEN, _BLUE = (int(VERMILION[i : i + 2], 16) for i in (1, 3, 5))
@@ -35,8 +36,8 @@ def token_words(state: State, token: int) -> str:
     """One token's gap and nonzeros in a sentence."""
     if not state.reading.counted[token]:
         return "Left out of every average, as in the evaluation: the first position or a special token."
-    l0 = ", ".join(f"{int(state.codes[m].l0[token])} {name}" for m, name in legend_names(state).items())
-    return f"gap {float(state.share()[token]):.1%} of the objective; nonzeros: {l0}"
+    l0 = ", ".join(f"{name} {int(state.codes[m].l0[token])}" for m, name in legend_names(state).items())
+    return f"gap {float(state.share()[token]):.1%} of the objective; nonzeros by {l0}"
 
 
 def token_strip(state: State, chosen: int | None = None) -> str:
@@ -68,12 +69,13 @@ def scale_bar(state: State) -> str:
 def summary_table(state: State) -> str:
     """Means over the text's tokens, a row a mode."""
     names = legend_names(state)
-    head = "<th></th><th>L0</th><th>NMSE</th><th>objective J</th><th>gap J − J*, at most</th><th>share of J</th>"
+    titles = "", "L0", "NMSE", "objective J", "gap J − J*, at most", "share of J"
+    head = "".join(f'<th style="{CELL}">{title}</th>' for title in titles)
     rows = []
     for mode, row in state.summary().iterrows():
         mark = f'<span style="color:{MODE_COLORS[str(mode)]}">&#9632;</span> {html.escape(names[str(mode)])}'
         cells = f"{row['L0']:.2f}", f"{row['NMSE']:.4f}", f"{row['objective']:.2f}", f"{row['gap at most']:.3g}"
-        numbers = "".join(f"<td>{cell}</td>" for cell in (*cells, f"{row['share']:.2%}"))
+        numbers = "".join(f'<td style="{CELL}">{cell}</td>' for cell in (*cells, f"{row['share']:.2%}"))
         rows.append(f'<tr><td style="text-align:left">{mark}</td>{numbers}</tr>')
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 

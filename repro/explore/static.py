@@ -39,6 +39,14 @@ SLIDER = {
     "pad": {"t": 0, "b": 0},
     "transition": {"duration": 0},
 }
+LEGEND = {
+    "orientation": "h",
+    "x": 0,
+    "yanchor": "bottom",
+    "traceorder": "normal",
+    "itemwidth": 30,
+    "font": {"size": 12},
+}
 
 
 def lambdas(state: State, each_side: int = 6) -> list[float]:
@@ -70,7 +78,7 @@ def lambda_figure(explorer: Explorer, state: State, token: int) -> Figure:
         }
         return [gap, *code_traces(explorer, s, latents, table), *descent_traces(steps, _optimum(s, token), s.steps)]
 
-    figure = make_subplots(rows=3, cols=1, vertical_spacing=0.16, row_heights=[0.24, 0.38, 0.38])
+    figure = make_subplots(rows=3, cols=1, vertical_spacing=0.19, row_heights=[0.24, 0.38, 0.38])
     middle = len(states) // 2
     first = traces(states[middle], tables[middle])
     for trace in first:
@@ -81,7 +89,12 @@ def lambda_figure(explorer: Explorer, state: State, token: int) -> Figure:
         _mark(f"{s.lam:.3g}", traces(s, t), list(range(len(first))), _lambda_title(s, i == middle))
         for i, (s, t) in enumerate(zip(states, tables))
     ]
-    ticks = {"tickvals": shown, "ticktext": [plain(visible(reading.tokens[i])) for i in shown], "tickangle": -60}
+    ticks = {
+        "tickvals": shown,
+        "ticktext": [plain(visible(reading.tokens[i])) for i in shown],
+        "tickangle": -60,
+        "tickfont": {"size": 11},
+    }
     figure.update_xaxes(ticks, row=1, col=1)
     figure.update_xaxes(type="category", tickangle=-60, title_text="latent", row=2, col=1)
     figure.update_xaxes(descent_axis(LAST), row=3, col=1)
@@ -89,7 +102,7 @@ def lambda_figure(explorer: Explorer, state: State, token: int) -> Figure:
     figure.update_yaxes(title_text="gap, % of J", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text=f"code z of “{word}”", rangemode="tozero", row=2, col=1)
     figure.update_yaxes(title_text=f"J of “{word}”, units of x²", row=3, col=1)
-    _finish(figure, marks, middle, "lambda = ", 920)
+    _finish(figure, marks, middle, "lambda = ", 1000)
     return caption(
         figure,
         "Move lambda: the gap of every token, the codes of one token, and its objective against steps. In the lowest "
@@ -107,7 +120,7 @@ def step_figure(explorer: Explorer, state: State, token: int) -> Figure:
     ends = state.table(token)
     latents = [int(j) for j in ends[list(MODES)].max(axis=1).nlargest(LATENTS).index]
     figure = make_subplots(rows=2, cols=1, vertical_spacing=0.24)
-    names = MODE_NAMES | {"semi": "after the steps", "non": "certified optimum"}
+    names = MODE_NAMES | {"semi": "after the steps"}
     start = marks.index(state.steps)
     for trace in code_traces(explorer, state, latents, ends):
         mode = MODES[len(figure.data)]
@@ -158,8 +171,8 @@ def token_figure(explorer: Explorer, state: State, token: int) -> Figure:
             trace["hovertemplate"] = "latent %{x}: %{y:.3g}"
         word, l0 = visible(state.reading.tokens[i]), {m: int(state.codes[m].l0[i]) for m in MODES}
         title = (
-            f"“{plain(word)}”: nonzeros {l0['amortized']} by the encoder, {l0['non']} at the optimum;"
-            f"<br>the encoder's gap is {float(state.share()[i]):.1%} of J"
+            f"“{plain(word)}”; the encoder's gap: {float(state.share()[i]):.1%} of J<br>"
+            f"nonzeros: {l0['amortized']} by the encoder, {l0['non']} at the optimum"
         )
         moves.append(_mark(word, traces, [0, 1, 2], title, ("x", "y", "customdata")))
         if i == token:
@@ -192,8 +205,8 @@ def _lambda_title(state: State, matched: bool) -> str:
     s = state.summary()
     at = " (L0 matched)" if matched else ""
     return (
-        f"λ = {state.lam:.3g}{at}: L0 {s.loc['amortized', 'L0']:.1f} by the encoder, "
-        f"{s.loc['non', 'L0']:.1f} at the optimum;<br>the encoder's gap is {s.loc['amortized', 'share']:.1%} of J"
+        f"λ = {state.lam:.3g}{at}; the encoder's gap: {s.loc['amortized', 'share']:.1%} of J<br>"
+        f"L0 {s.loc['amortized', 'L0']:.1f} by the encoder, {s.loc['non', 'L0']:.1f} at the optimum"
     )
 
 
@@ -219,7 +232,7 @@ def _finish(figure: Figure, moves: list[dict[str, Any]], active: int, prefix: st
         bargap=0.25,
         height=height,
         margin={"t": above, "b": below, "l": 56, "r": 12},
-        legend={"traceorder": "normal"},
+        legend=LEGEND,
     )
     for trace in figure.data:  # named ones only: bars share a legend, lines another
         panel = (trace.yaxis or "y").removeprefix("y")
@@ -227,4 +240,4 @@ def _finish(figure: Figure, moves: list[dict[str, Any]], active: int, prefix: st
             name = f"legend{panel}"
             trace.legend = name
             top = figure.layout[f"yaxis{panel}"].domain[1]
-            figure.layout[name] = {"orientation": "h", "x": 0, "y": top, "yanchor": "bottom", "traceorder": "normal"}
+            figure.layout[name] = {**LEGEND, "y": top}
