@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def rows_of(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
     assert reader is not None
     try:
         yield from reader(path, text_column)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
         raise BadInput(f"Cannot read {path}: {' '.join(str(error).split())}.") from None
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro.config import RunConfig, write_atomically
 from repro.errors import BadInput, missing_extra
+from repro.workflow.files import read_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,12 +29,11 @@ def visualize(config: RunConfig) -> list[Path]:
 
     Without kaleido or a Chromium for it, the .html are written, and BadInput says what .png need.
     """
-    import pandas as pd
 
     source = Path(config.output_dir) / "metrics.parquet"
     if not source.is_file():
         raise BadInput(f"There is no {source}; run `repro evaluate` with the same config first.")
-    figures = dict(draw(with_steps(pd.read_parquet(source))))
+    figures = dict(draw(with_steps(read_table(source, ("variant", "mode")))))
     if not figures:
         raise BadInput(f"{source} has no values to draw; its column `note` says why, row by row.")
     written = []

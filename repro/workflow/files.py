@@ -7,11 +7,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.config import write_atomically
+from repro.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from repro.evaluate import EvalData
     from repro.sae import SAE
     from repro.workflow.inputs import OneSae
+
+
+def read_table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
+    """A parquet table with at least these columns, or BadInput that names the file."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        table = pd.read_parquet(path)
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        why = " ".join(str(error).replace(str(path), "").split())[:200]
+        raise BadInput(f"{path} is damaged or no parquet table ({why}); make it again.") from None
+    missing = [name for name in columns if name not in table]
+    if missing:
+        raise BadInput(f"{path} lacks the column {missing[0]}: it is not the table that belongs there; make it again.")
+    return table
+
 
 SEED_NAMES = {
     "NMSE": "NMSE",

@@ -17,6 +17,7 @@ from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_dat
 from repro.evaluate.run import unfinished
 from repro.experiments.setup import device_of
 from repro.fanout import Fanout, Task, fan_out
+from repro.workflow.files import read_table
 
 
 def protocols(word: str) -> tuple[str, ...]:
@@ -65,7 +66,7 @@ def evaluate(config: RunConfig) -> Path:
     listing = folder / "checkpoint_index.parquet"
     if not listing.is_file():
         raise BadInput(f"There is no {listing}; run `repro index` with the same config first.")
-    table = pd.read_parquet(listing)
+    table = read_table(listing, ("path",))
     if "reason" in table:
         table = table[table["reason"].isna() | (table["reason"] == "")]
     if len(table) == 0:
