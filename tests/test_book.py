@@ -1,10 +1,13 @@
 """The built book in Chromium: a small sample always, and the real one (book/_build/html) where it has been built."""
 
 import functools
+import gzip
 import http.server
+import importlib.util
 import re
 import shutil
 import threading
+from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -44,7 +47,7 @@ SAMPLE = [
         "    figure.add_scatter(x=[0, 5, 10], y=[1, 0.5, 0.1 * len(mode)], name=mode, **theme.mode_style(mode))\n"
         "theme.caption(figure.update_layout(xaxis_title='steps', yaxis_title='gap'), 'The gap falls.')",
     ),
-    ("code", "go.Figure(go.Heatmap(z=[[0, 1], [2, 3]], colorbar_title='rate'))"),
+    ("code", "theme.caption(go.Figure(go.Heatmap(z=[[0, 1], [2, 3]], colorbar_title='rate')), 'Rates rise.')"),
     ("code", "pd.DataFrame([[1 / 3] * 12], columns=[f'a long name {i}' for i in range(12)]).style.format('{:.6f}')"),
     (
         "code",
@@ -56,8 +59,8 @@ SAMPLE = [
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Path:
-    """A book of one notebook, run and built the way the real one is."""
-    from repro.report.book import build
+    """The prose pages and one notebook, run and built the way the real book is."""
+    from repro.report.book import build, pages
     from repro.report.runner import execute
 
     folder = tmp_path_factory.mktemp("sample")
@@ -75,8 +78,9 @@ def sample(tmp_path_factory) -> Path:
     source, book = repo_root() / "book", folder / "book"
     kept = ("_build", "executed", "_generated")
     shutil.copytree(source, book, ignore=shutil.ignore_patterns(*kept))
-    pages = [{"file": name} for name in ("how-to-read", "executed/sample", "runs", "log")]
-    (book / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "index", "chapters": pages}))
+    names = ["executed/sample", *(name for name in pages(source) if not name.startswith(("executed/", "index")))]
+    chapters = [{"file": name} for name in names]
+    (book / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "index", "chapters": chapters}))
     execute("sample", notebooks_dir=folder, out_dir=book / "executed")
     return build(book)
 
@@ -115,6 +119,12 @@ def pages_of(folder: Path) -> list[str]:
     return [p for p in found if p not in ("search.html", "genindex.html") and not p.startswith("_")]
 
 
+def looked_at(folder: Path) -> list[str]:
+    """All pages of the real book; of the sample one of a kind, which is what takes the time."""
+    kinds = ("index.html", "how-to-read.html", "executed/sample.html", "api/solvers.html")
+    return pages_of(folder) if folder == REAL else list(kinds)
+
+
 def open_page(browser, address: str, width: int = 1440, theme: str = "light", **options):
     """A page in a fresh context, and the list that collects everything it did wrong."""
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
@@ -151,7 +161,7 @@ def test_every_page_stands_alone(browser, site):
     """No request leaves the page, nothing fails, figures have traces, equations are set, nothing scrolls sideways."""
     address, folder = site
     problems = []
-    for name in pages_of(folder):
+    for name in looked_at(folder):
         for width, theme in ((1440, "light"), (390, "dark")):
             page, wrong = open_page(browser, address + name, width, theme)
             traces = page.evaluate("[...document.querySelectorAll('.plotly-figure .plot')].map(p => p.data?.length)")
@@ -162,9 +172,83 @@ def test_every_page_stands_alone(browser, site):
             wrong += ["wrong theme"] if page.evaluate("document.documentElement.dataset.theme") != theme else []
             problems += [f"{name} at {width} px: {text}" for text in wrong]
             page.context.close()
-        size = (folder / name).stat().st_size
-        problems += [f"{name} has {size} bytes of its own"] if size > 100_000 else []
     assert not problems, "\n".join(problems)
+
+
+class Silent(HTMLParser):
+    """Collects pictures and figures that a screen reader could not speak, and figures without a caption."""
+
+    def __init__(self):
+        super().__init__()
+        self.problems, self.captions, self.figures = [], 0, 0
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        spoken = (values.get("alt") or values.get("aria-label") or "").strip()
+        if (tag == "img" or values.get("role") == "img") and spoken in ("", "Figure"):
+            self.problems.append(f"<{tag} class={values.get('class')} src={values.get('src')}> says nothing")
+        self.figures += tag == "figure" and "plotly-figure" in values.get("class", "")
+        self.captions += tag == "figcaption"
+
+
+def test_every_figure_is_spoken_and_pages_are_light(site):
+    _, folder = site
+    problems = []
+    for name in pages_of(folder):
+        text = (folder / name).read_text()
+        reader = Silent()
+        reader.feed(text)
+        problems += [f"{name}: {problem}" for problem in reader.problems]
+        without = reader.figures - reader.captions
+        problems += [f"{name}: {without} figures without a caption"] if without > 0 else []
+        problems += [f"{name} has {len(text.encode())} bytes of its own"] if len(text.encode()) > 100_000 else []
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("name, limit", [("index.html", 4e6), ("how-to-read.html", None)])
+def test_first_load_is_small(browser, site, name, limit):
+    """Under 4 MB as a server sends it, compressed; the first page, which has no figure, even without that."""
+    address, _ = site
+    page = browser.new_context().new_page()
+    got = []
+    page.on("response", lambda response: got.append(response))
+    page.goto(address + name, wait_until="load")
+    settled(page)
+    bodies = {response.url: response.body() for response in got}
+    sent = {url.rsplit("/", 1)[-1]: len(gzip.compress(body, 6)) for url, body in bodies.items()}
+    assert sum(sent.values()) < 4e6, sent
+    assert limit is None or sum(map(len, bodies.values())) < limit, {u: len(b) for u, b in bodies.items()}
+    page.context.close()
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, site):
+    address, _ = site
+    page, wrong = open_page(browser, address + "index.html")
+    focus = """() => { const e = document.activeElement, s = getComputedStyle(e);
+        return [e.textContent.trim(), s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2]; }"""
+    reached = {}
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        text, visible = page.evaluate(focus)
+        reached[text] = visible
+    assert next(iter(reached)) == "Skip to main content"
+    assert "How to read this book" in reached
+    unseen = [text for text, visible in reached.items() if not visible]
+    assert not unseen, unseen
+    assert not wrong
+    page.context.close()
+
+
+def test_verdicts_read_on_a_phone(browser, site):
+    """No head of the table at phone width: each verdict says its model; and words, not only colour."""
+    address, _ = site
+    page, wrong = open_page(browser, address + "index.html", 390, "dark")
+    chips = page.locator("table.ledger .verdict")
+    assert chips.count() > 20 and all(len(text) > 4 for text in chips.all_inner_texts())
+    assert page.locator("table.ledger thead:visible").count() == 0
+    assert page.locator("table.ledger .model:visible").count() > 20
+    assert not wrong
+    page.context.close()
 
 
 def test_sidebar_navigates(browser, site):
@@ -225,7 +309,7 @@ def test_legend_and_widgets_work_without_a_kernel(browser, sample):
     page, wrong = open_page(browser, (sample / "executed" / "sample.html").as_uri())
     assert page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.data.length)") == [3, 1]
     assert page.locator(".plot .heatmaplayer image").count() == 1
-    assert page.locator("figcaption").inner_text() == "The gap falls."
+    assert page.locator("figcaption").all_inner_texts() == ["The gap falls.", "Rates rise."]
     page.locator(".plot .legendtoggle").first.click()
     page.wait_for_function("document.querySelector('.plot').data[0].visible === 'legendonly'")
     bar = page.locator(".progress-bar, .widget-hprogress .progress div").first
@@ -244,7 +328,13 @@ def test_readers_without_scripts_are_told(browser, sample):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto((sample / "executed" / "sample.html").as_uri())
-    assert page.locator("noscript p").all_text_contents() == ["This figure needs JavaScript."] * 2
+    if importlib.util.find_spec("kaleido"):
+        pictures = page.locator("noscript img")
+        assert pictures.count() == 2
+        assert pictures.first.get_attribute("alt") == "The gap falls."
+        assert page.evaluate("[...document.querySelectorAll('noscript img')].every(i => i.naturalWidth > 600)")
+    else:
+        assert page.locator("noscript p").all_text_contents() == ["This figure needs JavaScript."] * 2
     assert page.locator(".plot:visible").count() == 0
     context.close()
 
@@ -257,5 +347,5 @@ def test_plotly_comes_from_the_wheel_and_only_where_needed(sample):
         (Path(plotly.__file__).parent / "package_data/plotly.min.js").read_bytes()
     ]
     with_plots = [name for name in pages_of(sample) if shared[0].name in (sample / name).read_text()]
-    assert with_plots == ["executed/sample.html"]
+    assert with_plots == ["executed/sample.html", "how-to-read.html"]
     assert "thebe" not in (sample / "index.html").read_text().lower()

@@ -9,7 +9,7 @@ import pytest
 
 from repro.config import repo_root
 from repro.errors import BadInput
-from repro.report import drawings, facts, front, mime
+from repro.report import drawings, facts, front, mime, readme
 from repro.report.book import pages
 
 BOOK = repo_root() / "book"
@@ -49,8 +49,8 @@ def every_fact() -> list[str]:
         for page in PROSE
         for words in re.findall(r"\{fact\}`([^`]+)`", re.sub(r"```.*?^```", "", page.read_text(), flags=re.S | re.M))
     ]
-    readme = re.findall(r"<!-- fact: (.+?) -->", (repo_root() / "README.md").read_text())
-    return sorted({*found, *readme, *facts.FACTS})
+    found += [words for _, words, _ in re.findall(readme.FACT, (repo_root() / "README.md").read_text(), flags=re.S)]
+    return sorted({*found, *facts.FACTS})
 
 
 @pytest.mark.parametrize("words", every_fact())
@@ -102,6 +102,15 @@ def test_selections_by_hand(table, words, text):
 def test_what_is_not_one_number_is_refused(table, words, sentence):
     with pytest.raises(BadInput, match=re.escape(sentence)):
         facts.fact(words)
+
+
+def test_the_readme_is_given_its_facts(table):
+    text = (
+        "a <!-- fact: toy/t.csv mode=semi k=5: NMSE .0% -->old<!-- /fact --> "
+        "b <!-- fact: toy/t.csv: max(k) .0f -->\n<!-- /fact -->"
+    )
+    new = re.sub(readme.FACT, lambda m: m[1] + facts.fact(m[2]).text + m[3], text, flags=re.S)
+    assert re.sub("<!--.*?-->", "", new) == "a 25\N{NO-BREAK SPACE}% b 10"
 
 
 # --- worked examples -------------------------------------------------------------------------------------------------

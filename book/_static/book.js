@@ -39,9 +39,20 @@ document.addEventListener("DOMContentLoaded", () => {
     return window.Plotly.newPlot(plot, { data, layout: layoutOf(figure), config: options, frames });
   }
 
+  // A script, not fetch(): pages that were opened as files may not fetch.
+  function load(name) {
+    return new Promise((done) => {
+      const script = document.createElement("script");
+      script.src = `${document.documentElement.dataset.content_root}_static/figures/${name}.js`;
+      script.onload = () => done(window.plotFiles[name]);
+      document.head.append(script);
+    });
+  }
+
   async function drawAll() {
     for (const figure of document.querySelectorAll("figure.plotly-figure")) {
-      if (!figure.stored) figure.stored = JSON.parse(figure.querySelector("script").textContent);
+      const { dataset, textContent } = figure.querySelector("script");
+      figure.stored ??= dataset.file ? await load(dataset.file) : JSON.parse(textContent);
       await draw(figure);
       await new Promise((next) => setTimeout(next)); // the page stays responsive between figures
     }

@@ -14,6 +14,7 @@ from repro.config import repo_root, write_atomically
 from repro.errors import BadInput, NotebookFailed, missing_extra
 from repro.report import front, pictures
 from repro.report.drawings import DRAWINGS, drawing
+from repro.report.mime import DATA
 from repro.report.runner import record
 
 
@@ -36,7 +37,8 @@ def build(book_dir: Path | None = None) -> Path:
         names = ", ".join(Path(page).name for page in missing)
         raise BadInput(f"Not executed yet: {names}; `repro report` runs them, or take them out of {book / '_toc.yml'}.")
     write_fragments(book)
-    shutil.rmtree(book / "_build", ignore_errors=True)  # 5 s from scratch; a page that was renamed leaves no ghost
+    for made in ("_build", DATA):  # a page that was renamed leaves no ghost
+        shutil.rmtree(book / made, ignore_errors=True)
     done = subprocess.run(
         [command, "build", book, "-W", "-n", "--keep-going"],
         capture_output=True,

@@ -21,7 +21,7 @@ from repro.errors import BadInput
 from repro.report import docstrings
 from repro.report.drawings import drawing
 from repro.report.facts import fact
-from repro.report.mime import figure_nodes, page_scripts, plotly_js_name
+from repro.report.mime import DATA, figure_nodes, page_scripts, plotly_js_name
 
 LOG = getLogger(__name__)
 
@@ -31,6 +31,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     drop_thebe(app)
     app.connect("builder-inited", add_static_files)
     app.connect("build-finished", copy_plotly)
+    app.connect("html-page-context", drop_mathjax, priority=900)  # after Sphinx has added it
     app.connect("html-page-context", add_plotly)
     app.connect("missing-reference", nearest_object)
     docstrings.connect(app)
@@ -54,12 +55,15 @@ def add_static_files(app: Sphinx) -> None:
 
 
 def copy_plotly(app: Sphinx, error: Exception | None) -> None:
-    """plotly.js is not vendored: it comes from the wheel that made the figures."""
+    """plotly.js is not vendored: it comes from the wheel that made the figures. Beside it, what large figures draw."""
     if error is None and app.builder.format == "html":
         import plotly
 
         source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-        shutil.copyfile(source, Path(app.outdir) / "_static" / plotly_js_name())
+        static = Path(app.outdir) / "_static"
+        shutil.copyfile(source, static / plotly_js_name())
+        if (Path(app.srcdir) / DATA).is_dir():
+            shutil.copytree(Path(app.srcdir) / DATA, static / "figures", dirs_exist_ok=True)
 
 
 class FactRole(SphinxRole):
@@ -88,6 +92,13 @@ class Drawn(SphinxDirective):
         found: list[nodes.Node] = list(figure_nodes(figure, Path(self.env.srcdir)))
         found[0]["drawn"] = True  # type: ignore[index]
         return found
+
+
+def drop_mathjax(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Sphinx loads MathJax, 2 MB, on a page without equations if one below it has some; so on the first page."""
+    if not app.env.domains["math"].data["has_equations"].get(page) and not page.startswith("executed/"):
+        scripts = context["script_files"]
+        scripts[:] = [script for script in scripts if app.config.mathjax_path not in str(script.filename)]
 
 
 def add_plotly(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:

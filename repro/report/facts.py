@@ -66,8 +66,7 @@ def number(table: str, column: str, **where: str) -> float:
         how, name = match.groups()
         if how not in AGGREGATES:
             raise BadInput(f"'{how}' is no aggregate{nearest(how, AGGREGATES)}; there are {', '.join(AGGREGATES)}.")
-    values = rows(table, **where)
-    values = _column(values, name, table)
+    values = _column(rows(table, **where), name, table)
     if how is None and len(values) > 1:
         raise BadInput(
             f"{len(values)} rows of {table} match; name more columns, or say which: max({name}), mean({name})."

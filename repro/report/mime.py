@@ -5,17 +5,24 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 from docutils import nodes
 
-from repro.config import write_atomically
+from repro.config import digest, write_atomically
 from repro.report import pictures
 from repro.report.theme import template
 
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
+
+
+INLINE = 20_000
+"""Characters of plotly JSON that a page holds itself."""
+DATA = Path("_generated") / "figures"
+"""Where the data of larger figures waits until it is copied to _static/figures."""
 
 
 class PlotlyRenderer:
@@ -43,8 +50,14 @@ def plotly_js_name() -> str:
 
 
 def figure_nodes(figure: dict[str, Any], book: Path, png: str | None = None) -> list[nodes.Element]:
-    """The figure, what readers without scripts see, and the caption."""
+    """The figure, what readers without scripts see, and the caption; much data goes to a file that the page fetches."""
     opening, closing = figure_html(figure)
+    before, data, after = re.split(r'(?<=<script type="application/json">)(.*?)(?=</script>)', opening, flags=re.S)
+    if len(data) > INLINE:
+        name = digest(data)
+        text = f'(window.plotFiles ??= {{}})["{name}"] = {data};\n'
+        write_atomically(book / DATA / f"{name}.js", lambda draft: draft.write_text(text, encoding="utf-8"))
+        opening = before.replace("<script ", f'<script data-file="{name}" ') + after
     return [_raw(opening), *picture(figure, book, png), _raw(closing)]
 
 
@@ -81,7 +94,7 @@ def _alt(layout: dict[str, Any]) -> str:
     return _meta(layout).get("alt") or (title.get("text") if isinstance(title, dict) else title) or "Figure"
 
 
-def page_scripts() -> dict[str, tuple[str | None, dict[str, str]]]:
+def page_scripts() -> dict[str, tuple[str | None, dict[str, Any]]]:
     """What a page with a figure loads, key -> (file, attributes): plotly.js and the two templates."""
     return {
         "plotly": (plotly_js_name(), {"defer": "defer"}),

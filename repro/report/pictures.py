@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def png(figure: dict[str, Any]) -> bytes:
 
     figure = {"data": figure.get("data", []), "layout": copy.deepcopy(figure.get("layout", {}))}
     figure["layout"] |= {"template": template("light"), "paper_bgcolor": "white", "plot_bgcolor": "white"}
-    return go.Figure(figure).to_image("png", width=WIDTH, scale=SCALE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The kopts argument")  # of the one browser that serves all figures
+        return go.Figure(figure).to_image("png", width=WIDTH, scale=SCALE)
 
 
 def outputs(executed: Path) -> Iterator[dict[str, Any]]:

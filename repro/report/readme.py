@@ -8,7 +8,9 @@ import re
 from pathlib import Path
 
 from repro.config import repo_root, write_atomically
+from repro.report.facts import fact
 
+FACT = r"(<!-- fact: ([^>]+?) -->).*?(<!-- /fact -->)"
 FIGURE = "data/results/readme.png"
 
 
@@ -32,7 +34,7 @@ def _first_line(path: Path) -> str:
 
 
 def text(readme: str, root: Path | None = None) -> str:
-    """README.md with its computed parts made new: the performance table and the tree of the package."""
+    """README.md with its computed parts made new: facts, the performance table and the tree of the package."""
     from repro.experiments.performance import readme_table
 
     root = root or repo_root()
@@ -47,7 +49,7 @@ def text(readme: str, root: Path | None = None) -> str:
         before, after = found[0]
         head, rest = readme.split(before, 1)
         readme = head + before + new + after + rest.split(after, 1)[1]
-    return readme
+    return re.sub(FACT, lambda match: match[1] + fact(match[2]).text + match[3], readme, flags=re.S)
 
 
 def figure() -> None:
