@@ -179,6 +179,7 @@ def test_effects_add_up_and_do_not_depend_on_the_order_here(table):
     assert "comes from the evaluation.**" in ablation_view.verdict(table)
     better = table.assign(NMSE_refit=table["NMSE_refit"].where(table["mode"] == "amortized", 0))
     assert "a drop is left once shrinkage is undone" in ablation_view.verdict(better)
+    assert "least squares" not in ablation_view.verdict(table.drop(columns="NMSE_refit"))
     explained = density.explained(table)
     assert explained.loc[("absorption", "as_released", "semi"), "change"] == pytest.approx(-0.8)
     assert explained["rest"].to_numpy() == pytest.approx(0)

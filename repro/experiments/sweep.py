@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -87,7 +88,7 @@ def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) ->
     sums: dict[int, list[Any]] = {}
     clock = Clock()
     for _, x in tokens.blocks(job.size, job.device):
-        for count, codes in ista(x, job.atoms, lam, lambda x=x: job.encode(x), counts, False, job.shared, clock):
+        for count, codes in ista(x, job.atoms, lam, partial(job.encode, x), counts, False, job.shared, clock):
             new: list[Any] = [Reconstruction.of(x, codes.decode(job.atoms)), Firing.of(codes)]
             sums[count] = [a + b for a, b in zip(sums[count], new)] if count in sums else new
             kept[count].append(codes)
@@ -116,8 +117,8 @@ def _corrected(
     for solver, walk in (("ista", ista), ("fista", fista))[: 1 + momentum]:
 
         def after(x: Any, clock: Clock, walk: Any = walk) -> Iterator[tuple[int, SparseCodes]]:
-            start = lambda: sae.encode_sparse(x)  # noqa: E731
-            return walk(sae.target(x), atoms, lam, start, sorted(set(steps)), True, job.shared, clock)
+            start, counts = partial(sae.encode_sparse, x), sorted(set(steps))
+            return walk(sae.target(x), atoms, lam, start, counts, True, job.shared, clock)
 
         for row in _walked(job, after, sorted(set(steps))):
             yield about | {"solver": solver} | row
