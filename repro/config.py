@@ -352,7 +352,7 @@ def load_yaml(cls: type, path: str | Path) -> Any:
         raise BadInput(f"No config file at {path}; give --config the path of a YAML file.")
     try:
         values = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     return from_mapping(cls, values)
 

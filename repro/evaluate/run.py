@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,9 @@ def evaluate_sae(
     for protocol in options.protocols:
         modes = [mode for p, mode in wanted if p == protocol]
         for row in PROTOCOLS[protocol].rows(sae, data, modes, options, bar):
+            undefined = [name for name in ("NMSE", "L0", "dead_rate") if not math.isfinite(row.get(name) or 0)]
+            if undefined and "note" not in row:
+                row["note"] = f"{', '.join(undefined)} is not defined on these activations: they are all 0."
             yield {
                 "variant": sae.name,
                 "sparsity": sae.source.sparsity,
