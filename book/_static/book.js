@@ -34,7 +34,12 @@ document.addEventListener("DOMContentLoaded", () => {
   function draw(figure) {
     const plot = figure.querySelector(".plot");
     const options = { ...config, displayModeBar: narrow() ? false : "hover" };
-    if (plot.data) return window.Plotly.react(plot, plot.data, layoutOf(figure), options);
+    if (plot.data) {
+      const layout = layoutOf(figure);
+      layout.sliders?.forEach((slider, i) => (slider.active = plot.layout.sliders[i].active)); // where the reader is
+      if (layout.sliders) layout.title = plot.layout.title;
+      return window.Plotly.react(plot, plot.data, layout, options);
+    }
     const { data, frames } = structuredClone(figure.stored);
     return window.Plotly.newPlot(plot, { data, layout: layoutOf(figure), config: options, frames });
   }
