@@ -225,7 +225,8 @@ def test_the_keyboard_reaches_everything_and_shows_where_it_is(browser, site):
     address, _ = site
     page, wrong = open_page(browser, address + "index.html")
     focus = """() => { const e = document.activeElement, s = getComputedStyle(e);
-        return [e.textContent.trim(), s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2]; }"""
+        const seen = e === document.body || (s.outlineStyle !== "none" && parseFloat(s.outlineWidth) >= 2);
+        return [e.textContent.trim(), seen]; }"""
     reached = {}
     for _ in range(60):
         page.keyboard.press("Tab")
