@@ -130,7 +130,7 @@ def step_figure(explorer: Explorer, state: State, token: int) -> Figure:
         figure.add_trace(go.Bar(trace), row=1, col=1)
     for trace in descent_traces(table, _optimum(state, token), marks[start]):
         figure.add_trace(go.Scatter(trace), row=2, col=1)
-    moves = [
+    moves: list[dict[str, Any]] = [
         {
             "label": str(s),
             "method": "update",
