@@ -104,12 +104,15 @@ def test_evaluate_writes_a_row_per_checkpoint_mode_and_protocol(workflow):
 
 def test_visualize(workflow, monkeypatch, capsys):
     pytest.importorskip("plotly")
+    from repro.experiments import comparison
+
     out, config = workflow
+    monkeypatch.setattr(comparison, "METRICS", ("NMSE", "dense@0.1", "F1@1"))
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert run("visualize", "--config", config) == 2  # says that PNG needs an extra, after writing the HTML
     assert "pip install 'repro[png]'" in capsys.readouterr().err
     drawn = {p.stem for p in out.glob("fig_*.html")}
-    for metric in ("NMSE", "L0", "dead_rate", "dense@0.1", "dense@0.2", "F1@1", "dF1", "absorption", "amort_gap_mean"):
+    for metric in ("NMSE", "dense@0.1", "F1@1", "amort_gap_mean"):
         for protocol in ("as_released", "corrected"):
             assert {f"fig_{metric}_{protocol}_by_{along}" for along in ("step", "sparsity")} <= drawn
 
@@ -158,6 +161,7 @@ def test_bad_input_is_one_sentence_and_status_2(args, sentence, acts, tmp_path, 
     assert error.startswith("repro: ") and "\n" not in error
 
 
+CARD = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: train.jsonl\n---\n"
 CORPORA = {
     "empty.jsonl": "",
     "blank.jsonl": '{"text": " "}\n{"text": null}\n',
@@ -166,6 +170,10 @@ CORPORA = {
     "splits/train-0.jsonl": '{"text": "a b"}\n',
     "splits/test-0.jsonl": '{"text": "a b"}\n',
     "nothing/notes.md": "text",
+    **{f"{name}/README.md": CARD for name in ("hub_empty", "hub_broken", "hub_bare", "hub")},
+    "hub_empty/train.jsonl": "",
+    "hub_broken/train.jsonl": '{"text": "a b"\n',
+    "hub/train.jsonl": '{"text": "a b"}\n',
 }
 
 
@@ -180,6 +188,11 @@ CORPORA = {
         (["--dataset.name", "one.jsonl", "--dataset.text-column", "body"], "set dataset.text_column"),
         (["--dataset.name", "one.jsonl", "--dataset.split", "test"], "without splits"),
         (["--dataset.name", "splits", "--dataset.split", "validation"], "it has: test, train"),
+        (["--dataset.name", "hub_empty"], "holds no text"),
+        (["--dataset.name", "hub_broken"], "Cannot read 'hub_broken' after row 0"),
+        (["--dataset.name", "hub_bare"], "Cannot open data set 'hub_bare'"),
+        (["--dataset.name", "hub", "--dataset.split", "tset"], "Bad split: tset"),
+        (["--dataset.name", "hub", "--dataset.label-column", "topic"], "no column 'topic'"),
         (["--dataset.split", "tset"], "it has: train, all"),
         (["--output-dir", "one.jsonl"], "Cannot write to one.jsonl"),
     ],
@@ -192,7 +205,8 @@ def test_text_that_cannot_be_read(args, sentence, tmp_path, capsys, monkeypatch)
     given = [] if "--output-dir" in args else ["--output-dir", "o"]
     assert run("collect", *given, "--dataset.max-tokens", 100, *args) == 2
     error = capsys.readouterr().err.strip()
-    assert sentence in error and error.startswith("repro: ") and "\n" not in error
+    said = error.splitlines()[-1]  # the datasets library may have logged a line before
+    assert sentence in said and said.startswith("repro: ") and len(said) < 600
     assert not list(tmp_path.glob("o/[!.]*"))
 
 

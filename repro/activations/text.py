@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from repro.activations.corpora import CORPORA, corpus_files
@@ -158,8 +159,10 @@ def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, dict[s
         raise missing_extra("datasets", "lm") from None
     try:
         stream = datasets.load_dataset(config.name, config.config, split=split.name, streaming=True)
+    except StopIteration:  # what the library raises for an empty file
+        return
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = shorten(str(error), 200) or type(error).__name__
         raise BadInput(
             f"Cannot open data set '{config.name}' (config {config.config}, split {split.name}): {reason} "
             f"Give a local file or folder, or one of {', '.join(BUNDLED)}, where there is no hub."
@@ -179,6 +182,11 @@ def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, dict[s
             if names and isinstance(row.get(label_column), int):
                 row = {**row, label_column: names[row[label_column]]}
             yield number, row
+    except ValueError as error:  # pyarrow's, of damaged files
+        reason = shorten(str(error), 200)
+        raise BadInput(
+            f"Cannot read '{config.name}' after row {number} ({reason}): correct the file, or download it again."
+        ) from None
     except OSError as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(
