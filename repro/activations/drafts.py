@@ -162,7 +162,9 @@ class ManyFiles(OneFile):
         docs, mask = side["docs"][part], side["mask"][part]
         draft = self._draft(number)
         try:
-            create(draft, layout(*docs.shape, d, "labels" in side), {"store": self.key, "shard": str(number)})
+            create(
+                draft, layout(len(docs), docs.shape[1], d, "labels" in side), {"store": self.key, "shard": str(number)}
+            )
         except OSError as error:
             draft.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(self.folder.parent)) from None
