@@ -15,7 +15,12 @@ import numpy as np
 from repro.errors import BadInput
 
 MANIFEST = "manifest.json"  # its presence says that every shard is complete
-TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I32": np.dtype("<i4"), "I16": np.dtype("<i2"), "BOOL": np.dtype("?")}
+TYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "BOOL": np.dtype("?"),
+}
 
 Layout = dict[str, tuple[str, tuple[int, ...]]]
 
