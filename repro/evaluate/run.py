@@ -119,7 +119,7 @@ def evaluate_checkpoints(
             known = job.known
             if known["path"] in failed:
                 rows.append({**known, "note": failed[known["path"]]})
-                bar.total -= job.passes
+                bar.total = total = total - job.passes
                 continue
             bar.set_description_str(
                 f"{known.get('variant', 'SAE')} {known.get('sparsity', '')} step {known.get('step', 'final')}"
@@ -131,7 +131,7 @@ def evaluate_checkpoints(
                     sae = load_sae(known["path"], fallback_batch_topk=True).to(device)
             except CheckpointError as error:
                 rows.append({**known, "note": str(error)})
-                bar.total -= job.passes
+                bar.total = total = total - job.passes
                 continue
             before = bar.n
             todo = [pair for pair in job.todo if not job.files[pair].is_file()]  # the same weights may be listed twice
@@ -140,7 +140,8 @@ def evaluate_checkpoints(
                     text = json.dumps(row)
                     file = job.files[row["protocol"], row["mode"]]
                     write_atomically(file, lambda path, text=text: path.write_text(text))
-            bar.total += bar.n - before - job.passes  # a mode that an SAE cannot have takes fewer passes
+            total += int(bar.n - before) - job.passes  # a mode that an SAE cannot have takes fewer passes
+            bar.total = total
             rows += [json.loads(file.read_text()) | known for file in job.files.values()]
     return rows
 
