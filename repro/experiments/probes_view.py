@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,9 +65,9 @@ def _rows(labels: list[str], mode: str | None = None) -> np.ndarray:
 
 
 def _axis(figure: Figure, labels: list[str], title: str) -> None:
-    names = [LABELS[label].replace(" ", "<br>", 1) for label in labels]
+    names = ["<br>".join(wrap(LABELS[label], 13)) for label in labels]
     figure.update_yaxes(tickvals=_rows(labels).tolist(), ticktext=names, range=[-0.6, len(labels) - 0.4])
-    figure.update_xaxes(title_text=title)
+    figure.update_xaxes(title_text="<br>".join(wrap(title, 32)))
     figure.update_layout(height=130 + 85 * len(labels))
 
 
@@ -154,7 +155,7 @@ def null_figure(table: pd.DataFrame) -> Figure:
     """Absorption against its density null, a point an SAE and label; hollow: the released protocol."""
     import plotly.graph_objects as go
 
-    from repro.report.theme import caption, interval
+    from repro.report.theme import GREY, caption, interval
 
     figure = go.Figure()
     for (protocol, mode), part in table.dropna(subset=["absorption"]).groupby(["protocol", "mode"], sort=False):
@@ -171,13 +172,15 @@ def null_figure(table: pd.DataFrame) -> Figure:
             hovertext=[f"{LABELS[l]}, {v} {s:g}" for l, v, s in zip(part["label"], part["variant"], part["sparsity"])],
         )
     top = float(np.nanmax(table[["absorption", "absorption_null"]].to_numpy())) if len(table) else 1.0
-    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name="density alone", line={"dash": "dash", "width": 1})
+    line = {"dash": "dash", "width": 1.5, "color": GREY}
+    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name="density alone", line=line)
     figure.update_xaxes(title_text="absorption expected from density alone")
     figure.update_yaxes(title_text="absorption measured")
     return caption(
         figure,
         "Absorption against what independent latents with the same firing rates on the positives give, each SAE and "
-        "label. On the dashed line the number says how dense codes are; above it latents replace one another.",
+        "label. On the dashed line the number says how dense codes are; above it latents replace one another, below it "
+        "they fire together.",
     )
 
 
