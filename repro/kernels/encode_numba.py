@@ -137,18 +137,20 @@ def _count_gated(start, stop, pre, gate, scale, shift, l0):
 
 @nb.njit(**fast)
 def _gated(start, stop, pre, gate, scale, shift, lane, values, indices):
+    """Lane by lane: how many gates are open, which vectorises, then which, where there are any."""
     for i in range(start, stop):
         row, at = pre[i], 0
         for first in range(0, row.size, lane):
-            last, some = min(first + lane, row.size), False
-            for j in range(first, last):
-                some |= row[j] > gate[j]
-            if some:
-                for j in range(first, last):
-                    z = scale[j] * row[j] + shift[j]
-                    if row[j] > gate[j] and z > 0:
-                        values[i, at], indices[i, at] = z, j
-                        at += 1
+            part, least, some = row[first : first + lane], gate[first : first + lane], np.int32(0)
+            for j in range(part.size):
+                some += np.int32(part[j] > least[j])
+            if some > 0:
+                for j in range(part.size):
+                    if part[j] > least[j]:
+                        z = scale[first + j] * part[j] + shift[first + j]
+                        if z > 0:
+                            values[i, at], indices[i, at] = z, first + j
+                            at += 1
         values[i, at:], indices[i, at:] = 0, 0
 
 
