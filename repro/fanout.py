@@ -174,9 +174,9 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Itera
             )
         try:
             client = stack.enter_context(Client(where, timeout="20s"))
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, TimeoutError, ValueError) as refused:
             raise BadInput(
-                f"No dask scheduler answers at {where} ({type(error).__name__}); check its address."
+                f"No dask scheduler answers at {where} ({type(refused).__name__}); check its address."
             ) from None
         names = {
             client.submit(attempt, task, how, folder.resolve(), trial, key=f"{task.key}-{trial}-{time.time_ns()}"): task
