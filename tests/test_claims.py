@@ -129,15 +129,6 @@ def test_trajectories_of_all_variants_go_before_the_two_of_the_section():
     assert verdicts(trajectories=rises)["C4a"] == NOT_RUN  # they add to the section's own table, not replace it
 
 
-def test_the_front_page_shows_scales_that_were_run(monkeypatch):
-    ledgers = {s: claims.ledger("tiny", tables={"comparison": comparison(corrected=(-0.1, -0.1))}) for s in ("tiny",)}
-    nothing = claims.ledger("tiny", tables={})
-    monkeypatch.setattr(claims.verdicts, "ledger", lambda scale: ledgers.get(scale, nothing))
-    text = claims.markdown()
-    assert "| bundled model |" in text and "Not yet run: SmolLM2-135M, Pythia" in text
-    assert "[C5a](executed/50_comparison.ipynb) |" in text and '<span class="verdict holds">holds</span>' in text
-
-
 def sweep(dead0, dead5, nmse):
     rows = []
     for protocol in ("as_released", "corrected"):

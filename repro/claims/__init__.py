@@ -13,7 +13,7 @@ from repro.claims.effects import (
     sparsest_minus_densest,
 )
 from repro.claims.paper import CLAIMS, Claim
-from repro.claims.verdicts import SCALES, ledger, markdown, shown, write
+from repro.claims.verdicts import SCALES, ledger, shown, write
 
 __all__ = [
     "CLAIMS",
@@ -29,7 +29,6 @@ __all__ = [
     "Finding",
     "difference",
     "ledger",
-    "markdown",
     "shown",
     "sparsest_minus_densest",
     "write",

@@ -1,11 +1,11 @@
-"""The ledger: every claim at every scale with its effect, interval, rule and verdict; as a table, csv or markdown."""
+"""The ledger: every claim at every scale with its effect, interval, rule and verdict; as a table or csv."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from repro.claims.effects import FAILS, HOLDS, NOT_RUN, PART, Finding, Tables
+from repro.claims.effects import NOT_RUN, Finding, Tables
 from repro.claims.paper import CLAIMS
 from repro.config import repo_root, write_atomically
 from repro.errors import BadInput, nearest
@@ -65,39 +65,3 @@ def write(scale: str) -> Path:
     table = ledger(scale)
     path = repo_root() / "data" / "results" / "claims" / f"{scale}.csv"
     return write_atomically(path, lambda p: table.to_csv(p, index=False))
-
-
-def markdown(scales: tuple[str, ...] = SCALES) -> str:
-    """The verdict table of the book's first page: a row a claim, linked to its section, a column a scale."""
-    parts = {scale: ledger(scale).set_index("claim") for scale in scales}
-    run = [s for s in scales if (parts[s]["verdict"] != NOT_RUN).any()] or list(scales[:1])
-    first = parts[scales[0]]
-    lines = [
-        "| | claim | paper | " + " | ".join(NAMES[s] for s in run) + " |",
-        "|---|---|---|" + "---|" * len(run),
-    ]
-    for claim in first.index:
-        row = first.loc[claim]
-        link = f"[{claim}](executed/{row['section']}.ipynb)"
-        cells = [_cell(parts[s].loc[claim]) for s in run]
-        lines.append(f"| {link} | {row['statement']} | {row['paper']} | {' | '.join(cells)} |")
-    waiting = [NAMES[s] for s in scales if s not in run]
-    if waiting:
-        lines += ["", f"Not yet run: {', '.join(waiting)}; `repro report --scale paper` on a GPU."]
-    return "\n".join(lines) + "\n"
-
-
-NAMES = {"tiny": "bundled model", "small": "SmolLM2-135M", "paper": "Pythia-160M and Gemma-2-2B"}
-
-
-def _cell(row: Any) -> str:
-    """A verdict with its colour and shape (book.css), and the corrected effect below it."""
-    verdict = str(row["verdict"])
-    kind = (
-        "explained"
-        if "explained" in verdict or verdict == PART
-        else {HOLDS: "holds", FAILS: "fails"}.get(verdict, "untested")
-    )
-    effect = str(row["corrected"]) if len(str(row["corrected"])) < 48 else str(row["why"])
-    below = f"<br><small>{effect}</small>" if verdict != NOT_RUN else ""
-    return f'<span class="verdict {kind}">{verdict}</span>{below}'

@@ -198,7 +198,7 @@ def density_figure(table: pd.DataFrame) -> Figure:
         )
     d = int(table["d"].iloc[0])
     figure.add_vline(x=d, line_dash="dash")
-    where = {"x": math.log10(d), "y": 1, "yref": "paper", "xanchor": "right", "yanchor": "bottom", "showarrow": False}
+    where = {"x": math.log10(d), "y": 1, "yref": "paper", "xanchor": "right", "yanchor": "top", "showarrow": False}
     figure.add_annotation(text=f"d = {d}: no optimum has more ", **where)  # annotations on a log axis take logarithms
     figure.update_layout(xaxis_title="L0 (mean nonzeros a token)", yaxis_title="NMSE")
     figure.update_xaxes(type="log")
