@@ -15,6 +15,7 @@ NAMES = [
     "51_controls",
     "52_semi_sweep",
     "53_ablation",
+    "54_probes",
     "55_ground_truth",
     "60_loca",
     "70_performance",
