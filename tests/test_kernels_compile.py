@@ -15,7 +15,14 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from repro.kernels import coordinate_descent_triton, decode_triton, encode_triton, firing_stats_triton, prox_step_triton, tile
+from repro.kernels import (
+    coordinate_descent_triton,
+    decode_triton,
+    encode_triton,
+    firing_stats_triton,
+    prox_step_triton,
+    tile,
+)
 
 f, i, l, f64 = "*fp32", "*i32", "*i64", "*fp64"
 wide = dict(BK=8, BD=256, num_warps=2)
