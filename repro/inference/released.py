@@ -84,7 +84,7 @@ def grid_lambda(
 ) -> tuple[float, list[float]]:
     """(lambda of the grid whose share of nonzero codes is nearest to target_dense, the share at every lambda).
 
-    ISTA from zero, signed unless `nonneg`. `exp5` = as the batch evaluation: step from `power_lipschitz`, and only z > 0
+    ISTA from zero, signed unless `nonneg`. `exp5` = as the batch evaluation: step from `power_lipschitz`, only z > 0
     is counted.
     """
     base = Lasso(x, atoms, 0.0, nonneg, shared={} if shared is None else shared)
