@@ -153,7 +153,8 @@ def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float
 def means(draws: Draws) -> list[dict[str, Any]]:
     """Mean over SAEs of each metric by label and mode, and its change against the encoder, paired by SAE and document.
 
-    Intervals resample documents and take the SAEs as given; `falls` counts SAEs whose estimate is below the encoder's.
+    Intervals resample scored documents and take the SAEs and the latents that the split picked as given; `falls`
+    counts SAEs whose estimate is below the encoder's.
     """
     rows = []
     for (label, mode), each in draws.items():
@@ -170,8 +171,8 @@ def released(scale: Scale, ready: Prepared) -> list[dict[str, Any]]:
     """Rows of the released label under the released protocol, in sample; those of the comparison if it has been run."""
     o = options(scale, protocols=("as_released",))
     label = norm_labels(ready.data.tokens.first(o.released_tokens), 4096).numpy()
-    names = ("variant", "sparsity", "protocol", "mode", "L0", "F1@1", "F1@2", "dF1", "r_main")
-    names += ("absorption", "absorption_null")
+    names = ["variant", "sparsity", "protocol", "mode", "L0", "F1@1", "F1@2", "dF1", "r_main"]
+    names += ["absorption", "absorption_null"]
     return [
         {name: row[name] for name in names}
         | {"label": "norm", "unit": "token", "classes": 1, "rows": len(label), "F1_always": ps.always_f1(label)}
