@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 MODES = ("semi", "non", "pursuit")
 METRICS = ("NMSE", "dead_rate", "dense@0.1")
 DRAWS = 1000
-GREEDY = 100  # pursuit adds latents one after the other; denser encoders are compared with the L1 modes only
+DENSEST = 0.25  # share of d that an encoder's L0 may be: denser codes cost minutes an SAE, and are hardly sparse
+SAMPLE = 400  # tokens on which lambda is calibrated
 ALL = "all SAEs"
 
 
@@ -95,8 +96,12 @@ def table(scale: str, recompute: bool = False, tokens: int = 8_000) -> pd.DataFr
 
 
 def run(scale: Scale, tokens: int) -> pd.DataFrame:
-    """A row a trained SAE, mode and metric, and a row over all SAEs: encoder, refined, difference and its interval."""
+    """A row a trained SAE, mode and metric, and a row over all SAEs: encoder, refined, difference and its interval.
+
+    SAEs whose encoder uses more latents than a quarter of the dimensions are left out.
+    """
     from repro.checkpoints import load_sae
+    from repro.inference import spread
 
     started = time.perf_counter()
     ready = prepare(scale)
@@ -105,6 +110,11 @@ def run(scale: Scale, tokens: int) -> pd.DataFrame:
     kept: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]] = []
     for final in tqdm(ready.finals(), desc="documents", unit="SAE"):
         sae = load_sae(final["path"]).to(ready.device)
+        if (
+            float(sae.encode_sparse(x[spread(len(x), SAMPLE)].to(ready.device)).l0.double().mean())
+            > DENSEST * sae.config.d
+        ):
+            continue
         found = {mode: sums.values(weights) for mode, sums in by_mode(sae, x, docs, scale.tol).items()}
         kept.append(({k: final[k] for k in ("variant", "trainer", "sparsity")}, found))
     facts = {"tokens": len(x), "documents": weights.shape[1]}
@@ -132,11 +142,11 @@ def held_out(ready: Any, scale: Scale, tokens: int) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) -> dict[str, PerDocument]:
     """Sums a document of the encoder and of each mode at the encoder's L0; modes that have no lambda are left out."""
-    from repro.inference import CALIBRATION_TOKENS, calibrate_lambda, infer, spread
+    from repro.inference import calibrate_lambda, infer, spread
     from repro.solvers import pursuit
 
     device = sae.W_dec.device
-    sample = x[spread(len(x), CALIBRATION_TOKENS)].to(device)
+    sample = x[spread(len(x), SAMPLE)].to(device)
     target = float(sae.encode_sparse(sample).l0.double().mean())
     shared: dict[str, Any] = {}
     out: dict[str, PerDocument] = {}
@@ -146,8 +156,6 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
             if mode in ("semi", "non"):
                 lam = calibrate_lambda(sae, sample, target, mode, solve_tol=tol, shared=shared)
         except BadInput:  # denser than any optimum
-            continue
-        if mode == "pursuit" and target > GREEDY:
             continue
         codes, hats = [], []
         for rows in x.split(block):
