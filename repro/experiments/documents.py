@@ -30,6 +30,7 @@ MODES = ("semi", "non", "pursuit")
 METRICS = ("NMSE", "dead_rate", "dense@0.1")
 DRAWS = 1000
 DENSEST = 0.25  # share of d that an encoder's L0 may be: denser codes cost minutes an SAE, and are hardly sparse
+GREEDY = 64  # latents a token that pursuit, which adds one after the other, is asked for at most
 SAMPLE = 400  # tokens on which lambda is calibrated
 ALL = "all SAEs"
 
@@ -110,10 +111,8 @@ def run(scale: Scale, tokens: int) -> pd.DataFrame:
     kept: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]] = []
     for final in tqdm(ready.finals(), desc="documents", unit="SAE"):
         sae = load_sae(final["path"]).to(ready.device)
-        if (
-            float(sae.encode_sparse(x[spread(len(x), SAMPLE)].to(ready.device)).l0.double().mean())
-            > DENSEST * sae.config.d
-        ):
+        sample = x[spread(len(x), SAMPLE)].to(ready.device)
+        if float(sae.encode_sparse(sample).l0.double().mean()) > DENSEST * sae.config.d:
             continue
         found = {mode: sums.values(weights) for mode, sums in by_mode(sae, x, docs, scale.tol).items()}
         kept.append(({k: final[k] for k in ("variant", "trainer", "sparsity")}, found))
@@ -156,6 +155,8 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
             if mode in ("semi", "non"):
                 lam = calibrate_lambda(sae, sample, target, mode, solve_tol=tol, shared=shared)
         except BadInput:  # denser than any optimum
+            continue
+        if mode == "pursuit" and target > GREEDY:
             continue
         codes, hats = [], []
         for rows in x.split(block):
