@@ -65,9 +65,9 @@ def test_a_task_that_kills_every_worker_takes_nobody_with_it(tmp_path):
 
 def test_workers_have_the_threads_and_the_gpu_that_they_were_given(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # locks of this test's own
-    how = Fanout("slurm", scheduler="local", workers=1, threads=3)
+    how = Fanout("slurm", scheduler="local", workers=1, threads=1)
     assert fan_out([task("threads", tmp_path, "slurm")], how, tmp_path / "a", progress=False) == {}
-    assert (tmp_path / "slurm").read_text().startswith("3 ")
+    assert (tmp_path / "slurm").read_text().startswith("1 ")
     how = Fanout(workers=1, threads=2, gpus=1)
     assert fan_out([task("threads", tmp_path, "local")], how, tmp_path / "b", progress=False) == {}
     assert (tmp_path / "local").read_text() == "2 0"
