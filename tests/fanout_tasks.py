@@ -40,10 +40,3 @@ def refuses(folder, name):
     with (Path(folder) / f"{name}.tries").open("a") as f:
         f.write("x")
     raise BadInput("The file is not an SAE; give one.")
-
-
-def threads(folder, name):
-    """Say how many threads torch has here, and which GPU."""
-    import torch
-
-    (Path(folder) / name).write_text(f"{torch.get_num_threads()} {os.environ.get('CUDA_VISIBLE_DEVICES')}")

@@ -16,6 +16,8 @@ ENGINES = [
     pytest.param({"engine": "slurm", "scheduler": "local"}, id="slurm"),
 ]
 
+SLOW = [pytest.param(*engine.values, id=engine.id, marks=pytest.mark.slow) for engine in ENGINES[1:]]
+
 
 @pytest.fixture(autouse=True)
 def importable(monkeypatch):
@@ -45,7 +47,7 @@ def test_what_can_be_done_is_done_and_the_rest_is_reported(engine, tmp_path):
     assert states == {"good-0": "done", "good-1": "done", "good-2": "done", "bad": "failed", "wrong": "failed"}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [ENGINES[0], *SLOW])
 def test_a_worker_that_is_killed_costs_one_more_try(engine, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
@@ -65,12 +67,12 @@ def test_a_task_that_kills_every_worker_takes_nobody_with_it(tmp_path):
 
 def test_workers_have_the_threads_and_the_gpu_that_they_were_given(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # locks of this test's own
-    how = Fanout("slurm", scheduler="local", workers=1, threads=1)
-    assert fan_out([task("threads", tmp_path, "slurm")], how, tmp_path / "a", progress=False) == {}
-    assert (tmp_path / "slurm").read_text().startswith("1 ")
-    how = Fanout(workers=1, threads=2, gpus=1)
-    assert fan_out([task("threads", tmp_path, "local")], how, tmp_path / "b", progress=False) == {}
-    assert (tmp_path / "local").read_text() == "2 0"
+    import fanout_torch
+
+    asks = Task("t", "t", fanout_torch.threads, (str(tmp_path), "said"))
+    for threads in (1, 2):
+        assert fan_out([asks], Fanout(workers=1, threads=threads, gpus=1), tmp_path, progress=False) == {}
+        assert (tmp_path / "said").read_text() == f"{threads} 0"
 
 
 def test_a_process_that_is_gone_is_not_running(tmp_path):

@@ -19,7 +19,7 @@ from repro.report.theme import template
 PLOTLY_MIME = "application/vnd.plotly.v1+json"
 
 
-INLINE = 20_000
+INLINE = 2_000
 """Characters of plotly JSON that a page holds itself."""
 DATA = Path("_generated") / "figures"
 """Where the data of larger figures waits until it is copied to _static/figures."""
