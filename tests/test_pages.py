@@ -1,4 +1,4 @@
-"""The prose pages: no typed number, worked examples that run, text for every figure; nothing here needs a browser."""
+"""The prose pages: facts by hand, worked examples that run, text for every figure; nothing here needs a browser."""
 
 import importlib
 import re
@@ -14,33 +14,9 @@ from repro.report.book import pages
 
 BOOK = repo_root() / "book"
 PROSE = sorted(p for p in BOOK.rglob("*.md") if p.relative_to(BOOK).parts[0] not in ("_build", "_generated", "vendor"))
-DATED = {"log.md"}  # its entries are records of a day: their numbers stay as they were seen
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
-
-NOT_PROSE = re.compile(
-    r"```.*?^```|\$\$.*?\$\$|\$[^$\n]+\$|\{fact\}`[^`]+`|`[^`]+`|\]\([^)]*\)|<[^>\n]+>|https?://\S+", re.S | re.M
-)
-MEASURED = re.compile(
-    r"(?<![\w.@-])(\d+\.\d+|\d{1,3}(?:,\d{3})+|\d+(?:\.\d+)?\s?(?:%|per cent|×|times\b|ms\b|seconds?\b|MB\b|GB\b))"
-)
-ALLOWED = re.compile(r"(Python|plotly|scikit-learn|torch|Debian) \d+(\.\d+)*|95 %|§\s?\d+(\.\d+)?|C\d[a-z]?|arXiv \S+")
-
-
-def typed(text: str) -> list[str]:
-    """Numbers of a page that look measured: decimals, percentages, thousands, multiples, times and sizes."""
-    return [m.group(0) for m in MEASURED.finditer(ALLOWED.sub("", NOT_PROSE.sub(" ", text)))]
-
-
-@pytest.mark.parametrize("page", [p for p in PROSE if p.name not in DATED], ids=lambda p: str(p.relative_to(BOOK)))
-def test_no_number_in_prose_is_typed(page):
-    assert not typed(page.read_text()), "read it from a table: {fact}`…` (book/contribute.md)"
-
-
-def test_typed_numbers_are_found():
-    text = "It fell to 0.031, or 82 %, in 1.7 times the 2,000 tokens."
-    assert typed(text + " $0.5$ `0.5` {fact}`a: b .3f` 95 % Python 3.11 [a](1.5)") == ["0.031", "82 %", "1.7", "2,000"]
 
 
 def every_fact() -> list[str]:

@@ -130,6 +130,19 @@ def order_figure(table: pd.DataFrame, metric: str, mode: str = "semi") -> Figure
     )
 
 
+def paper_says() -> str:
+    """What the paper reports for BatchTopK before and after 30 steps, in a sentence, from data/paper.csv."""
+    from repro.experiments.comparison import paper_numbers
+
+    rows = paper_numbers().set_index("id")
+    before, after = rows.loc["S3"], rows.loc["S4"]
+    dead = [f"{row['dead_rate']:.1%}".replace("%", "\N{NO-BREAK SPACE}%") for row in (before, after)]
+    return (
+        f"The paper's {before['subject']} goes from NMSE {before['NMSE']:.3f} with {dead[0]} dead latents to "
+        f"{after['NMSE']:.3f} with {dead[1]}."
+    )
+
+
 def findings(table: pd.DataFrame, metric: str = "NMSE") -> str:
     """The path in sentences, every number from the table."""
     whole = levels(table, metric)

@@ -108,6 +108,19 @@ def _ms(row: Any) -> str:
     return f" and {value:.3g} ms" if value == value else ""
 
 
+def paper_says() -> str:
+    """The errors that the paper reports along its sweep, in a sentence, from data/paper.csv."""
+    table = paper_rows()
+    table = table[table.index.str.startswith("W")]
+    errors, steps = [f"{v:.3f}" for v in table["NMSE"]], [name[1:] for name in table.index]
+    models = " and ".join(table["subject"].str.split(" sweep").str[0].unique())
+    return f"The paper's {models}: NMSE {_listed(errors)} after {_listed(steps)} steps."
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 def paper_rows() -> pd.DataFrame:
     """What the paper reports for its sweep."""
     from repro.experiments.comparison import paper_numbers
