@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -36,12 +37,14 @@ class Fanout:
     """Where tasks run, and what happens to those that fail."""
 
     engine: Engine = "local"
+    """Processes here (local), a dask cluster, or Slurm jobs."""
     workers: int = 1
     """Processes (local), workers of a new local cluster (dask), jobs at a time (slurm)."""
     scheduler: str | None = None
-    """dask: address of a running scheduler, tcp://…; slurm: "local" tries the jobs on this machine."""
-    threads: int = 1
-    """Threads of torch in each worker. Tables are equal to the bit for equal threads, whatever the engine."""
+    """dask: address of a running scheduler, tcp://…; slurm: local tries the jobs on this machine."""
+    threads: int | None = None
+    """Threads of each worker; the cores here divided by the workers if not given. Results are equal to the bit for
+    equal threads, whatever the engine."""
     retries: int = 2
     """How often a task that raised, or whose worker died, is tried again elsewhere."""
     gpus: int = 0
@@ -52,15 +55,35 @@ class Fanout:
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):
             raise BadInput(f"engine is '{self.engine}'; it must be one of {', '.join(get_args(Engine))}.")
-        if min(self.workers, self.threads, self.minutes) < 1 or min(self.retries, self.gpus) < 0:
+        if (
+            min(self.workers, self.minutes, 1 if self.threads is None else self.threads) < 1
+            or min(self.retries, self.gpus) < 0
+        ):
             raise BadInput("workers, threads and minutes must be at least 1, retries and gpus at least 0.")
         if self.scheduler is not None and self.engine == "local":
             raise BadInput("--scheduler needs --engine dask (an address) or slurm (local).")
+        if 0 < self.gpus < self.workers and self.engine != "slurm" and self.scheduler is None:
+            raise BadInput(f"{self.workers} workers cannot have one of {self.gpus} GPUs each; lower --workers.")
+
+    @property
+    def apart(self) -> bool:
+        """Do tasks run in other processes than this one?"""
+        return self.workers > 1 or self.engine != "local"
+
+    def shared_out(self) -> Fanout:
+        """With a number of threads: the cores of this machine, at most $OMP_NUM_THREADS, among the workers."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        most = max(1, int(given)) if given.isdecimal() else cores
+        return replace(self, threads=self.threads or max(1, min(cores // self.workers, most)))
 
 
 @dataclass(frozen=True)
 class Task:
-    """function(*args), importable and picklable; `key` names it uniquely and safely as a file."""
+    """function(*args), importable and picklable; `key` names it uniquely and safely as a file.
+
+    A text that the function returns is printed when it has ended.
+    """
 
     key: str
     name: str
@@ -76,31 +99,43 @@ class Outcome:
     reason: str | None = None
     again: bool = False
     """May another try help?"""
+    said: str | None = None
+    """A line for whoever watches."""
 
 
 def fan_out(tasks: Sequence[Task], how: Fanout, folder: str | Path, progress: bool = True) -> dict[str, str]:
     """Run all tasks -> {key: reason} of those that failed for good; the state of each is kept in folder/tasks.
 
     A task that raises, or whose worker dies, is tried again `how.retries` times after the others; input that is wrong
-    (BadInput) is not. Raises BadInput where the engine cannot start.
+    (BadInput) is not. Ctrl-C ends the workers here, and takes back what waits elsewhere. Raises BadInput where the
+    engine cannot start.
     """
-    folder = Path(folder)
-    left, failed = list(tasks), {}
+    folder, how = Path(folder), how.shared_out()
+    left, failed, trial = list(tasks), {}, 0
     with tqdm(total=len(tasks), desc=f"{how.engine} × {how.workers}", unit="task", disable=not progress) as bar:
-        for trial in range(how.retries + 1):
-            by_key, again = {task.key: task for task in left}, set()
-            for outcome in ENGINES[how.engine](left, how, folder, trial):
-                task = by_key[outcome.key]
-                if outcome.reason is not None and outcome.again and trial < how.retries:
-                    again.add(task.key)
-                    continue
-                bar.update()
-                if outcome.reason is not None:
-                    failed[task.key] = outcome.reason
-                    _note(folder, task, "failed", trial, reason=outcome.reason)
-            left = [task for task in tasks if task.key in again]  # in their first order
-            if not left:
-                break
+        try:
+            for trial in range(how.retries + 1):
+                by_key, again = {task.key: task for task in left}, set()
+                with closing(ENGINES[how.engine](left, how, folder, trial)) as outcomes:
+                    for outcome in outcomes:
+                        task = by_key[outcome.key]
+                        if outcome.reason is not None and outcome.again and trial < how.retries:
+                            again.add(task.key)
+                            continue
+                        if outcome.said and progress:
+                            bar.write(outcome.said)
+                        bar.update()
+                        if outcome.reason is not None:
+                            failed[task.key] = outcome.reason
+                            _note(folder, task, "failed", trial, reason=outcome.reason)
+                left = [task for task in tasks if task.key in again]  # in their first order
+                if not left:
+                    break
+        except BaseException:
+            for task in left:
+                if _is_running(folder, task.key, trial):
+                    _note(folder, task, "stopped", trial)
+            raise
     return failed
 
 
@@ -110,18 +145,18 @@ def attempt(task: Task, how: Fanout, folder: Path, trial: int) -> Outcome:
     begin = time.time()
     _note(folder, task, "running", trial)
     try:
-        task.function(*task.args)
+        said = task.function(*task.args)
     except BadInput as error:
         return Outcome(task.key, str(error))
     except Exception as error:
         lines = str(error).strip().splitlines()
         return Outcome(task.key, f"{type(error).__name__}: {lines[0] if lines else 'no message'}", again=True)
     _note(folder, task, "done", trial, seconds=round(time.time() - begin, 2))
-    return Outcome(task.key)
+    return Outcome(task.key, said=said if isinstance(said, str) else None)
 
 
 def status(folder: str | Path) -> list[dict[str, Any]]:
-    """What is known of every task below a folder, done, running, died or failed; died = its process is gone."""
+    """What is known of every task below a folder: done, running, stopped, failed, or died = its process is gone."""
     found = []
     for path in sorted(Path(folder).rglob("tasks/*.json")):
         try:
@@ -137,15 +172,15 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
 # --- engines ------------------------------------------------------------------------------------------
 
 
-def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Iterator[Outcome]:
+def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
     from joblib.externals.loky import ProcessPoolExecutor, as_completed
 
     left = {task.key: task for task in tasks}
     workers = how.workers if trial == 0 else ALONE
-    env = {"OMP_NUM_THREADS": str(how.threads), "OMP_WAIT_POLICY": "passive"}
+    env = {"OMP_NUM_THREADS": str(how.threads), "NUMBA_NUM_THREADS": str(how.threads), "OMP_WAIT_POLICY": "passive"}
     while left:
         before = len(left)
-        pool = ProcessPoolExecutor(min(workers, len(left)), env=env)
+        pool = ProcessPoolExecutor(min(workers, len(left)), env=env, initializer=_leave_interrupts)
         try:
             futures = {pool.submit(attempt, task, how, folder, trial): key for key, task in left.items()}
             for future in as_completed(futures):
@@ -161,7 +196,7 @@ def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Iter
             yield Outcome(key, "its worker died (killed, or out of memory)", again=True)
 
 
-def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Iterator[Outcome]:
+def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
@@ -185,6 +220,8 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Itera
         for future in as_completed(list(names)):
             error = future.exception()
             key = names[future].key
+            if isinstance(error, BadInput):  # a worker that has no GPU would fail every task it is given
+                raise error
             yield (
                 future.result()
                 if error is None
@@ -192,7 +229,7 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Itera
             )
 
 
-def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Iterator[Outcome]:
+def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
     try:
         import submitit
         from submitit.helpers import as_completed
@@ -213,15 +250,18 @@ def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Iter
         n = len(part)
         jobs = executor.map_array(attempt, part, [how] * n, [folder.resolve()] * n, [trial] * n)
         names = {job.job_id: task for job, task in zip(jobs, part, strict=True)}
-        for job in as_completed(jobs, poll_frequency=0.2 if cluster == "local" else 10):
-            error = job.exception()
-            key = names[job.job_id].key
-            yield (
-                job.result() if error is None else Outcome(key, f"{type(error).__name__}: {_first(error)}", again=True)
-            )
+        try:
+            for job in as_completed(jobs, poll_frequency=0.2 if cluster == "local" else 10):
+                error, key = job.exception(), names[job.job_id].key
+                died = Outcome(key, f"{type(error).__name__}: {_first(error)}" if error else None, again=True)
+                yield died if error else job.result()
+        finally:
+            for job in jobs:
+                if not job.done():
+                    job.cancel(check=False)
 
 
-ENGINES: dict[str, Callable[[Sequence[Task], Fanout, Path, int], Iterator[Outcome]]] = {
+ENGINES: dict[str, Callable[[Sequence[Task], Fanout, Path, int], Generator[Outcome]]] = {
     "local": _local,
     "dask": _dask,
     "slurm": _slurm,
@@ -231,24 +271,36 @@ ENGINES: dict[str, Callable[[Sequence[Task], Fanout, Path, int], Iterator[Outcom
 # --- in a worker --------------------------------------------------------------------------------------
 
 
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the one that started the workers ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def _settle(how: Fanout) -> None:
     """Threads and GPU of this process, before it does anything."""
-    os.environ["OMP_NUM_THREADS"] = str(how.threads)  # read when torch is imported
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # read when torch and numba are imported
+        os.environ[name] = str(how.threads)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(how.threads)
     if how.gpus and how.engine != "slurm" and not _GPU:
-        from filelock import FileLock, Timeout
+        _GPU.append(_own_gpu(how.gpus))
 
-        for number in range(how.gpus):
-            lock = FileLock(Path(tempfile.gettempdir()) / f"repro-gpu-{number}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            _GPU.append(lock)
-            os.environ["CUDA_VISIBLE_DEVICES"] = str(number)
-            return
-        raise BadInput(f"There are more workers than the {how.gpus} GPUs of {socket.gethostname()}; lower --workers.")
+
+def _own_gpu(count: int) -> Any:
+    """Show this process one of the first `count` GPUs it may see that no other worker of this host has; its lock."""
+    from filelock import FileLock, Timeout
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = [str(i) for i in range(count)] if given is None else [name.strip() for name in given.split(",")][:count]
+    for name in filter(None, devices):
+        lock = FileLock(Path(tempfile.gettempdir()) / f"repro-gpu-{name}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        os.environ["CUDA_VISIBLE_DEVICES"] = name
+        return lock
+    raise BadInput(f"There are more workers than the {count} GPUs of {socket.gethostname()}; lower --workers.")
 
 
 def _note(folder: Path, task: Task, state: str, trial: int, **more: Any) -> None:

@@ -14,6 +14,16 @@ def write(folder, name, seconds=0.0):
     (Path(folder) / name).write_text(str(os.getpid()))
 
 
+def own_gpu(folder, name):
+    """Say which GPU this process was given, once a second process has said so too."""
+    (Path(folder) / name).write_text(f"{os.getpid()} {os.environ['CUDA_VISIBLE_DEVICES']}")
+    end = time.monotonic() + 30
+    while len({p.read_text().split()[0] for p in Path(folder).glob("gpu-*") if p.read_text()}) < 2:
+        assert time.monotonic() < end, "there is only one worker"
+        time.sleep(0.05)
+    return f"{name} has one"
+
+
 def die_once(folder, name):
     """Kill this process on the first call, succeed on the next."""
     mark = Path(folder) / f"{name}.died"

@@ -1,12 +1,14 @@
 """Every engine must end the same way: all that can be done is done, the rest is reported with its reason."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import fanout_tasks
 import pytest
 
+from repro import fanout
 from repro.errors import BadInput
 from repro.fanout import Fanout, Task, fan_out, status
 
@@ -75,6 +77,43 @@ def test_workers_have_the_threads_and_the_gpu_that_they_were_given(tmp_path, mon
         assert (tmp_path / "said").read_text() == f"{threads} 0"
 
 
+@pytest.mark.parametrize("engine", [ENGINES[0], SLOW[0]])
+def test_two_workers_never_have_the_same_gpu(engine, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5, 3,1")  # what this job may use; asked for are two of them
+    tasks = [task("own_gpu", tmp_path, f"gpu-{i}") for i in range(2)]
+    assert fan_out(tasks, Fanout(**engine, workers=2, gpus=2, retries=0), tmp_path) == {}
+    said = [(tmp_path / f"gpu-{i}").read_text().split() for i in range(2)]
+    assert len({pid for pid, _ in said}) == 2 and {gpu for _, gpu in said} == {"5", "3"}
+    assert "gpu-0 has one" in capsys.readouterr().out  # what a task returns is for whoever watches
+
+
+def test_a_worker_without_a_gpu_of_its_own_is_refused(tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match="3 workers cannot have one of 2 GPUs each; lower --workers"):
+        Fanout(workers=3, gpus=2)
+    monkeypatch.setattr(fanout.tempfile, "tempdir", str(tmp_path))
+    held = []
+    for expected in ("0", "1"):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # as each new worker finds it
+        held.append(fanout._own_gpu(2))
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(BadInput, match="more workers than the 2 GPUs of"):
+        fanout._own_gpu(2)
+    held.pop().release()  # its process has ended
+    held.append(fanout._own_gpu(2))
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_threads_are_shared_out(monkeypatch):
+    monkeypatch.setattr(fanout.os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [Fanout(workers=w).shared_out().threads for w in (1, 2, 3, 16)] == [8, 4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert [Fanout(workers=w).shared_out().threads for w in (1, 2, 4)] == [3, 3, 2]
+    assert Fanout(workers=2, threads=7).shared_out().threads == 7
+
+
 def test_a_process_that_is_gone_is_not_running(tmp_path):
     import socket
 
@@ -92,6 +131,7 @@ def test_a_process_that_is_gone_is_not_running(tmp_path):
     [
         ({"engine": "ray"}, "engine is 'ray'; it must be one of local, dask, slurm"),
         ({"workers": 0}, "workers, threads and minutes must be at least 1"),
+        ({"threads": 0}, "workers, threads and minutes must be at least 1"),
         ({"scheduler": "tcp://x"}, "--scheduler needs --engine dask"),
     ],
 )
