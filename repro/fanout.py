@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -173,20 +174,25 @@ def status(folder: str | Path) -> list[dict[str, Any]]:
 
 
 def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
-    from joblib.externals.loky import ProcessPoolExecutor, as_completed
+    from joblib.externals.loky import ProcessPoolExecutor
 
     left = {task.key: task for task in tasks}
     workers = how.workers if trial == 0 else ALONE
     env = {"OMP_NUM_THREADS": str(how.threads), "NUMBA_NUM_THREADS": str(how.threads), "OMP_WAIT_POLICY": "passive"}
     while left:
-        before = len(left)
+        before, queue, futures = len(left), list(left.values())[::-1], {}
         pool = ProcessPoolExecutor(min(workers, len(left)), env=env, initializer=_leave_interrupts)
         try:
-            futures = {pool.submit(attempt, task, how, folder, trial): key for key, task in left.items()}
-            for future in as_completed(futures):
-                if not isinstance(future.exception(), BrokenProcessPool):
-                    del left[futures[future]]
-                    yield future.result()
+            while queue or futures:
+                while queue and len(futures) <= workers:  # loky cannot stop a pool that many tasks wait for
+                    task = queue.pop()
+                    futures[pool.submit(attempt, task, how, folder, trial)] = task.key
+                for future in sorted(wait(futures, return_when=FIRST_COMPLETED).done, key=_broke):
+                    key, outcome = futures.pop(future), future.result()
+                    del left[key]
+                    yield outcome
+        except BrokenProcessPool:
+            pass
         finally:
             pool.shutdown(kill_workers=True)
         # when one worker dies, all end; what was not running yet goes on in the next pool
@@ -194,6 +200,10 @@ def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
         for key in dead if dead or len(left) < before else list(left):  # workers that cannot even start
             del left[key]
             yield Outcome(key, "its worker died (killed, or out of memory)", again=True)
+
+
+def _broke(future: Future[Outcome]) -> bool:
+    return isinstance(future.exception(), BrokenProcessPool)
 
 
 def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:

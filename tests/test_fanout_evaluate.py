@@ -1,6 +1,10 @@
 """`repro evaluate` in several processes: the same table to the bit, and what fails is a row with its reason."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -64,6 +68,44 @@ def test_two_workers_make_the_same_table(engine, listed, alone, capsys):
     capsys.readouterr()
     main(["status", str(out)])
     assert capsys.readouterr().out.startswith(f"{len(states)} done")
+
+
+def test_ctrl_c_stops_and_the_same_command_goes_on(listed, alone, capsys):
+    out, evaluate = listed
+    fresh(out)
+    words = [sys.executable, "-m", "repro", *evaluate, "--workers", "2", "--threads", "1"]
+    with (out / "log").open("w") as log:
+        run = subprocess.Popen(words, stderr=log, start_new_session=True)
+        until(lambda: any("running" in p.read_text() for p in out.glob("tasks/*.json")))
+        os.killpg(run.pid, signal.SIGINT)  # what a terminal does: every process of the group is told
+        assert run.wait(60) == 1
+    said = (out / "log").read_text()
+    assert "repro: stopped; what was finished is kept" in said and "Traceback" not in said
+    until(lambda: not alive(run.pid))
+    capsys.readouterr()
+    main(["status", str(out)])
+    assert "stopped topk" in capsys.readouterr().out
+    kept = {p: p.stat().st_mtime_ns for p in out.glob("rows/*.json")}
+    assert len(kept) < len(alone)
+    main([*evaluate, "--workers", "2", "--threads", "1"])
+    pd.testing.assert_frame_equal(table(out), alone, check_exact=True)
+    assert all(p.stat().st_mtime_ns == changed for p, changed in kept.items())
+    assert {s["state"] for s in status(out)} == {"done"}
+
+
+def alive(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def until(true, seconds=90):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
 
 
 def test_a_checkpoint_that_failed_everywhere_is_a_row_with_its_reason(listed, monkeypatch, capsys):
