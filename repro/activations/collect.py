@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 import sys
 import time
@@ -50,7 +51,7 @@ def collect(config: RunConfig) -> Path:
         raise BadInput("dataset.max_tokens, seq_len and batch_size must be at least 1, skip_documents at least 0.")
     per_shard, layer = _per_shard(config), layer_of(config.model)
     source = find_model(config.model)
-    model_key = dataclasses.replace(config.model, layer_index=layer)
+    model_key = dataclasses.replace(config.model, layer_index=layer, device_map=None)
     key = digest(FORMAT, model_key, source.fingerprint, data, source_fingerprint(data))
     if per_shard is not None:
         key = digest(key, per_shard)
@@ -67,7 +68,7 @@ def collect(config: RunConfig) -> Path:
                 return draft.final
             draft.check_target()
             next(documents(data))  # text that cannot be read is an error before the model is loaded
-            write(load_model(config.model, config.device, source), config, draft, key)
+            write(load_model(config.model, config.device, source, whole=False), config, draft, key)
         (draft.folder / PROGRESS).unlink(missing_ok=True)
         other.withdraw()
         draft.publish()
@@ -223,6 +224,8 @@ def _only_one(folder: Path) -> Iterator[None]:
             import fcntl
 
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(lock.fileno()).st_nlink == 0:  # the one before has just removed the folder
+                raise BlockingIOError
         except ImportError:  # Windows: nobody stops two runs there
             pass
         except BlockingIOError:

@@ -12,6 +12,7 @@ import yaml
 
 from repro.config import repo_root, write_atomically
 from repro.errors import BadInput, NotebookFailed, missing_extra
+from repro.lock import only_one
 from repro.report import front, pictures
 from repro.report.drawings import DRAWINGS, drawing
 from repro.report.mime import DATA
@@ -36,19 +37,35 @@ def build(book_dir: Path | None = None) -> Path:
     if missing:
         names = ", ".join(Path(page).name for page in missing)
         raise BadInput(f"Not executed yet: {names}; `repro report` runs them, or take them out of {book / '_toc.yml'}.")
-    write_fragments(book)
-    for made in ("_build", DATA):  # a page that was renamed leaves no ghost
-        shutil.rmtree(book / made, ignore_errors=True)
-    done = subprocess.run(
-        [command, "build", book, "-W", "-n", "--keep-going"],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
-    )
-    if done.returncode:
-        said = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
-        raise BookFailed("The book did not build:\n" + ("\n".join(said) or done.stdout[-3000:] + done.stderr[-3000:]))
-    return book / "_build" / "html"
+    with only_one(book / "_generated", "repro report", wait=True):
+        write_fragments(book)
+        return _build(book, command)
+
+
+def _build(book: Path, command: Path) -> Path:
+    """Into a folder of this process's own, so that the book is whole or not there."""
+    html = book / "_build" / "html"
+    draft = html.with_name(f".draft.{os.getpid()}")
+    for made in (*html.parent.glob(".draft.*"), book / DATA):  # of a killed run; figures of a page that was renamed
+        shutil.rmtree(made, ignore_errors=True)
+    try:
+        done = subprocess.run(
+            [command, "build", book, "--path-output", draft, "-W", "-n", "--keep-going"],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
+        )
+        if done.returncode:
+            said = [line for line in (done.stdout + done.stderr).splitlines() if "WARNING" in line or "ERROR" in line]
+            raise BookFailed(
+                "The book did not build:\n" + ("\n".join(said) or done.stdout[-3000:] + done.stderr[-3000:])
+            )
+        if html.exists():
+            html.rename(draft / "before")
+        (draft / "_build" / "html").rename(html)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return html
 
 
 def write_fragments(book: Path) -> None:

@@ -64,6 +64,8 @@ def png(figure: dict[str, Any]) -> bytes:
 def outputs(executed: Path) -> Iterator[dict[str, Any]]:
     """Every plotly figure in the executed notebooks of a folder."""
     for path in sorted(executed.glob("*.ipynb")):
+        if "." in path.stem:  # the draft of a run that failed or was killed
+            continue
         for cell in json.loads(path.read_text())["cells"]:
             for output in cell.get("outputs", []):
                 figure = output.get("data", {}).get("application/vnd.plotly.v1+json")

@@ -16,6 +16,7 @@ from torch import Tensor
 from repro.activations.models import pick_device
 from repro.config import Device, digest, write_atomically
 from repro.errors import BadInput
+from repro.lock import only_one
 from repro.sae import SAE, Source
 from repro.training.files import refuse_other
 from repro.training.grouped import LocaJob
@@ -193,41 +194,44 @@ def train_loca(
     Killed and started again, it goes on from the last saved state and ends in the same bits; phases/ keeps the two
     training runs. Raises BadInput before training for a method that cannot work or a folder that holds another run.
     """
-    out = Path(output_dir)
-    stream = UnitRows(rows)
-    config = _config(method, stream, lm_name, layer)
-    refuse_other(out, config)
-    write_atomically(out / "config.json", lambda draft: draft.write_text(json.dumps(config, indent=2) + "\n"))
-    given: dict[str, Any] = {"held_out": held_out, "state_every": state_every, "progress": progress}
+    with only_one(output_dir, "repro loca train"):
+        out = Path(output_dir)
+        stream = UnitRows(rows)
+        config = _config(method, stream, lm_name, layer)
+        refuse_other(out, config)
+        write_atomically(out / "config.json", lambda draft: draft.write_text(json.dumps(config, indent=2) + "\n"))
+        given: dict[str, Any] = {"held_out": held_out, "state_every": state_every, "progress": progress}
 
-    where = pick_device(device)
-    first = _phase(1, stream, method.first_job(), method.recipe(1), out, lm_name, layer, device, None, None, given)
-    batches = min(method.variance_batches, -(-rows.n // method.batch_size))
-    shuffled = islice(stream.batches(min(method.batch_size, rows.n), method.seed), batches)
-    sample = (x.to(where) for x in shuffled)
-    rule = "angular_variance" if method.groups == "none" else method.groups
-    variance, count = (t.cpu() for t in angular_variance(first, sample, method.setting))
-    score = ranking(rule, variance, count, method.seed)
-    groups = [torch.arange(method.m)] if method.groups == "none" else method.cut(score)
-    start = first if method.groups == "none" else regroup(first, groups, method.budgets())
-    if method.fine_tune:
-        again = method.first_job() if method.groups == "none" else method.grouped_job(groups)
-        final = _phase(4, stream, again, method.recipe(4), out, lm_name, layer, device, start, language, given)
-        results = json.loads(next((out / "phases" / "4").rglob("eval_results.json")).read_text())
-    else:
-        final = start
-        tokens = held_out if held_out is not None else stream.take(EVAL_TOKENS, seed=method.seed).x
-        results = evaluate(final, tokens) | {"tokens": "training" if held_out is None else "held out", "steps": 0}
-        if language is not None:
-            results |= language(final)
-    if method.groups == "none":
-        final = regroup(final, groups, (method.k,))
-    extra = {"setting": method.setting, "groups": method.groups}
-    k = final.config.k
-    final.source = Source(family="loca", layer=layer, lm_name=lm_name, sparsity=float(k), k=k, extra=extra)
-    write_release(out, first, final, groups, variance)
-    write_atomically(out / "eval_results.json", lambda draft: draft.write_text(json.dumps(results, indent=2) + "\n"))
-    return out
+        where = pick_device(device)
+        first = _phase(1, stream, method.first_job(), method.recipe(1), out, lm_name, layer, device, None, None, given)
+        batches = min(method.variance_batches, -(-rows.n // method.batch_size))
+        shuffled = islice(stream.batches(min(method.batch_size, rows.n), method.seed), batches)
+        sample = (x.to(where) for x in shuffled)
+        rule = "angular_variance" if method.groups == "none" else method.groups
+        variance, count = (t.cpu() for t in angular_variance(first, sample, method.setting))
+        score = ranking(rule, variance, count, method.seed)
+        groups = [torch.arange(method.m)] if method.groups == "none" else method.cut(score)
+        start = first if method.groups == "none" else regroup(first, groups, method.budgets())
+        if method.fine_tune:
+            again = method.first_job() if method.groups == "none" else method.grouped_job(groups)
+            final = _phase(4, stream, again, method.recipe(4), out, lm_name, layer, device, start, language, given)
+            results = json.loads(next((out / "phases" / "4").rglob("eval_results.json")).read_text())
+        else:
+            final = start
+            tokens = held_out if held_out is not None else stream.take(EVAL_TOKENS, seed=method.seed).x
+            results = evaluate(final, tokens) | {"tokens": "training" if held_out is None else "held out", "steps": 0}
+            if language is not None:
+                results |= language(final)
+        if method.groups == "none":
+            final = regroup(final, groups, (method.k,))
+        extra = {"setting": method.setting, "groups": method.groups}
+        k = final.config.k
+        final.source = Source(family="loca", layer=layer, lm_name=lm_name, sparsity=float(k), k=k, extra=extra)
+        write_release(out, first, final, groups, variance)
+        write_atomically(
+            out / "eval_results.json", lambda draft: draft.write_text(json.dumps(results, indent=2) + "\n")
+        )
+        return out
 
 
 def _phase(

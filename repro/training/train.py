@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from repro.activations.models import pick_device
 from repro.config import Device
 from repro.errors import BadInput
+from repro.lock import only_one
 from repro.metrics import Firing, Reconstruction
 from repro.sae import SAE, Source
 from repro.training.files import Run, bytes_needed
@@ -84,12 +85,15 @@ def train(
         folder = Path(output_dir) / job.variant / f"resid_post_layer_{layer}" / f"trainer_{i}"
         runs.append((folder, job))
     _check_space(Path(output_dir), jobs, recipe, rows.d)
-    opened = [Run(folder, job, recipe, about, where, start) for (folder, job), start in zip(runs, begin, strict=True)]
-    active = [run for run in opened if not run.finished]
-    if active:
-        every = state_every or max(1, min(1000, recipe.steps // 10))
-        _loop(rows, active, recipe, where, scale, every, watch, progress)
-        _finish(rows, active, recipe, where, held_out, language)
+    with ExitStack() as locks:
+        for folder in sorted({folder.parent for folder, _ in runs}):
+            locks.enter_context(only_one(folder, "repro train"))
+        opened = [Run(*run, recipe, about, where, start) for run, start in zip(runs, begin, strict=True)]
+        active = [run for run in opened if not run.finished]
+        if active:
+            every = state_every or max(1, min(1000, recipe.steps // 10))
+            _loop(rows, active, recipe, where, scale, every, watch, progress)
+            _finish(rows, active, recipe, where, held_out, language)
     return [run.folder for run in opened]
 
 

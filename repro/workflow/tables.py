@@ -17,6 +17,7 @@ from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_dat
 from repro.evaluate.run import unfinished
 from repro.experiments.setup import device_of
 from repro.fanout import Fanout, Task, fan_out
+from repro.lock import only_one
 from repro.workflow.files import read_table
 
 
@@ -76,22 +77,23 @@ def evaluate(config: RunConfig) -> Path:
         for name in ("trainer", "step"):
             if name in entry:
                 entry[name] = int(entry[name])
-    data, options = opened(config)
-    todo = unfinished(entries, data, options, folder / "rows")
-    failed = evaluate_apart(todo, config) if config.workers > 1 or config.engine != "local" else {}
-    rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device), failed)
-    spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
-    names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
-    out = pd.DataFrame(rows)
-    out.insert(0, "name", out["path"].map(names.get))
-    if "mode" in out:
-        out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
-    written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
-    if failed:
-        raise TasksFailed(
-            f"{len(failed)} of {len(entries)} checkpoints failed; {written} has the rest, and the reasons as notes."
-        )
-    return written
+    with only_one(folder, "repro evaluate"):
+        data, options = opened(config)
+        todo = unfinished(entries, data, options, folder / "rows")
+        failed = evaluate_apart(todo, config) if config.workers > 1 or config.engine != "local" else {}
+        rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device), failed)
+        spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
+        names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
+        out = pd.DataFrame(rows)
+        out.insert(0, "name", out["path"].map(names.get))
+        if "mode" in out:
+            out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
+        written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
+        if failed:
+            raise TasksFailed(
+                f"{len(failed)} of {len(entries)} checkpoints failed; {written} has the rest, and the reasons as notes."
+            )
+        return written
 
 
 def opened(config: RunConfig) -> tuple[EvalData, EvalOptions]:
