@@ -37,6 +37,9 @@ class ModelConfig:
     """block_output = output of block L; hidden_states = hidden_states[L], the output of block L-1 (as released)."""
     site: Literal["resid_post", "resid_pre", "attn_out", "mlp_out"] = field(default="resid_post", metadata=LATER)
     """The stream after block L (resid_post) or before it (resid_pre), or what its attention or MLP adds to it."""
+    device_map: str | None = field(default=None, metadata=LATER)
+    """Spread the weights as transformers does (needs accelerate), instead of `device`: auto, balanced, sequential, a
+    device such as cuda:1, or JSON {module: device}, where a device may be cpu or disk."""
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,17 @@ def test_a_second_call_does_nothing_and_other_options_replace(config, capsys, mo
     assert "not a complete .npy file" in capsys.readouterr().err and digests(first) == before
 
 
+def test_where_the_weights_are_does_not_matter(config, capsys):
+    pytest.importorskip("accelerate")
+    first = collect(config)
+    placed = dataclasses.replace(config, model=dataclasses.replace(config.model, device_map="cpu"))
+    assert collect(placed) == first and "there already" in capsys.readouterr().err
+    again = collect(dataclasses.replace(placed, output_dir=config.output_dir + "2"))
+    assert digests(again) == digests(first)
+    model = open_store(again).meta["model"]
+    assert model["device_map"] == {"": "cpu"} and (model["blocks"], model["blocks_loaded"]) == (3, 2)
+
+
 def test_text_that_ends_early_is_said(config):
     store = open_store(collect(changed(config, max_tokens=10**6)))
     assert store.meta["text_exhausted"] and store.meta["next_document"] == 60 == store.meta["documents"]

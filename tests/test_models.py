@@ -7,10 +7,12 @@ import subprocess
 import sys
 
 import language_models
+import numpy as np
 import pytest
 import torch
 
 from repro.activations import fetch, memory, packaged
+from repro.activations.forward import forward
 from repro.activations.memory import weight_bytes
 from repro.activations.models import as_loaded, find_blocks, load_model
 from repro.activations.presets import PRESETS, layer_of
@@ -160,11 +162,123 @@ def test_too_little_memory_is_said_before_loading(tmp_path, monkeypatch):
     load_model(ModelConfig(str(folder), 0, dtype="bfloat16"), "cpu")
 
 
+@pytest.mark.parametrize("family", language_models.FAMILIES)
+@pytest.mark.parametrize("site", SITES)
+def test_only_the_blocks_that_are_needed_are_loaded(tmp_path, capfd, family, site):
+    folder = language_models.save(tmp_path / "lm", family)
+    config = ModelConfig(str(folder), 1, site=site)
+    whole, cut = load_model(config, "cpu"), load_model(config, "cpu", whole=False)
+    assert (len(whole.blocks), len(cut.blocks)) == (N, 2)
+    assert torch.equal(cut.activations(TOKENS), whole.activations(TOKENS))
+    here = {k: v for k, v in cut.provenance.items() if k != "blocks_loaded"}
+    assert here == {k: v for k, v in whole.provenance.items() if k != "blocks_loaded"} and here["blocks"] == N
+    held = sum(p.numel() for p in cut.model.parameters()) * 4
+    assert weight_bytes(folder, torch.float32, 2) == held < weight_bytes(folder, torch.float32)
+    head = cut.model.get_output_embeddings().weight
+    tied = head is cut.model.get_input_embeddings().weight
+    without = weight_bytes(folder, torch.float32, 2, head=False)
+    assert without == held - (0 if tied else 4 * head.numel())
+    assert "UNEXPECTED" not in "".join(capfd.readouterr())
+
+
+def test_memory_is_asked_for_the_needed_blocks_alone(tmp_path, monkeypatch):
+    folder = language_models.save(tmp_path / "lm", "gpt_neox")
+    monkeypatch.setattr(memory, "free_bytes", lambda device=None: weight_bytes(folder, torch.float32, 1))
+    load_model(ModelConfig(str(folder), 0), "cpu", whole=False)
+    for layer, whole in [(0, True), (1, False)]:
+        with pytest.raises(BadInput, match="are free"):
+            load_model(ModelConfig(str(folder), layer), "cpu", whole=whole)
+
+
+PARTS = ("embed_in", "rotary_emb", "layers.0", "layers.1", "layers.2", "final_layer_norm")
+SPLIT = {f"gpt_neox.{part}": "disk" if part in ("embed_in", "layers.1") else "cpu" for part in PARTS}
+SPLIT |= {"lm_head": "cpu"}
+ONE = {"": "cpu"}
+
+
+@pytest.mark.parametrize(
+    "asked, places",
+    [("auto", ONE), ("cpu", ONE), ('{"": "cpu"}', ONE), ("disk", {"": "disk"}), (json.dumps(SPLIT), SPLIT)],
+)
+@pytest.mark.parametrize("site", ["resid_post", "attn_out"])
+def test_device_map_is_passed_to_transformers(tmp_path, asked, places, site):
+    """A map of two places runs through accelerate's hooks, which fetch weights when they are needed."""
+    pytest.importorskip("accelerate")
+    folder = language_models.save(tmp_path / "lm", "gpt_neox")
+    plain = load_model(ModelConfig(str(folder), 1, site=site), "cpu")
+    assert plain.provenance["device_map"] is None
+    for whole in (True, False):
+        spread = load_model(ModelConfig(str(folder), 1, site=site, device_map=asked), whole=whole)
+        assert spread.provenance["device_map"] == places and spread.device.type == "cpu"
+        assert spread.blocks[1].mlp.dense_h_to_4h.weight.is_meta is ("disk" in asked)
+        assert torch.equal(spread.activations(TOKENS), plain.activations(TOKENS))
+
+
+@pytest.mark.parametrize(
+    "asked, sentence",
+    [
+        ("autom", r"names 'autom' \(did you mean 'auto'\?\): give auto, balanced"),
+        ('{"": "nowhere"}', "names 'nowhere': give auto"),
+        ('{"": ', "is no JSON object"),
+        ("{}", "is no JSON object"),
+        ("cuda:99", "names cuda:99, and there are . CUDA devices here"),
+        ('{"": 99}', "names cuda:99, and there are . CUDA devices here"),
+        ('{"gpt_neox": "disk"}', r"Cannot load .* with model\.device_map {.*}: "),
+    ],
+)
+def test_device_maps_that_cannot_work(tmp_path, asked, sentence):
+    pytest.importorskip("accelerate")
+    folder = language_models.save(tmp_path / "lm", "gpt_neox")
+    with pytest.raises(BadInput, match=sentence) as found:
+        load_model(ModelConfig(str(folder), 0, device_map=asked))
+    assert "\n" not in str(found.value)
+
+
+def test_device_map_without_accelerate(monkeypatch):
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    with pytest.raises(BadInput, match=r"accelerate is not installed: pip install 'repro\[lm\]'"):
+        load_model(ModelConfig("tiny", device_map="auto"))
+
+
+def test_a_batch_that_is_too_large_names_what_to_lower(monkeypatch):
+    loaded = as_loaded(language_models.model("gpt_neox"), language_models.tokenizer(), 0)
+    tokens, mask = TOKENS.numpy(), torch.ones_like(TOKENS, dtype=torch.bool).numpy()
+    words = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+    for error in (torch.OutOfMemoryError("CUDA out of memory."), words):
+        monkeypatch.setattr(loaded.blocks[0], "forward", lambda *_, error=error, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(BadInput, match=r"too small for 2 sequences of 11 tokens .* lower dataset\.batch_size"):
+            forward(loaded, tokens, mask, np.array([0, 2]))
+    monkeypatch.setattr(loaded.blocks[0], "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("other")))
+    with pytest.raises(RuntimeError, match="other"):
+        forward(loaded, tokens, mask, np.array([0, 2]))
+
+
 def test_free_memory_without_psutil(monkeypatch):
     known = memory.free_bytes()
     monkeypatch.setitem(sys.modules, "psutil", None)
     ours = memory.free_bytes()
     assert known is None or ours is None or 0.5 < ours / known < 2
+
+
+def test_a_revision_is_the_commit_that_is_loaded(tmp_path, monkeypatch):
+    """A tag or branch of the offline cache; the provenance holds its commit, which no later push can move."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    cache = tmp_path / "models--some--lm"
+    (cache / "refs").mkdir(parents=True)
+    for name, commit, family in (("main", "a" * 40, "gpt_neox"), ("v1.0", "b" * 40, "llama")):
+        language_models.save(cache / "snapshots" / commit, family)
+        (cache / "refs" / name).write_text(commit)
+    found = {}
+    for revision in (None, "v1.0", "a" * 40):
+        source = fetch.find_model(ModelConfig("some/lm", 0, revision=revision))
+        assert source.revision == source.fingerprint == source.folder.name
+        found[revision] = load_model(ModelConfig("some/lm", 0, revision=revision), "cpu", source).provenance
+    assert [p["revision"][0] for p in found.values()] == ["a", "b", "a"]
+    assert found["v1.0"]["architecture"] == "LlamaForCausalLM"
+    with pytest.raises(BadInput, match="is not in the local hub cache"):
+        fetch.find_model(ModelConfig("some/lm", 0, revision="v2"))
 
 
 def test_special_tokens():

@@ -48,9 +48,16 @@ def plan(mask: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 
 def forward(loaded: LoadedModel, tokens: np.ndarray, mask: np.ndarray, batch: np.ndarray) -> Tensor:
-    """One batch through the model, cut at its longest sequence: [B, t, d]."""
+    """One batch through the model, cut at its longest sequence: [B, t, d]. Raises BadInput if memory is too small."""
     t = int(mask[batch].sum(1).max())
-    return loaded.activations(torch.from_numpy(tokens[batch, :t]), torch.from_numpy(mask[batch, :t]))
+    try:
+        return loaded.activations(torch.from_numpy(tokens[batch, :t]), torch.from_numpy(mask[batch, :t]))
+    except RuntimeError as error:  # a GPU's memory has a class of its own, other memory only words
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+    raise BadInput(
+        f"Memory is too small for {len(batch)} sequences of {t} tokens at a time: lower dataset.batch_size or seq_len."
+    )
 
 
 def put(

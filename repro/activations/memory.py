@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -12,13 +13,22 @@ import torch
 from repro.errors import BadInput
 
 FLOATS = ("F64", "F32", "F16", "BF16")
+IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")  # of a tensor's name, in every family that is known
+HEADS = ("lm_head.", "embed_out.")
 
 
-def weight_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """Bytes of the weights of *.safetensors once they are loaded in `dtype`; only the headers are read."""
+def weight_bytes(folder: Path, dtype: torch.dtype, blocks: int | None = None, head: bool = True) -> int:
+    """Bytes of the weights of *.safetensors once they are loaded in `dtype`; only the headers are read.
+
+    blocks: only those of the first blocks and of what is in no block. head: with the matrix that gives logits, where
+    it is not the embedding.
+    """
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
-        for tensor in _header(path).values():
+        for name, tensor in _header(path).items():
+            block = IN_BLOCK.search(name)
+            if (blocks is not None and block and int(block[1]) >= blocks) or (not head and name.startswith(HEADS)):
+                continue
             first, last = tensor["data_offsets"]
             floats = tensor["dtype"] in FLOATS
             total += math.prod(tensor["shape"]) * dtype.itemsize if floats else last - first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from repro.activations.fetch import ModelSource, find_model
 from repro.activations.memory import check_memory, weight_bytes
 from repro.activations.packaged import CONVERTED
+from repro.activations.placement import hushed, input_device, keep_blocks, places_of, read_device_map
 from repro.activations.presets import Preset, layer_of
 from repro.activations.sites import STREAM, check_sum, read, site_of
 from repro.config import ModelConfig
@@ -51,8 +53,8 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
+        """Where token ids go in."""
+        return input_device(self.model)
 
     def activations(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Token ids [B, T] -> activations [B, T, d] in the model's dtype; mask is True at real tokens (None: all).
@@ -95,46 +97,61 @@ def pick_device(device: str) -> torch.device:
     return torch.device(device)
 
 
-def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | None = None) -> LoadedModel:
-    """Load a causal LM in evaluation mode on a device. Raises BadInput with what to change."""
+def load_model(
+    config: ModelConfig, device: str = "auto", source: ModelSource | None = None, whole: bool = True
+) -> LoadedModel:
+    """Load a causal LM in evaluation mode on a device, or as config.device_map says.
+
+    Without `whole`, only what the activations need: blocks after the one that is read are neither loaded nor do they
+    take memory, and the head stays off the device. Raises BadInput with what to change.
+    """
     try:
         import transformers
     except ImportError:
         raise missing_extra("transformers", "lm") from None
     where, layer, site = pick_device(device), layer_of(config), site_of(config)
+    spread = None if config.device_map is None else read_device_map(config.device_map)
     source = source or find_model(config)
     transformers.utils.logging.disable_progress_bar()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         settings = transformers.AutoConfig.from_pretrained(source.folder, **local)
+        total = getattr(settings.get_text_config(), "num_hidden_layers", None)
+        if not isinstance(total, int):
+            raise BadInput(f"{source.name} ({settings.model_type}) has no blocks; known families: {FAMILIES}.")
+        if not 0 <= layer < total:
+            raise BadInput(f"{source.name} has blocks 0 to {total - 1}; model.layer_index {layer} is out of range.")
+        if not whole:
+            keep_blocks(settings, layer + 1)
         attention = ATTENTION.get(settings.model_type)
         dtype = _dtype(config.dtype, source.preset, settings)
-        needed = weight_bytes(source.folder, dtype)
-        fix = "free memory or take a smaller model" + (", or set model.dtype: bfloat16" if dtype.itemsize > 2 else "")
-        check_memory(source.name, needed, fix)
-        check_memory(source.name, needed, fix, where)
+        if spread is None:
+            _check_memory(source, dtype, None if whole else layer + 1, where)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source.folder, **local)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            source.folder,
-            dtype=dtype,
-            attn_implementation=attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            **local,
-        )
+        with nullcontext() if whole else hushed(transformers):
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                source.folder,
+                config=settings,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                output_loading_info=True,
+                device_map=spread,
+                **local,
+            )
+        model, missing = loaded[0], loaded[1]["missing_keys"]
+        if missing:  # transformers would draw these at random
+            raise BadInput(f"{source.folder} lacks weights of {type(model).__name__}, such as {min(missing)}.")
+        model.eval().requires_grad_(False)
+        if spread is None:
+            (model if whole else model.base_model).to(where)
     except BadInput:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        asked = "" if spread is None else f" with model.device_map {config.device_map}"
         raise BadInput(
-            f"Cannot load {source.name} from {source.folder}: {str(error).strip().splitlines()[0]}"
+            f"Cannot load {source.name} from {source.folder}{asked}: {str(error).strip().splitlines()[0]}"
         ) from error
-    model, missing = loaded[0], loaded[1]["missing_keys"]
-    if missing:  # transformers would draw these at random
-        raise BadInput(f"{source.folder} lacks weights of {type(model).__name__}, such as {min(missing)}.")
-    model.eval().requires_grad_(False).to(where)
-    blocks = find_blocks(model)
-    if not 0 <= layer < len(blocks):
-        raise BadInput(f"{source.name} has blocks 0 to {len(blocks) - 1}; model.layer_index {layer} is out of range.")
     provenance = {
         "name": source.name,
         "source": source.preset.source if source.preset else str(source.folder),
@@ -144,7 +161,9 @@ def load_model(config: ModelConfig, device: str = "auto", source: ModelSource | 
         "architecture": type(model).__name__,
         "dtype": str(dtype).removeprefix("torch."),
         "attention": getattr(model.config, "_attn_implementation", attention),
-        "blocks": len(blocks),
+        "blocks": total,
+        "blocks_loaded": len(find_blocks(model)),
+        "device_map": None if spread is None else places_of(model),
         "layer": layer,
         "layer_convention": config.layer_convention,
         "site": site,
@@ -184,6 +203,15 @@ def as_loaded(
     return LoadedModel(
         model.eval(), tokenizer, find_blocks(model), layer, site, provenance or {}, separator, special, prepends
     )
+
+
+def _check_memory(source: ModelSource, dtype: torch.dtype, blocks: int | None, where: torch.device) -> None:
+    """Raise BadInput where the weights fit neither in memory, through which they come, nor on the device."""
+    fix = "free memory or take a smaller model" + (", or set model.dtype: bfloat16" if dtype.itemsize > 2 else "")
+    check_memory(source.name, weight_bytes(source.folder, dtype, blocks), fix)
+    if where.type == "cuda":
+        fix += ", or model.device_map: auto, which spreads it over several devices"
+        check_memory(source.name, weight_bytes(source.folder, dtype, blocks, head=blocks is None), fix, where)
 
 
 def _dtype(wanted: str, preset: Preset | None, settings: Any) -> torch.dtype:

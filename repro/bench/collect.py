@@ -38,7 +38,7 @@ class Collect:
         from repro.activations.forward import forward, plan
         from repro.activations.models import load_model
 
-        loaded = load_model(ModelConfig(self.model, self.layer), self.device)
+        loaded = load_model(ModelConfig(self.model, self.layer), self.device, whole=False)
         path, facts = table("collect", self.out), machine("transformers", device=self.device)
         with tempfile.TemporaryDirectory() as folder:
             meta = self._collect(loaded, Path(folder), "npy", self.tokens)[2]  # a first one, to warm up
