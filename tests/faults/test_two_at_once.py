@@ -12,6 +12,7 @@ from repro.lock import only_one
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a fork server")
+FAMILY = "two processes on one folder"
 WAITS = ("notebooks",)
 
 
@@ -23,7 +24,7 @@ def shared(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["collect", "train", "evaluate", "loca", "notebooks"])
-def test_two_at_once(name, shared, tmp_path):
+def test_two_at_once(name, shared, tmp_path, tally):
     run = runs.RUNS[name]
     runs.finish(runs.start(run.function, *run.prepare(shared, tmp_path / "alone")))
     out = tmp_path / "out"
@@ -42,6 +43,7 @@ def test_two_at_once(name, shared, tmp_path):
         runs.finish(second)
     else:
         assert second.exitcode == 2 and len(said) == 1
+        tally.refused()
         assert said[0].startswith("repro: Another `repro ") and "wait for it, or choose another" in said[0]
     assert runs.contents(out) == runs.contents(tmp_path / "alone")
 

@@ -1,0 +1,82 @@
+"""What the fault suite counts: `pytest tests/faults -m "slow or not slow" --faults-table data/bench/faults.csv`.
+
+A row a family of cases: how many there were, how many were refused with a sentence, how many ended right, and how many
+did neither. A family that was run replaces its row; the others stay.
+"""
+
+import collections
+import csv
+import datetime
+import subprocess
+from pathlib import Path
+
+import pytest
+
+COLUMNS = ("family", "cases", "refused", "right", "failed", "date", "commit")
+COUNTED = "faults"
+
+
+class Tally:
+    """Cases of one test; a test that says nothing was one case that ended right."""
+
+    def __init__(self, family):
+        self.family, self.counts = family, collections.Counter()
+
+    def refused(self, cases=1):
+        """Ended with one sentence, and nothing was made up."""
+        self.counts["refused"] += cases
+
+    def right(self, cases=1):
+        """Ended in the right numbers or files."""
+        self.counts["right"] += cases
+
+
+@pytest.fixture(autouse=True)
+def tally(request):
+    """Counts cases within a test."""
+    tally = Tally(getattr(request.module, "FAMILY", request.module.__name__))
+    yield tally
+    request.node.user_properties.append((COUNTED, (tally.family, dict(tally.counts or {"right": 1}))))
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults-table", type=Path, help="csv that gets a row for every family of faults that was run")
+
+
+def pytest_configure(config):
+    config.pluginmanager.register(Counter(config), "faults-table")
+
+
+class Counter:
+    """Adds up what tests report, also from the processes of xdist, and writes the table at the end."""
+
+    def __init__(self, config):
+        self.config, self.bad = config, set()
+        self.found = collections.defaultdict(collections.Counter)
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.bad.add(report.nodeid)
+        if report.when != "teardown":
+            return
+        for name, value in report.user_properties:
+            if name == COUNTED:
+                family, counts = value
+                self.found[family].update({"failed": 1} if report.nodeid in self.bad else counts)
+
+    def pytest_sessionfinish(self):
+        path = self.config.getoption("faults_table")
+        if path is None or hasattr(self.config, "workerinput"):
+            return
+        rows = {row["family"]: row for row in csv.DictReader(path.open())} if path.is_file() else {}
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+        date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
+        for family, counts in self.found.items():
+            numbers = {name: counts[name] for name in ("refused", "right", "failed")}
+            rows[family] = {"family": family, "cases": sum(numbers.values()), **numbers, "date": date, "commit": commit}
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[family] for family in sorted(rows))
