@@ -76,7 +76,7 @@ def trajectory_figure(table: pd.DataFrame, metric: str, protocol: str = "correct
             if f"{metric}_low" in line and line[f"{metric}_low"].notna().any():
                 trace["error_y"] = interval(line[metric], line[f"{metric}_low"], line[f"{metric}_high"])
             figure.add_trace(go.Scatter(**trace), 1, column)
-    figure.update_xaxes(type="log", title_text="share of training", tickformat="~p")
+    figure.update_xaxes(type="log", dtick=1, title_text="share of training", tickformat="~p")
     figure.update_yaxes(title_text=LABELS.get(metric, metric), col=1)
     if metric in ("NMSE", "L0", "amort_gap_mean") and (part[metric] > 0).all():
         figure.update_yaxes(type="log")

@@ -67,7 +67,7 @@ def trajectory_grid(table: pd.DataFrame, metric: str) -> Figure:
                 "showlegend": False,
             }
             figure.add_trace(go.Scatter(**trace), i // columns + 1, i % columns + 1)
-    figure.update_xaxes(type="log", tickformat="~p")
+    figure.update_xaxes(type="log", dtick=1, tickformat="~p")
     figure.update_xaxes(title_text="share of training", row=rows)
     figure.update_yaxes(title_text=LABELS.get(metric, metric), col=1)
     if metric in LOGARITHMIC and (part[metric] > 0).all():

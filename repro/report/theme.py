@@ -32,6 +32,7 @@ VARIANT_COLORS = {
     "loca": GREY,
 }
 
+HEIGHT = 420  # pixels of a figure that does not say
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 # (text, axis line, grid, hover box). "neutral" is what a notebook stores: greys that read on white and on black,
 # because JupyterLab and a PNG do not know the page behind them. The book swaps in light or dark.
@@ -67,7 +68,7 @@ def template(ink: str = "neutral") -> dict[str, Any]:
             "colorscale": {"sequential": "Cividis", "sequentialminus": "Cividis", "diverging": "RdBu"},
             "colorway": list(PALETTE),
             "font": {"color": text, "family": FONT, "size": 13},
-            "height": 420,
+            "height": HEIGHT,
             "hoverlabel": {
                 "align": "left",
                 "bgcolor": box,
@@ -152,5 +153,12 @@ def interval(value: Any, low: Any, high: Any) -> dict[str, Any]:
 
 
 def caption(figure: Any, text: str, alt: str | None = None) -> Any:
-    """Attach a caption (what to see) and a text alternative; the book prints and speaks them. Returns the figure."""
+    """Attach a caption (what to see) and a text alternative; the book prints and speaks them. Returns the figure.
+
+    A legend goes above the titles of panels, where there are any: both would stand at the upper edge of the plot.
+    """
+    titles = [a for a in figure.layout.annotations if a.yref == "paper" and a.yanchor == "bottom" and a.y > 0.99]
+    if titles and any(trace.showlegend is not False and trace.name for trace in figure.data):
+        inner = (figure.layout.height or HEIGHT) - 112  # margins above and below
+        figure.update_layout(legend_y=1 + 26 / inner, margin_t=72)
     return figure.update_layout(meta={"caption": text, "alt": alt or text})
