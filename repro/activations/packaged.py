@@ -18,6 +18,7 @@ from typing import Any
 from repro.activations.memory import check_memory
 from repro.config import cache_dir
 from repro.errors import BadInput, missing_extra
+from repro.lock import only_one
 
 CONVERTED = "converted_from.json"
 RECIPE = 1  # of the conversion; a change converts again
@@ -97,7 +98,7 @@ def from_package(name: str, item: Packaged, install: bool = False, accept: bool 
     made_from = {"package": item.package, "file": item.file, "sha256": item.sha256, "recipe": RECIPE}
     if item.terms:
         made_from["terms_accepted"] = item.terms
-    if not force and mark.is_file() and json.loads(mark.read_text()) == made_from:
+    if not force and _is_made(mark, made_from):
         return folder
     if item.terms and not accept:
         raise BadInput(
@@ -107,21 +108,35 @@ def from_package(name: str, item: Packaged, install: bool = False, accept: bool 
     check_memory(f"Converting {name}", int(item.memory), "close other programs and try again")
     pieces = _find_pieces(name, item, install)
     _check_disk(folder.parent, item.disk)
-    draft = folder.with_name(f".{name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    with only_one(cache_dir() / "locks" / f"fetch-{name}", f"repro fetch-model {name}", wait=True):
+        if force or not _is_made(mark, made_from):  # another process may just have done it
+            _make(folder, item, pieces, made_from)
+    return folder
+
+
+def _is_made(mark: Path, made_from: dict[str, Any]) -> bool:
+    return mark.is_file() and json.loads(mark.read_text()) == made_from
+
+
+def _make(folder: Path, item: Packaged, pieces: list[Path], made_from: dict[str, Any]) -> None:
+    """Convert under a hidden name and put the result in place by one renaming; also sweeps up after killed calls."""
+    for left in folder.parent.glob(f".{folder.name}.*draft"):
+        shutil.rmtree(left, ignore_errors=True)
+    draft = folder.with_name(f".{folder.name}.draft")
     try:
         (draft / "gguf").mkdir(parents=True)
         gguf = _assemble(item, pieces, draft / "gguf")
-        convert(gguf, draft, item.split_digits)
-        shutil.rmtree(draft / "gguf")
+        made = draft / "made"
+        made.mkdir()
+        convert(gguf, made, item.split_digits)
         for notice in item.notices:
-            shutil.copy(_data_folder(item) / notice, draft)
-        (draft / mark.name).write_text(json.dumps(made_from))
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+            shutil.copy(_data_folder(item) / notice, made)
+        (made / CONVERTED).write_text(json.dumps(made_from))
+        if folder.exists():
+            folder.rename(draft / "old")
+        made.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return folder
 
 
 def _check_disk(folder: Path, needed: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -241,6 +242,8 @@ def _images(figures: dict[str, Figure], folder: Path) -> list[Path]:
         raise BadInput(
             "The .html figures are written; for .png too, pip install 'repro[png]' and run this again."
         ) from None
+    for left in folder.glob(".figures-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=".figures-", dir=folder) as drafts:
         wanted = [
             {
