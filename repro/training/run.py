@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from repro.activations.store import EXCLUDE, ActivationStore, Rows, open_store
 from repro.config import Device
-from repro.errors import BadInput
+from repro.errors import BadInput, TasksFailed
+from repro.fanout import Fanout, Task, fan_out
 from repro.sae import SAE
 from repro.training.language import of_store
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
-from repro.training.train import train
+from repro.training.train import alone, train
 from repro.training.watchers import Service, watcher
 
 
@@ -62,25 +63,51 @@ class TrainConfig:
     """Steps between saved states, from which an interrupted run goes on; a tenth of the run, at most 1,000."""
     log_to: tuple[Service, ...] = ()
     """Where the log goes besides log.jsonl: tensorboard, wandb."""
+    fanout: Fanout = field(default_factory=Fanout)
+    """Where SAEs are trained side by side, an SAE a task; together in this process if not given."""
 
 
 def run(config: TrainConfig, progress: bool = True) -> list[Path]:
-    """Train what the config says -> the folders of the SAEs. Raises BadInput before training where it cannot."""
+    """Train what the config says -> the folders of the SAEs. Raises BadInput before training where it cannot.
+
+    With several workers every SAE is a task of its own, which reads the same batches: its weights are those of a run
+    together, to the bit on a CPU where an SAE has as many threads there (`training.train` shares them out). Raises
+    TasksFailed when the others have ended.
+    """
+    if not config.fanout.apart:
+        return train_some(config, progress=progress)
+    paths = train_some(config, (), progress=False)  # a mistake is told before any worker starts
+    names = [f"{path.parent.parent.name} {path.name}" for path in paths]
+    tasks = [Task(name.replace(" ", "-"), name, _worker, (config, i)) for i, name in enumerate(names)]
+    with alone(paths):
+        failed = fan_out(tasks, config.fanout, config.output_dir, progress)
+    if failed:
+        reasons = "; ".join(f"{task.name}: {failed[task.key]}" for task in tasks if task.key in failed)
+        raise TasksFailed(f"{len(failed)} of {len(tasks)} SAEs were not trained. {reasons}")
+    return paths
+
+
+def _worker(config: TrainConfig, i: int) -> None:
+    train_some(config, (i,), progress=False)
+
+
+def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progress: bool = True) -> list[Path]:
+    """Train some jobs of a config, by index, in this process (all if not given) -> the folders of all."""
     watch = watcher(config.log_to) if config.log_to else None
     store = open_store(config.acts)
     rows = store.select(config.exclude, config.max_norm_ratio)
     part, rest = split(rows, config.train_tokens, config.held_out_tokens)
     config = with_defaults(config, part.n, store.d)
-    chosen, how = jobs(config, store.d), recipe(config)
     known = store.meta.get("model", {})
     return train(
         part,
-        chosen,
-        how,
+        jobs(config, store.d),
+        recipe(config),
         config.output_dir,
         config.model_name if config.model_name is not None else known.get("name", ""),
         config.layer if config.layer is not None else store.meta.get("layer"),
         config.device,
+        only=only,
         held_out=rest.take(rest.n).x if rest.n else None,
         language=language(store, rows, part.n, config.ce_tokens, config.device),
         state_every=config.state_every,

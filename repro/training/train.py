@@ -6,9 +6,9 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,6 +53,7 @@ def train(
     layer: int | None = None,
     device: Device = "auto",
     *,
+    only: Collection[int] | None = None,
     held_out: Tensor | None = None,
     starts: Sequence[SAE] | None = None,
     language: Callable[[SAE], dict[str, Any]] | None = None,
@@ -65,7 +66,9 @@ def train(
     Written to output_dir/{variant}/resid_post_layer_{layer}/trainer_{i}, i counting the jobs of a variant. Every
     `state_every` steps (a tenth of the run, at most 1,000) and at the later checkpoints the full state is saved:
     an interrupted run goes on from there and ends, on a CPU with the same number of threads, in the same bits. Finished
-    SAEs are not trained again. `held_out` [n, d], raw, is what eval_results.json is computed on; else training tokens.
+    SAEs are not trained again.
+    `only`: train these jobs, by index, and leave the others to other processes of the caller, who holds the folders of
+    all (`alone`). `held_out` [n, d], raw, is what eval_results.json is computed on; else training tokens.
     `starts`: an SAE for raw activations a job, whose weights its training begins from (with a new optimizer).
     `watch`: is given each line of log.jsonl with the SAE's folder (`training.watchers`).
     `language`: what else goes into eval_results.json, computed from the finished SAE (`training.language`).
@@ -84,17 +87,26 @@ def train(
         i = counts[job.variant] = counts.get(job.variant, -1) + 1
         folder = Path(output_dir) / job.variant / f"resid_post_layer_{layer}" / f"trainer_{i}"
         runs.append((folder, job))
-    _check_space(Path(output_dir), jobs, recipe, rows.d)
-    with ExitStack() as locks:
-        for folder in sorted({folder.parent for folder, _ in runs}):
-            locks.enter_context(only_one(folder, "repro train"))
-        opened = [Run(*run, recipe, about, where, start) for run, start in zip(runs, begin, strict=True)]
+    every_folder = [folder for folder, _ in runs]
+    mine = range(len(jobs)) if only is None else sorted(only)
+    _check_space(Path(output_dir), [jobs[i] for i in mine] or jobs, recipe, rows.d)
+    with alone(every_folder) if only is None else nullcontext():
+        opened = [Run(*runs[i], recipe, about, where, begin[i]) for i in mine]
         active = [run for run in opened if not run.finished]
         if active:
             every = state_every or max(1, min(1000, recipe.steps // 10))
             _loop(rows, active, recipe, where, scale, every, watch, progress)
             _finish(rows, active, recipe, where, held_out, language)
-    return [run.folder for run in opened]
+    return every_folder
+
+
+@contextmanager
+def alone(folders: Sequence[Path]) -> Iterator[None]:
+    """Nobody else trains SAEs beside these folders."""
+    with ExitStack() as locks:
+        for folder in sorted({folder.parent for folder in folders}):
+            locks.enter_context(only_one(folder, "repro train"))
+        yield
 
 
 def _loop(

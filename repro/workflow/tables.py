@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -122,17 +121,9 @@ def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str
     Each leaves its rows in output_dir/rows, where the table is put together afterwards; returns {path: reason} of
     those that failed every time.
     """
-    cores = os.cpu_count() or 1
-    how = Fanout(
-        config.engine,
-        config.workers,
-        config.scheduler,
-        config.threads or max(1, cores // config.workers),
-        config.retries,
-        config.gpus,
-    )
+    how = Fanout(config.engine, config.workers, config.scheduler, config.threads, config.retries, config.gpus)
     folder = Path(config.output_dir)
-    tasks = [Task(digest(entry, config), _named(entry), evaluate_entry, (entry, config)) for entry in entries]
+    tasks = [Task(digest(entry), _named(entry), evaluate_entry, (entry, config)) for entry in entries]
     failed = fan_out(tasks, how, folder)
     return {entry["path"]: failed[task.key] for entry, task in zip(entries, tasks, strict=True) if task.key in failed}
 
