@@ -236,9 +236,9 @@ K_TINY = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 TRAJECTORIES: dict[str, Scale] = {
     "tiny": dataclasses.replace(
         SCALES["tiny"],
-        train_tokens=1_200_000,  # seen twice and a little: 2.56 million in all
+        train_tokens=1_200_000,  # each seen four times and a little: 5.12 million in all
         eval_tokens=2_000,
-        steps=1_250,
+        steps=2_500,
         batch_size=2048,
         grid={
             "standard": (0.03, 0.05, 0.08, 0.12, 0.2, 0.3),
