@@ -1,4 +1,4 @@
-"""Real labels: read from ids by hand, planted latents found with their sign, baselines by hand, draws against loops."""
+"""Real labels: read from ids, planted latents found with their sign, draws against repeated documents and noise."""
 
 import numpy as np
 import pandas as pd
@@ -7,10 +7,10 @@ import torch
 
 from repro.codes import SparseCodes
 from repro.evaluate import EvalOptions
+from repro.experiments import probe_draws, probes, probes_words
 from repro.experiments import probe_labels as labels
 from repro.experiments import probe_scores as ps
-from repro.experiments import probes, probes_words
-from repro.metrics import probe_metrics
+from repro.metrics.probing import probes as fitted_probes
 
 O = EvalOptions(bootstrap=50, seed=3)
 
@@ -74,27 +74,80 @@ def test_a_planted_latent_is_found_with_its_sign():
     for sign in (1, -1):
         q, codes, yes = planted(sign)
         row, found, drawn = probes.answer(q, lambda codes=codes: iter((codes[:100], codes[100:])), O)
-        assert [int(p.order[0]) for p in found] == [3, 3] and found[yes].f1[1] == 1
-        assert (found[yes].r_main == pytest.approx(sign, abs=1e-4) and found[1 - yes].r_main < 0) or sign < 0
+        assert [int(p.order[0]) for half in found for p in half] == [3] * 4
+        for half in found:
+            assert half[yes].f1[1] == 1 and half[yes].r_main == pytest.approx(sign, abs=1e-4)
+            assert half[1 - yes].r_main == pytest.approx(-sign, abs=1e-4)
         assert row["F1@1"] == row["F1@1_low"] == 1 and row["anticorrelated"] == 0.5 and row["F1@1_random"] < 1
-        on = np.array([[p.top[p.y == 1][:, 0].numpy() > 0] for p in found])
+        on = np.array([[p.top[p.y == 1][:, 0].numpy() > 0] for p in found[0]])
         assert on.mean() == 0.5  # the main latent of the other class is off on all its positives
-        assert row["absorption_positive"] == 0 and len(drawn["dF1"]) == 51
+        assert row["absorption_positive"] == 0 and len(drawn["dF1"]) == 26
 
 
-def test_estimates_are_the_metrics_and_draws_are_of_documents():
-    g = torch.Generator().manual_seed(1)
-    q = asked(["abc"[int(i)] for i in torch.randint(0, 3, (320,), generator=g)])
-    codes = SparseCodes.from_dense(torch.rand(320, 20, generator=g) * (torch.rand(320, 20, generator=g) < 0.3))
-    row, found, drawn = probes.answer(q, lambda: iter((codes,)), O)
-    values = probe_metrics(codes, q.ys.argmax(0), q.train, (1, 2))[0]
-    for name in ("F1@1", "F1@2", "dF1", "absorption", "absorption_null"):
-        assert row[name] == pytest.approx(values[name], abs=1e-9), name
-    weights = np.random.default_rng(O.seed).multinomial(8, np.full(8, 1 / 8), O.bootstrap)[0]
-    test_docs = q.docs[~q.train].unique().tolist()
-    rows = np.concatenate([np.flatnonzero(q.docs[~q.train] == d) for d, w in zip(test_docs, weights) for _ in range(w)])
-    again = np.mean([ps.f1_score(p.y[rows], p.predicted[1][rows]) for p in found])
-    assert drawn["F1@1"][1] == pytest.approx(again)
+def noise(seed, n_docs, tokens, m, rates, share=0.3):
+    """Labels and two sets of codes of the same kind that know nothing of them: every change between the sets is 0."""
+    g = torch.Generator().manual_seed(seed)
+    docs = torch.arange(n_docs).repeat_interleave(tokens)
+    y = (torch.rand(1, len(docs), generator=g) < share).long()
+    q = labels.Question("norm", "token", "general", torch.arange(len(docs)), docs, docs % 2 == 0, ("noise",), y)
+    rate = torch.linspace(*rates, m)
+    z = [torch.rand(len(docs), m, generator=g) * (torch.rand(len(docs), m, generator=g) < rate) for _ in range(2)]
+    return q, [SparseCodes.from_dense(each) for each in z]
+
+
+def test_both_halves_are_scored_by_the_probes_of_the_other():
+    q, (codes, _) = noise(1, 40, 8, 20, (0.1, 0.5))
+    row, found, _ = probes.answer(q, lambda: iter((codes,)), O)
+    for k in (1, 2):
+        said = np.zeros(320)
+        said[~q.train], said[q.train] = found[0][0].predicted[k], found[1][0].predicted[k]
+        assert row[f"F1@{k}"] == pytest.approx(ps.f1_score(q.ys[0].numpy(), said))
+    r = [np.corrcoef(codes.to_dense()[half].T.numpy(), q.ys[0][half])[-1, :-1] for half in (q.train, ~q.train)]
+    assert [int(np.abs(each).argmax()) for each in r] == [int(half[0].order[0]) for half in found]
+
+
+@pytest.mark.parametrize("tokens, rates", [(1, (0.3, 0.9)), (9, (0.0, 0.2))])
+def test_a_draw_is_what_repeated_documents_give(tokens, rates):
+    """Probes of the library on rows written down as often as their document was drawn."""
+    q, (codes, _) = noise(2, 30, tokens, 15, rates, 0.5)
+    docs, train = q.docs.numpy(), q.train.numpy()
+    weights = probe_draws.weights_of(docs, train, 3, 5)
+    assert (weights[:, ::2].sum(1) == 15).all() and (weights.sum(1) == 30).all()
+    drawn = probe_draws.redrawn(lambda: iter((codes[:7], codes[7:])), q.ys, q.docs, q.train, 3, 5)
+    for w, mine in zip(weights, drawn):
+        rows = torch.from_numpy(np.repeat(np.arange(len(docs)), w[docs].astype(int)))
+        again = codes[rows]
+        truth = [
+            ps.totals(fitted_probes(lambda again=again: iter((again,)), [q.ys[0][rows]], (1, 2), half[rows]))
+            for half in (q.train, ~q.train)
+        ]
+        assert mine == pytest.approx(sum(truth))
+
+
+def test_regressions_are_scikit_learns_even_where_classes_are_apart():
+    from sklearn.linear_model import LogisticRegression
+
+    g = torch.Generator().manual_seed(0)
+    y = (torch.rand(200, generator=g) < 0.1).float()
+    x = torch.stack([y * 30 + torch.rand(200, generator=g), torch.rand(200, generator=g) ** 20 * 50])[None]
+    w = torch.randint(0, 4, (1, 200), generator=g).float()
+    ours = probe_draws.logistic(x, y[None], w)[0]
+    model = LogisticRegression(solver="liblinear", tol=1e-8, max_iter=10_000)
+    model.fit(x[0].T.numpy(), y.numpy(), w[0].numpy())
+    assert ours.numpy() == pytest.approx([*model.coef_[0], model.intercept_[0]], abs=2e-3)
+
+
+def test_intervals_cover_chance_when_there_is_nothing_to_find():
+    """Two sets of codes of the same kind: no change is real, whichever latents each of them happened to pick."""
+    options, names = EvalOptions(bootstrap=80), ("F1@1", "dF1", "absorption")
+    covered = dict.fromkeys(names, 0)
+    for seed in range(20):
+        q, sets = noise(seed, 60, 1, 40, (0.1, 0.6))
+        a, b = (probes.answer(q, lambda codes=codes: iter((codes,)), options)[2] for codes in sets)
+        for name in names:
+            interval = ps.with_interval({"change": a[name] - b[name]})
+            covered[name] += interval["change_low"] <= 0 <= interval["change_high"]
+    assert all(count >= 19 for count in covered.values()), covered
 
 
 def test_baselines_by_hand():

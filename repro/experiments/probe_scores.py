@@ -1,4 +1,4 @@
-"""Scores of probes with what they must beat: baselines, a dense ceiling, and intervals over resampled documents."""
+"""Scores of probes with what they must beat: baselines, a dense ceiling; scores and intervals from counts."""
 
 from __future__ import annotations
 
@@ -65,46 +65,33 @@ def references(x: Tensor, ys: Tensor, train: Tensor, seed: int, draws: int = 5) 
     return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
 
 
-def tally(found: Sequence[Probe], docs: Tensor) -> np.ndarray:
-    """Counts by test document, [n_docs, C, 7 + AUX]: all that F1, ΔF1, absorption and its null are made of.
+def totals(found: Sequence[Probe]) -> np.ndarray:
+    """Counts on the test rows, [C, 7 + AUX]: all that F1, ΔF1, absorption and its null are made of.
 
-    docs: document of each test row. Columns: true positives and errors with one latent, with two, positives, absorbed
-    positives, positives with the main latent on, and with each relative on.
+    Columns: true positives and errors with one latent, with two, positives, absorbed positives, positives with the main
+    latent on, and with each relative on. `probe_draws.redrawn` gives the same of resampled documents.
     """
-    number = np.unique(docs.numpy(), return_inverse=True)[1]
-    n = int(number.max()) + 1
-    out = np.zeros((n, len(found), 7 + AUX))
+    out = np.zeros((len(found), 7 + AUX))
     for c, p in enumerate(found):
         yes, on = p.y == 1, (p.top[:, : 1 + AUX] > 0).numpy()
         columns = [side for k in (1, 2) for side in (yes & (p.predicted[k] == 1), p.y != p.predicted[k])]
         columns += [yes, yes & ~on[:, 0] & on[:, 1:].any(1), *(yes & on[:, j] for j in range(on.shape[1]))]
-        for i, column in enumerate(columns):
-            out[:, c, i] = np.bincount(number, column, minlength=n)
+        out[c, : len(columns)] = [column.sum() for column in columns]
     return out
 
 
-def resampled(counts: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Totals [1 + resamples, C, …]: of the documents, then of as many drawn from them with replacement.
-
-    The same seed draws the same documents, so that differences between codes are paired.
-    """
-    n = len(counts)
-    weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
-    return np.einsum("bd,dck->bck", np.concatenate([np.ones((1, n)), weights]), counts)
-
-
-def scores(totals: np.ndarray) -> dict[str, np.ndarray]:
-    """METRICS from totals [b, C, 7 + AUX], mean over the classes, [b]; excess = absorption − its density null."""
+def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """METRICS from counts [b, C, 7 + AUX] (`totals`), mean over the classes, [b]; excess = absorption − its null."""
 
     def f1(hits: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         return np.where(hits > 0, 2 * hits / np.maximum(2 * hits + wrong, 1), 0.0)
 
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         warnings.simplefilter("ignore", RuntimeWarning)  # a draw without positives of any class
-        first, second = f1(totals[..., 0], totals[..., 1]).mean(-1), f1(totals[..., 2], totals[..., 3]).mean(-1)
-        positives = totals[..., 4]
-        p = totals[..., 6:] / positives[..., None]
-        absorbed = np.nanmean(totals[..., 5] / positives, -1)
+        first, second = f1(counts[..., 0], counts[..., 1]).mean(-1), f1(counts[..., 2], counts[..., 3]).mean(-1)
+        positives = counts[..., 4]
+        p = counts[..., 6:] / positives[..., None]
+        absorbed = np.nanmean(counts[..., 5] / positives, -1)
         null = np.nanmean((1 - p[..., 0]) * (1 - np.prod(1 - p[..., 1:], -1)), -1)
     return dict(zip(METRICS, (first, second, second - first, absorbed, null, absorbed - null), strict=True))
 
@@ -121,9 +108,9 @@ def with_interval(draws: dict[str, np.ndarray]) -> dict[str, float]:
 
 def signs(found: Sequence[Probe], counts: np.ndarray) -> dict[str, float]:
     """r_main, mean over classes; the share of classes whose main latent is anti-correlated with them; absorption
-    without those, where an off main latent says nothing (NaN if none is left). counts: of `tally`."""
+    without those, where an off main latent says nothing (NaN if none is left). counts [C, 7 + AUX]: `totals`."""
     r = np.array([p.r_main for p in found])
-    kept = scores(counts.sum(0, keepdims=True)[:, r > 0]) if (r > 0).any() else None
+    kept = scores(counts[None, r > 0]) if (r > 0).any() else None
     nan = float("nan")
     return {
         "r_main": float(r.mean()),

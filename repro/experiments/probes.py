@@ -20,6 +20,7 @@ from repro.evaluate.corrected import Corrected, Way
 from repro.evaluate.probes import norm_labels
 from repro.evaluate.stream import KeptCodes
 from repro.experiments import probe_scores as ps
+from repro.experiments.probe_draws import redrawn
 from repro.experiments.probe_labels import Question, probe_text, questions
 from repro.experiments.setup import Prepared, options, prepare
 from repro.experiments.tables import save_table
@@ -83,8 +84,10 @@ def run(scale: Scale) -> pd.DataFrame:
                     rows.append(where | facts | {"L0": codes.l0[q.text]} | row | known[q.label])
                     draws[q.label, mode].append(drawn)
                     classes += [
-                        where | {"label": q.label, "class": name, "latent": int(p.order[0]), "r_main": p.r_main}
-                        for name, p in zip(q.names, found, strict=True)
+                        where
+                        | {"label": q.label, "class": name, "half": half, "latent": int(p.order[0]), "r_main": p.r_main}
+                        for half, each in enumerate(found)
+                        for name, p in zip(q.names, each, strict=True)
                     ]
                 bar.update()
     rows += released(scale, ready)
@@ -133,11 +136,18 @@ class Codes:
         return blocks
 
 
-def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float], list[Probe], dict[str, np.ndarray]]:
-    """One row of metrics with intervals, the probe of each class, and the draws that the intervals are from."""
-    found = probes(blocks, list(q.ys), (1, 2), q.train)
-    counts = ps.tally(found, q.docs[~q.train])
-    drawn = ps.scores(ps.resampled(counts, o.bootstrap, o.seed))
+def answer(
+    q: Question, blocks: Blocks, o: EvalOptions
+) -> tuple[dict[str, float], list[list[Probe]], dict[str, np.ndarray]]:
+    """One row of metrics with intervals, the probes that each half of the documents picked, and the draws.
+
+    Cross-fitted: latents picked and probes fitted on one half are scored on the other, and the other way round; every
+    draw does both, so there are half as many as `bootstrap` says.
+    """
+    found = [probes(blocks, list(q.ys), (1, 2), fit) for fit in (q.train, ~q.train)]
+    counts = [ps.totals(each) for each in found]
+    again = redrawn(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
+    drawn = ps.scores(np.concatenate([sum(counts)[None], again]))
     fired, start = None, 0
     for block in blocks():
         here = ops.firing_stats(block[q.train[start : start + len(block)].to(block.values.device)]).fired
@@ -146,15 +156,15 @@ def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float
     assert fired is not None
     latents = ps.some_latents(fired, len(q.names), o.seed).to(fired.device)
     columns = torch.cat([block.columns(latents).clamp(min=0).cpu() for block in blocks()])
-    row = ps.with_interval(drawn) | ps.signs(found, counts)
+    row = ps.with_interval(drawn) | ps.signs([p for each in found for p in each], np.concatenate(counts))
     return row | {"F1@1_random": ps.random_latents(columns, q.ys, q.train)}, found, drawn
 
 
 def means(draws: Draws) -> list[dict[str, Any]]:
     """Mean over SAEs of each metric by label and mode, and its change against the encoder, paired by SAE and document.
 
-    Intervals resample scored documents and take the SAEs and the latents that the split picked as given; `falls`
-    counts SAEs whose estimate is below the encoder's.
+    Intervals resample documents, pick latents anew each time, and take the SAEs as given; `falls` counts SAEs whose
+    estimate is below the encoder's.
     """
     rows = []
     for (label, mode), each in draws.items():

@@ -113,8 +113,8 @@ def f1_figure(table: pd.DataFrame, means: pd.DataFrame) -> Figure:
     return theme.caption(
         figure,
         "F1 of the one latent that correlates most with a label, by label and inference, with 95 % intervals over "
-        "documents. Beside it answers that need no SAE. A probe left of “always yes” has found nothing that F1 "
-        "rewards: look at the released label in the last row.",
+        "documents and the latents that they pick. Beside it answers that need no SAE. A probe left of “always yes” "
+        "has found nothing that F1 rewards: look at the released label in the last row.",
     )
 
 
@@ -147,7 +147,8 @@ def change_figure(means: pd.DataFrame, metric: str) -> Figure:
     return caption(
         figure,
         f"{METRICS[metric]} of refined codes minus that of the encoder's, at matched L0, the same documents resampled "
-        "for both (95 % intervals). Left of the dashed line refinement lowers it. Do all labels lie on one side?",
+        "for both and latents picked anew (95 % intervals). Left of the dashed line refinement lowers it. "
+        "Do all labels lie on one side?",
     )
 
 
@@ -185,7 +186,7 @@ def null_figure(table: pd.DataFrame) -> Figure:
 
 
 def sign_figure(classes: pd.DataFrame) -> Figure:
-    """Correlation of the main latent with its class, with its sign: a point a class and SAE."""
+    """Correlation of the main latent with its class, with its sign: a point a class, SAE and half of the documents."""
     import plotly.graph_objects as go
 
     from repro.report.theme import caption
@@ -205,11 +206,12 @@ def sign_figure(classes: pd.DataFrame) -> Figure:
             hovertext=part["class"],
         )
     figure.add_vline(x=0, line_dash="dash", line_width=1)
-    _axis(figure, labels, "correlation r of the main latent with its class, training documents")
+    _axis(figure, labels, "correlation r of the main latent with its class, where it was picked")
     return caption(
         figure,
-        "The latent that |r| picks for each class and SAE, with the sign of r. Left of the dashed line it is off on "
-        "the positives rather than on: “absorption” counts those as absorbed by construction.",
+        "The latent that |r| picks for each class and SAE in either half of the documents, with the sign of r. Left of "
+        "the dashed line it is off on the positives rather than on: “absorption” counts those as absorbed by "
+        "construction.",
     )
 
 

@@ -74,11 +74,10 @@ def verdict(means: pd.DataFrame) -> str:
             )
             out.append(f"- **{METRICS[metric]}, {MODES[mode]} instead of the encoder: {words[answer]}.** {groups}.")
     rule = (
-        "\n\nRule: a change falls or rises where its 95 % interval excludes 0 (scored documents resampled; the SAEs "
-        "and the latents that this split picked are taken as given, so intervals are too short where many latents "
-        "correlate about equally). It depends on the label if it falls for one and rises for another, or if two "
-        "intervals do not overlap; it is the same if it falls for all or rises for all, with overlapping "
-        "intervals; otherwise it is not settled."
+        "\n\nRule: a change falls or rises where its 95 % interval excludes 0 (documents resampled, latents picked and "
+        "probes fitted anew each time; the SAEs are taken as given). It depends on the label if it falls for one and "
+        "rises for another, or if two intervals do not overlap; it is the same if it falls for all or rises for all, "
+        "with overlapping intervals; otherwise it is not settled."
     )
     return "\n".join(out) + rule
 
