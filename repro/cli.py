@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow small machines down ninefold
 
 from repro.config import RunConfig, load_yaml
-from repro.errors import BadInput, NotebookFailed, TasksFailed, bad_path, disk_full
+from repro.errors import BadInput, NotebookFailed, TasksFailed, bad_path, disk_full, exhausted
+from repro.fanout import Fanout
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ class ClaimsConfig:
 
     scale: Literal["tiny", "small", "paper"] = "tiny"
     """Scale whose tables are judged."""
+    recompute: bool = False
+    """Run the notebooks that compute these tables first; they lie under data/cache/claims/."""
+    fanout: Fanout = field(default_factory=lambda: Fanout(workers=2, retries=0))
+    """Where the notebooks run side by side, once the first has prepared what they share."""
 
 
 def commands() -> dict[str, Command]:
@@ -158,10 +163,27 @@ def _claims(config: ClaimsConfig) -> Any:
 
     from repro import claims
 
+    failed = _recompute(config) if config.recompute else ""
     table = claims.ledger(config.scale)
     with pd.option_context("display.max_colwidth", 60, "display.width", 200):
         print(table[["claim", "statement", "as_released", "corrected", "verdict"]].to_string(index=False))
-    return claims.write(config.scale)
+    written = claims.write(config.scale)
+    if failed:
+        raise TasksFailed(f"{written} reads earlier tables, where there are any, of what failed: {failed}")
+    return written
+
+
+def _recompute(config: ClaimsConfig) -> str:
+    """Run the notebooks whose tables the ledger reads -> what failed, in a sentence each."""
+    from repro.claims import CLAIMS
+    from repro.config import cache_dir
+    from repro.report.runner import execute_all, scale_parameters
+
+    names = list(scale_parameters(config.scale))
+    read = {claim.section for claim in CLAIMS}
+    wanted = {name: {"recompute": True} for name in names if name in read or name == names[0]}
+    failed = execute_all(wanted, config.scale, config.fanout, cache_dir() / "claims" / config.scale)
+    return " ".join(failed.values())
 
 
 def parse(args: list[str]) -> tuple[Command, Any]:
@@ -180,6 +202,8 @@ def parse(args: list[str]) -> tuple[Command, Any]:
         config: Any = command.config
         if name in ("check", "fetch-model", "fetch-text", "fetch-sae", "status"):
             config = Annotated[config, tyro.conf.PositionalRequiredArgs]
+        if name in ("train", "report", "claims"):  # --workers, not --fanout.workers
+            config = Annotated[config, tyro.conf.OmitArgPrefixes]
         group, _, last = name.rpartition(" ")
         choice = Annotated[config, tyro.conf.subcommand(last, description=_help(command), **given)]
         groups.setdefault(group, choices if not group else []).append(choice)
@@ -226,7 +250,9 @@ def _take_config(args: list[str]) -> tuple[list[str], str | None]:
 
 
 def _outside(error: Exception) -> tuple[int, str]:
-    """(exit status, sentence) for what is wrong outside this program: a full disk, a path that cannot be used."""
+    """(exit status, sentence) for what is wrong outside this program: no room, no memory, a path of no use."""
+    if sentence := exhausted(error):
+        return 1, sentence
     if disk_full(error):
         place = getattr(error, "filename", None)
         where = f" for {place}" if place else ""

@@ -15,8 +15,9 @@ import pytest
 
 from repro.config import repo_root
 from repro.errors import BadInput, NotebookFailed
+from repro.fanout import Fanout, status
 from repro.report import book, mime, theme
-from repro.report.runner import execute, plan, record, scale_parameters
+from repro.report.runner import execute, execute_all, plan, record, scale_parameters
 
 v4 = nbformat.v4
 
@@ -188,6 +189,45 @@ def test_killed_report_goes_on_where_it_stopped(tmp_path):
     assert execute("a", notebooks_dir=tmp_path, out_dir=out).skipped
     assert not execute("b", "tiny", {"t": 0.0}, notebooks_dir=tmp_path, out_dir=out).skipped
     assert sorted(p.name for p in out.iterdir()) == ["a.ipynb", "b.ipynb"]
+
+
+def test_the_first_notebook_prepares_and_the_others_run_side_by_side(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook(tmp_path, "first", "import pathlib, time\ntime.sleep(1)\npathlib.Path('prepared').touch()")
+    for name, other in (("b", "c"), ("c", "b")):  # each waits for the other: they run at the same time
+        wait = f"while not pathlib.Path({other!r}).exists(): time.sleep(0.05)"
+        mark = f"import pathlib, time\nassert pathlib.Path('prepared').exists()\npathlib.Path({name!r}).touch()"
+        notebook(tmp_path, name, f"{mark}\n{wait}", "1 / n", parameters="n: int = 1")
+    scales(tmp_path, "first:\nb:\nc:\n")
+    out, how = tmp_path / "out", Fanout(workers=2, retries=0)
+    with pytest.raises(BadInput, match="no parameter 'm'"):
+        execute_all({"first": {}, "b": {"m": 1}}, "tiny", how, out, tmp_path)
+    assert not out.exists()
+    failed = execute_all({"first": {}, "b": {"n": 0}, "c": {}}, "tiny", how, out, tmp_path)
+    assert list(failed) == ["b"] and failed["b"].startswith("b failed in cell [4] `1 / n`: ZeroDivisionError")
+    assert sorted(p.name for p in out.glob("*.ipynb")) == ["b.failed.ipynb", "c.ipynb", "first.ipynb"]
+    assert {s["name"]: s["state"] for s in status(out)} == {"b": "failed", "c": "done", "first": "done"}
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in said] == [["first", "executed", "in"], ["c", "executed", "in"]]
+
+
+def test_claims_are_recomputed_by_the_notebooks_that_they_name(monkeypatch, capsys, tmp_path):
+    from repro import claims, cli
+    from repro.report import runner
+
+    asked = []
+    monkeypatch.setattr(claims, "write", lambda scale: tmp_path / "ledger.csv")
+    monkeypatch.setattr(runner, "execute_all", lambda *a: asked.append(a) or {"60_loca": "60_loca failed in cell [2]."})
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["claims", "--recompute", "--workers", "3"])
+    assert stopped.value.code == 1 and "ledger.csv" in capsys.readouterr().err
+    ((wanted, scale, how, _),) = asked
+    assert scale == "tiny" and how == Fanout(workers=3, retries=0)
+    assert next(iter(wanted)) == "00_start" and {c.section for c in claims.CLAIMS} < set(wanted)
+    assert all(plan(name, scale, values).parameters["recompute"] for name, values in wanted.items())
+    sources = "".join((repo_root() / "notebooks" / f"{name}.ipynb").read_text() for name in wanted)
+    for table in {t.partition("_")[0] for c in claims.CLAIMS for t in (*c.needs, *c.uses)} - {"controls"}:
+        assert f"{table}." in sources, f"no notebook that is run computes {table}"
 
 
 @pytest.mark.parametrize(

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 import yaml
-from tqdm import tqdm
 
+from repro.config import repo_root
+from repro.errors import NotebookFailed
+from repro.fanout import Fanout
 from repro.report.book import build
-from repro.report.runner import Executed, NotebookFailed, execute, plan, scale_parameters
+from repro.report.runner import Executed, execute, execute_all, scale_parameters, told
 
 Scale = Literal["tiny", "small", "paper"]
 
@@ -41,8 +39,7 @@ class Notebook:
         """Execute, and print where the result lies."""
         values = {key: yaml.safe_load(value) for key, value in self.parameter}
         done = execute(self.name, self.scale, values, force=self.force)
-        _tell(self.name, done)
-        print(done.path)
+        print(told(self.name, done), done.path, sep="\n", flush=True)
         return done
 
 
@@ -54,8 +51,8 @@ class Report:
     """Which parameters the notebooks get; notebooks/params/{scale}.yaml also says which ones run, in what order."""
     force: bool = False
     """Execute even what has not changed since the last time."""
-    jobs: int = 2
-    """Notebooks at a time once the first has prepared what they share; the cores are divided among them."""
+    fanout: Fanout = field(default_factory=lambda: Fanout(workers=2, retries=0))
+    """Where notebooks run side by side, once the first has prepared what they share."""
 
     def run(self) -> Path:
         """All notebooks, then the book; prints the wall time of each and where the book is.
@@ -65,34 +62,10 @@ class Report:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         started = time.perf_counter()
         names = list(scale_parameters(self.scale))
-        for name in names:
-            plan(name, self.scale)  # a mistake in any of them is told before the first one runs
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        jobs = max(1, min(self.jobs, len(names) - 1))
-        failures = []
-        bar = tqdm(total=len(names), desc=f"notebooks at scale {self.scale}", unit="notebook")
-        with bar, ThreadPoolExecutor(jobs) as pool:
-            first = self._execute(names[0], cores)
-            others = pool.map(lambda name: self._execute(name, max(1, cores // jobs)), names[1:])
-            for done in chain([first], others):
-                said = done.stderr if done.returncode else done.stdout
-                line = next(filter(None, said.splitlines() if not done.returncode else said.splitlines()[::-1]), "")
-                failures += [line] if done.returncode else []
-                bar.write(line)
-                bar.update()
-        if failures:
-            raise NotebookFailed("No book was built: " + " ".join(failures))
+        out = repo_root() / "book" / "executed"
+        failed = execute_all({name: {} for name in names}, self.scale, self.fanout, out, force=self.force)
+        if failed:
+            raise NotebookFailed("No book was built: " + " ".join(failed.values()))
         html = build()
         print(f"together {time.perf_counter() - started:.1f} s\nBook: {html / 'index.html'}")
         return html
-
-    def _execute(self, name: str, threads: int) -> subprocess.CompletedProcess[str]:
-        """`repro notebook` in a process of its own: environment, memory gauge and crashes are its own too."""
-        command = [sys.executable, "-m", "repro", "notebook", name, "--scale", self.scale]
-        env = {"OMP_NUM_THREADS": str(threads), "NUMBA_NUM_THREADS": str(threads)} | os.environ
-        return subprocess.run([*command, *["--force"] * self.force], capture_output=True, text=True, env=env)
-
-
-def _tell(name: str, done: Executed) -> None:
-    what = "nothing changed since a run of" if done.skipped else "executed in"
-    print(f"{name:20s} {what} {done.seconds:6.1f} s, {done.peak_mb:5.0f} MB", flush=True)

@@ -13,7 +13,7 @@ import platform
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from repro.config import cache_dir, digest, file_sha256, repo_root
 from repro.errors import BadInput, NotebookFailed, missing_extra, nearest
+from repro.fanout import Fanout, Task, fan_out
 from repro.report.kernel import machine, own_kernel, peak_memory
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pandas", "plotly", "transformers")
@@ -110,6 +111,7 @@ def execute(
     notebooks_dir: Path | None = None,
     out_dir: Path | None = None,
     force: bool = False,
+    progress: bool = True,
 ) -> Executed:
     """Run a notebook into out_dir/{name}.ipynb (book/executed if not given); the name appears when every cell ran.
 
@@ -129,10 +131,10 @@ def execute(
         earlier = record(final)
         if not force and earlier.get("key") == todo.key:
             return Executed(final, earlier["seconds"], earlier["peak_mb"], skipped=True)
-        return _execute(todo, final, draft, failed)
+        return _execute(todo, final, draft, failed, progress)
 
 
-def _execute(todo: Plan, final: Path, draft: Path, failed: Path) -> Executed:
+def _execute(todo: Plan, final: Path, draft: Path, failed: Path, progress: bool) -> Executed:
     import nbformat
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -143,9 +145,8 @@ def _execute(todo: Plan, final: Path, draft: Path, failed: Path) -> Executed:
     started = time.perf_counter()
     try:
         with own_kernel(), peak_memory() as peak:
-            papermill.execute_notebook(
-                todo.notebook, draft, todo.parameters, kernel_name="python3", language="python", cwd=todo.folder
-            )
+            how = {"kernel_name": "python3", "language": "python", "cwd": todo.folder, "progress_bar": progress}
+            papermill.execute_notebook(todo.notebook, draft, todo.parameters, **how)
     except PapermillExecutionError as error:
         os.replace(draft, failed)
         line = next((text.strip() for text in error.source.splitlines() if text.strip()), "")
@@ -171,6 +172,42 @@ def _execute(todo: Plan, final: Path, draft: Path, failed: Path) -> Executed:
     nbformat.write(notebook, draft)
     os.replace(draft, final)
     return Executed(final, seconds, peak[0], skipped=False)
+
+
+def execute_all(
+    parameters: Mapping[str, Mapping[str, Any]],
+    scale: str,
+    how: Fanout,
+    out_dir: Path,
+    notebooks_dir: Path | None = None,
+    force: bool = False,
+) -> dict[str, str]:
+    """Execute notebooks, {name: parameters} -> {name: why} of those that failed; out_dir/tasks says how far it is.
+
+    The first one runs alone, on all cores: it prepares what the others read. A mistake in any of them is told before
+    it starts (BadInput).
+    """
+    for name, values in parameters.items():
+        plan(name, scale, values, notebooks_dir)
+    tasks = [
+        Task(name, name, _worker, (name, scale, dict(values), notebooks_dir, out_dir.resolve(), force))
+        for name, values in parameters.items()
+    ]
+    failed = fan_out(tasks[:1], replace(how, workers=1), out_dir)
+    if tasks[1:]:
+        failed |= fan_out(tasks[1:], how, out_dir)
+    return {name: why.removeprefix("NotebookFailed: ") for name, why in failed.items()}
+
+
+def _worker(name: str, *how: Any) -> str:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    return told(name, execute(name, *how, progress=False))
+
+
+def told(name: str, done: Executed) -> str:
+    """A line about an executed notebook."""
+    what = "nothing changed since a run of" if done.skipped else "executed in"
+    return f"{name:20s} {what} {done.seconds:6.1f} s, {done.peak_mb:5.0f} MB"
 
 
 def slim_tables(notebook: Any) -> None:
