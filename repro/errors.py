@@ -35,6 +35,25 @@ def disk_full(error: BaseException) -> bool:
     return any(words in str(error) for words in ("No space left", "File too large", "file write failed"))
 
 
+def exhausted(error: BaseException | None) -> str:
+    """The sentence for an exception that too little memory or too few open files caused; empty for any other."""
+    memory = ("allocate memory", "out of memory", "bad_alloc", "failed to map segment", "can't start new thread")
+    while error is not None:
+        number, text = getattr(error, "errno", None), str(error)
+        if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:
+            return (
+                "Too many files are open at once: raise the limit (ulimit -n) and run the same command again; what is "
+                "finished is kept."
+            )
+        if isinstance(error, MemoryError) or number == errno.ENOMEM or any(words in text for words in memory):
+            return (
+                "Not enough memory: close other programs, lift the limit (ulimit -v) or lower the batch size, and run "
+                "the same command again; what is finished is kept."
+            )
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 def bad_path(error: BaseException) -> BadInput | None:
     """The sentence for a path that cannot be used as asked: no permission, a file where a folder is needed, …"""
     known = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError)

@@ -38,17 +38,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
         missing = {"valid JSON"}
     if missing:
         raise BadInput(f"{path} is not the provenance of collected activations (no {', '.join(sorted(missing))}).")
-    shape, files = meta["shape"], meta["files"]
+    shape, files, special = meta["shape"], meta["files"], meta["special_ids"]
+    names, documents = meta.get("label_names") or [], meta.get("documents", 0)
     sound = (
         isinstance(shape, list)
         and len(shape) == 3
         and all(type(n) is int and n > 0 for n in shape)
         and isinstance(files, dict)
         and all(isinstance(f, dict) and type(f.get("bytes")) is int and "sha256" in f for f in files.values())
-        and isinstance(meta["special_ids"], dict)
+        and isinstance(special, dict)
+        and all(isinstance(ids, list) and all(type(i) is int for i in ids) for ids in special.values())
+        and isinstance(names, list)
+        and all(isinstance(name, str) for name in names)
+        and type(documents) is int
+        and 0 <= documents <= shape[0] * shape[1]
     )
     if not sound:
-        raise BadInput(f"{path} is damaged (its shape, files or special_ids make no sense): collect again.")
+        raise BadInput(
+            f"{path} is damaged (its shape, files, special_ids, label_names or documents make no sense): collect again."
+        )
     return meta
 
 

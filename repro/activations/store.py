@@ -228,7 +228,7 @@ def _open_file(files: Files, verify: bool) -> ActivationStore:
         side["docs"],
         side["tokens"],
         side.get("labels"),
-        tuple(meta.get("label_names", ())),
+        tuple(meta.get("label_names") or ()),
         meta,
         side["norms"],
     )
@@ -246,7 +246,7 @@ def _open_shards(folder: Path, verify: bool) -> ActivationStore:
     labelled = bool(meta.get("label_names"))
     starts = np.cumsum([0, *counts[:-1]])
     side = {role: np.empty((S, T), kind) for role, kind in SIDE.items()}
-    labels = np.full(int(meta.get("documents", 0)), -1, np.int16) if labelled else None
+    labels = np.full(meta.get("documents", 0), -1, np.int16) if labelled else None
     for number, (name, count, start) in enumerate(zip(names, counts, starts.tolist())):
         arrays, _, about = read_header(folder / name)
         if arrays != layout(count, T, d, labelled):
@@ -270,7 +270,7 @@ def _open_shards(folder: Path, verify: bool) -> ActivationStore:
         side["docs"],
         side["tokens"],
         labels,
-        tuple(meta.get("label_names", ())),
+        tuple(meta.get("label_names") or ()),
         meta,
         side["norms"],
     )

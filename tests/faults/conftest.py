@@ -51,13 +51,15 @@ class Counter:
     """Adds up what tests report, also from the processes of xdist, and writes the table at the end."""
 
     def __init__(self, config):
-        self.config, self.bad = config, set()
+        self.config, self.bad, self.skipped = config, set(), set()
         self.found = collections.defaultdict(collections.Counter)
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
             self.bad.add(report.nodeid)
-        if report.when != "teardown":
+        if report.skipped:
+            self.skipped.add(report.nodeid)
+        if report.when != "teardown" or report.nodeid in self.skipped:
             return
         for name, value in report.user_properties:
             if name == COUNTED:
@@ -69,13 +71,17 @@ class Counter:
         if path is None or hasattr(self.config, "workerinput"):
             return
         rows = {row["family"]: row for row in csv.DictReader(path.open())} if path.is_file() else {}
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
+        git = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True)
         date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
         for family, counts in self.found.items():
             numbers = {name: counts[name] for name in ("refused", "right", "failed")}
-            rows[family] = {"family": family, "cases": sum(numbers.values()), **numbers, "date": date, "commit": commit}
+            rows[family] = {
+                "family": family,
+                "cases": sum(numbers.values()),
+                **numbers,
+                "date": date,
+                "commit": git.stdout.strip(),
+            }
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()

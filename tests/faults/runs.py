@@ -149,6 +149,7 @@ def report(folder):
     os.execve(sys.executable, [sys.executable, "-m", "repro", "report"], env)
 
 
+GROWS = ("log.jsonl", "training_state.pt")  # by the line; by the step, and gone when the run is done
 ROW = "rows/[!.]*.json"
 RUNS = {
     "collect": Run(collect, "*"),
@@ -185,22 +186,22 @@ def prepare(folder):
 # --- what a run leaves ----------------------------------------------------------------------------------
 
 
-def contents(out, parts=(".",)):
-    """Every file of a run by name, in a form to compare, without what the clock says. Fails on broken ones."""
+def contents(out, parts=(".",), hidden=True):
+    """Every file of a run by name, in a form to compare, without what the clock says. Fails on broken ones.
+
+    hidden=False: only those under final names, no draft.
+    """
     found = {}
     for part in parts:
         for path in sorted(p for p in (out / part).rglob("*") if p.is_file() and p.name != ".lock"):
-            name = str(path.relative_to(out))
+            name = path.relative_to(out)
+            if not hidden and (any(p.startswith(".") for p in name.parts) or ".draft." in name.name):
+                continue
             try:
-                found[name] = _content(path)
+                found[str(name)] = _content(path)
             except Exception as error:
                 raise AssertionError(f"{name} is broken: {error}") from error
     return found
-
-
-def visible(found):
-    """The entries under final names: no part hidden, no draft."""
-    return {name: v for name, v in found.items() if not any(p.startswith(".") for p in Path(name).parts)}
 
 
 def _content(path):

@@ -9,11 +9,11 @@ import time
 
 import pytest
 import runs
-from runs import RUNS, contents, visible
+from runs import RUNS, contents
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a fork server and SIGKILL")
-GROWS = ("log.jsonl", "training_state.pt")  # by the line; by the step, and gone when the run is done
+
 QUICK = {"collect": 1, "train": 1, "loca": 1}
 LONG = {"collect": 9, "collect shards": 9, "train": 12, "evaluate": 12, "loca": 12, "notebooks": 6, "report": 5}
 KILLS = [
@@ -62,10 +62,10 @@ def test_killed_runs_end_in_the_same_files(name, seed, shared, undisturbed, tmp_
     running = process.is_alive()
     process.kill()
     process.join(60)
-    left = visible(contents(out, run.parts))
+    left = contents(out, run.parts, hidden=False)
     print(f"killed after {moment:.3f} of {seconds:.3f} s (running: {running}); left: {sorted(left)}")
     for file, content in left.items():
-        assert file.endswith(GROWS) or content == whole[file], f"{file} was not whole"
+        assert file.endswith(runs.GROWS) or content == whole[file], f"{file} was not whole"
     rows = {p: p.read_bytes() for p in out.glob(runs.ROW)}
     runs.finish(runs.start(run.function, *args))
     after = contents(out, run.parts)

@@ -1,0 +1,273 @@
+"""Properties that hold for every input: codes, sums, manifests and configs with any JSON in them, the ledger."""
+
+import copy
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from repro import claims
+from repro.activations.store import open_store
+from repro.checkpoints import load_sae
+from repro.claims import FAILS, HOLDS, Effect
+from repro.codes import SparseCodes
+from repro.config import RunConfig, Scale, digest, from_mapping
+from repro.errors import BadInput
+from repro.metrics import Firing, Reconstruction
+from repro.metrics.firing import Moments
+from repro.metrics.intervals import wilson
+
+FAMILY = "properties (hypothesis)"
+SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+quick = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=SLOW, database=None)
+few = settings(quick, max_examples=15)
+GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
+
+
+@pytest.fixture(autouse=True)
+def _as_many_as_examples(request, tally):
+    yield
+    inner = getattr(request.function, "_hypothesis_internal_use_settings", None)
+    tally.right(1 if inner is None else inner.max_examples)
+
+
+# --- codes ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def dense(draw, least=1):
+    """Codes [n, m] of small whole numbers of either sign, most of them 0: every sum of them is exact."""
+    shape = draw(st.integers(least, 9)), draw(st.integers(1, 12))
+    values = draw(st.lists(st.sampled_from([0, 0, 0, 1, -1, 2, 5]), min_size=shape[0] * shape[1], max_size=9 * 12))
+    return torch.tensor(values[: shape[0] * shape[1]], dtype=torch.float32).view(shape)
+
+
+@quick
+@given(dense(), st.integers(1, 5), st.randoms(use_true_random=False))
+def test_codes_come_back(z, size, random):
+    codes = SparseCodes.from_dense(z)
+    assert torch.equal(codes.to_dense(), z)
+    assert torch.equal(codes.l0, (z != 0).sum(1)) and codes.values.shape[1] == max(1, int((z != 0).sum(1).max()))
+    assert torch.equal(SparseCodes.cat(list(codes.blocks(size))).to_dense(), z)
+    columns = list(range(z.shape[1]))
+    random.shuffle(columns)
+    where = torch.tensor(columns)
+    assert torch.equal(SparseCodes.packed(z[:, where], where.expand_as(z), z.shape[1]).to_dense(), z)
+    assert torch.equal(codes.columns(where[:3]), z[:, where[:3]])
+    assert torch.equal(codes[where[:1] % len(z)].to_dense(), z[where[:1] % len(z)])
+    atoms = torch.arange(z.shape[1] * 3, dtype=torch.float32).view(-1, 3) - 4
+    assert torch.equal(codes.decode(atoms), z @ atoms)
+
+
+# --- sums -----------------------------------------------------------------------------------------------
+
+
+def same(a, b):
+    return all(
+        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y
+        for x, y in zip(vars(a).values(), vars(b).values(), strict=True)
+    )
+
+
+@quick
+@given(dense(least=2), st.data())
+def test_sums_of_any_parts_are_the_sum_of_the_whole(z, data):
+    n = len(z)
+    cut = data.draw(st.integers(1, n - 1))
+    order = torch.tensor(data.draw(st.permutations(range(n))))
+    parts = order[:cut], order[cut:]
+    y = torch.tensor(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n)), dtype=torch.float32)
+    records = (
+        lambda i: Firing.of(SparseCodes.from_dense(z[i])),
+        lambda i: Moments.of(SparseCodes.from_dense(z[i]), y[i]),
+        lambda i: Reconstruction.of(z[i], z[i].roll(1, 1)),
+    )
+    for of in records:
+        a, b, whole = of(parts[0]), of(parts[1]), of(order)
+        assert same(a + b, whole) and same(b + a, whole)
+        if hasattr(whole, "value"):
+            assert same(whole - b, a)
+            assert all(np.isnan(v) or v >= -1e-9 for k, v in whole.value().items() if k != "FVE")
+
+
+@quick
+@given(st.integers(1, 300), st.floats(0, 1))
+def test_an_interval_holds_its_share(n, share):
+    share = round(share * n) / n
+    low, high = wilson(share, n)
+    assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
+
+
+# --- what is read ---------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value, path=()):
+    """Every place in a JSON value."""
+    yield path
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield from places(value[key], (*path, key))
+
+
+def changed(value, path, new):
+    """The value with something else, or nothing (Ellipsis), in one place."""
+    if not path:
+        return None if new is ... else new
+    out = copy.copy(value)
+    if len(path) == 1 and new is ...:
+        del out[path[0]]
+    else:
+        out[path[0]] = changed(value[path[0]], path[1:], new)
+    return out
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    pytest.importorskip("transformers")
+    from repro.activations.collect import collect
+    from repro.config import DatasetConfig
+
+    out = tmp_path_factory.mktemp("stores")
+    data = DatasetConfig("tiny-labels", label_column="label", split="all", max_tokens=200, seq_len=16, packing=False)
+    one = collect(RunConfig(output_dir=str(out / "one"), dataset=data))
+    many = collect(RunConfig(output_dir=str(out / "many"), dataset=data, shard_tokens=128))
+    return {"one": (one, one.with_suffix(".json")), "many": (many, many / "manifest.json")}
+
+
+@pytest.mark.parametrize("form", ["one", "many"])
+@settings(quick, max_examples=60)
+@given(data=st.data())
+def test_a_manifest_with_anything_in_it(form, stores, data):
+    path, manifest = stores[form]
+    text = manifest.read_text()
+    meta = json.loads(text)
+    place = data.draw(st.sampled_from(list(places(meta))))
+    store = open_store(path)
+    x, labels = store.select().take(20).x, store.labels
+    try:
+        manifest.write_text(json.dumps(changed(meta, place, data.draw(JSON | st.just(...)))))
+        found = open_store(path)
+        assert torch.equal(found.select(()).take(20).x, store.select(()).take(20).x)
+        if place and place[0] not in ("special_ids", "label_names"):
+            assert torch.equal(found.select().take(20).x, x)
+            assert labels is None or found.labels is None or np.array_equal(found.labels, labels)
+    except BadInput as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000
+    finally:
+        manifest.write_text(text)
+
+
+CONFIGS = sorted(
+    p for p in GOLDEN.rglob("*.json") if p.name in ("config.json", "cfg.json") and any(p.parent.glob("expected*.npz"))
+)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=[str(p.parent.relative_to(GOLDEN)) for p in CONFIGS])
+@few
+@given(data=st.data())
+def test_a_checkpoint_config_with_anything_in_it(config, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("sae") / config.parent.name
+    shutil.copytree(config.parent, folder)
+    value = json.loads(config.read_text())
+    place = data.draw(st.sampled_from(list(places(value))))
+    (folder / config.name).write_text(json.dumps(changed(value, place, data.draw(JSON | st.just(...)))))
+    whole = load_sae(config.parent)
+    try:
+        assert load_sae(folder).W_dec.shape == whole.W_dec.shape
+    except BadInput as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000
+    finally:
+        shutil.rmtree(folder.parent)
+
+
+@quick
+@given(st.data())
+def test_a_run_config_with_anything_in_it(data):
+    value = json.loads(json.dumps(dataclasses.asdict(RunConfig())))
+    place = data.draw(st.sampled_from(list(places(value))))
+    try:
+        config = from_mapping(RunConfig, changed(value, place, data.draw(JSON | st.just(...))))
+    except BadInput as error:
+        assert str(error)
+    else:
+        assert from_mapping(RunConfig, json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+@quick
+@given(st.integers(), st.integers())
+def test_a_key_tells_values_apart(a, b):
+    assert (digest(Scale(seed=a)) == digest(Scale(seed=b))) == (a == b)
+
+
+# --- the ledger's rules ---------------------------------------------------------------------------------
+
+effects = st.lists(st.floats(-1, 1).map(lambda v: round(v, 6)), min_size=2, max_size=8)
+
+
+@quick
+@given(effects, st.floats(-3, 3))
+def test_an_effect_and_its_opposite(values, by):
+    a, b = Effect.of(values), Effect.of([-v for v in values])
+    assert (a.above, a.below) == (b.below, b.above) and not (a.above and a.below)
+    assert a.low <= a.value <= a.high
+    assert Effect.of([*values, float("nan")]).n == len(values)
+    if abs(by) > 1e-3:
+        scaled = Effect.of([by * v for v in values])
+        assert {scaled.above, scaled.below} == {a.above, a.below}
+
+
+METRICS = ("NMSE", "NMSE_refit", "dead_rate", "dense@0.1", "dF1", "absorption")
+ONE_SIDED = ("C5a", "C5b", "C5c", "C5d", "C5e", "C8a")
+"""Claims whose whole statement is the sign of a difference between modes."""
+
+
+def comparison(by_sae, sign):
+    """Every metric of every mode lies by_sae[i] (times the sign) above the encoder's, in SAE i."""
+    rows = []
+    for i, delta in enumerate(by_sae):
+        for protocol in ("as_released", "corrected"):
+            for mode in ("amortized", "semi", "non"):
+                change = 0 if mode == "amortized" else sign * delta
+                row = {"variant": f"v{i % 3}", "sparsity": float(i), "protocol": protocol, "mode": mode, "L0": 9.0 - i}
+                rows.append(row | dict.fromkeys(METRICS, 2.0 + change))
+    return pd.DataFrame(rows)
+
+
+def verdicts(table):
+    ledger = claims.ledger("tiny", ONE_SIDED, {"comparison": table}).set_index("claim")
+    return ledger["verdict"]
+
+
+@few
+@given(effects, st.randoms(use_true_random=False))
+def test_a_verdict_turns_with_the_sign_and_not_with_the_order_of_rows(by_sae, random):
+    table = comparison(by_sae, 1)
+    there, back = verdicts(table), verdicts(comparison(by_sae, -1))
+    assert not ((there == HOLDS) & (back == HOLDS)).any()
+    for claim in ONE_SIDED[:-1]:
+        assert (there[claim] == HOLDS) == (back[claim] == FAILS)
+    shuffled = table.sample(frac=1, random_state=random.randrange(2**31))
+    assert (verdicts(shuffled) == there).all()
+
+
+@few
+@given(st.sampled_from(METRICS), effects)
+def test_what_was_not_measured_never_holds(metric, by_sae):
+    table = comparison(by_sae, 1)
+    table.loc[table["mode"] != "amortized", metric] = float("nan")
+    table["NMSE_refit" if metric == "NMSE" else metric] = float("nan")
+    found = claims.ledger("tiny", ONE_SIDED, {"comparison": table}).set_index("claim")
+    lost = found[found["corrected"].str.strip() == "–"]
+    assert len(lost) and not (lost["verdict"] == HOLDS).any() and not (lost["verdict"] == FAILS).any()
