@@ -119,6 +119,23 @@ def test_exactly_as_many_tokens_as_asked(packing, max_tokens):
     assert count.documents == rows[-1][1][-1] + 1 == count.last_row + 1
 
 
+@pytest.mark.parametrize("packing, wanted", [(True, 40), (False, 40), (True, 3), (True, 700)])
+def test_hardly_more_documents_are_tokenised_than_it_takes(packing, wanted):
+    loaded = as_loaded(language_models.model("llama"), language_models.tokenizer(), 0)
+    real, asked = loaded.tokenizer, []
+
+    def counting(texts, **options):
+        asked.append(len(texts))
+        return real(texts, **options)
+
+    loaded.tokenizer = counting
+    docs = (Document(language_models.TEXT, None, i) for i in range(2000))
+    each = len(real(language_models.TEXT).input_ids) + 1 if packing else 5
+    count = Count()
+    list(sequences(loaded, docs, 5, packing, wanted * each, count))
+    assert count.documents == wanted and wanted <= sum(asked) <= max(8, 1.05 * wanted + 8) and max(asked) <= 256
+
+
 def test_tokenizer_of_another_model_is_noticed():
     loaded = as_loaded(language_models.model("llama"), language_models.tokenizer(), 0)
     loaded.model.resize_token_embeddings(20)

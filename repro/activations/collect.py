@@ -118,8 +118,8 @@ def write(loaded: LoadedModel, config: RunConfig, draft: OneFile, key: str) -> N
             draft.begin(number, parts[number], loaded.d)
         # mapped anew for each batch: pages that stay mapped would count as this process's memory
         x, norms = draft.arrays(number)
-        put(loaded, batch, hidden, _load(tokens_of["mask"])[parts[number]], x, norms)
-        np.load(draft.folder / MOMENTS, mmap_mode="r+")[job] = moments(x[batch, : hidden.shape[1]])
+        values = put(loaded, batch, hidden, _load(tokens_of["mask"])[parts[number]], x, norms)
+        np.load(draft.folder / MOMENTS, mmap_mode="r+")[job] = moments(values)
         save_json(progress, {**state, "batches": job + 1, "seconds": seconds})
         if job + 1 == len(work) or work[job + 1][0] != number:
             draft.finish(number)

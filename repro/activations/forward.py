@@ -62,8 +62,11 @@ def forward(loaded: LoadedModel, tokens: np.ndarray, mask: np.ndarray, batch: np
 
 def put(
     loaded: LoadedModel, batch: np.ndarray, hidden: Tensor, mask: np.ndarray, x: np.ndarray, norms: np.ndarray
-) -> None:
-    """Put one batch in its place, zero at padding. Raises BadInput when a real token is not finite."""
+) -> np.ndarray:
+    """Put one batch in its place, zero at padding; returns it, float32 [B, t, d].
+
+    Raises BadInput when a real token is not finite.
+    """
     t = hidden.shape[1]
     real = torch.from_numpy(mask[batch, :t])
     values = hidden.float().cpu()
@@ -77,3 +80,4 @@ def put(
     rows = slice(batch[0], batch[-1] + 1) if (np.diff(batch) == 1).all() else batch
     x[rows, :t] = values.numpy()
     norms[rows, :t] = size.numpy()
+    return values.numpy()

@@ -16,7 +16,7 @@ from repro.activations.text import Document
 from repro.config import DatasetConfig
 from repro.errors import BadInput
 
-CALL = 256  # documents per call of the tokenizer, which works on them in parallel; fewer at first: a few may do
+FIRST, CALL = 8, 256  # documents in the first call of the tokenizer, and at most; it works on them in parallel
 
 
 @dataclass
@@ -61,7 +61,7 @@ def sequences(
 
     waiting: list[tuple[np.ndarray, np.ndarray]] = []
     waiting_size = 0
-    for document, ids in _tokenised(loaded, docs):
+    for document, ids in _tokenised(loaded, docs, max_tokens, max_tokens if packing else room):
         number = count.documents + len(begun)
         begun.append(document)
         if not packing:
@@ -87,12 +87,19 @@ def sequences(
         yield row(ids, numbers)
 
 
-def _tokenised(loaded: LoadedModel, docs: Iterable[Document]) -> Iterator[tuple[Document, np.ndarray]]:
-    """Documents with their token ids (int32, no special tokens added); empty ones are left out."""
+def _tokenised(
+    loaded: LoadedModel, docs: Iterable[Document], wanted: int, longest: int
+) -> Iterator[tuple[Document, np.ndarray]]:
+    """Documents with their token ids (int32, no special tokens added); empty ones are left out.
+
+    wanted: tokens in all, of each document at most the `longest`: hardly more documents are tokenised than it takes.
+    """
     vocabulary = loaded.vocabulary
-    docs, size = iter(docs), 4
-    while chunk := list(islice(docs, size := min(2 * size, CALL))):
+    docs, size, seen, used = iter(docs), FIRST, 0, 0
+    while chunk := list(islice(docs, size)):
         encoded = loaded.tokenizer([c.text for c in chunk], add_special_tokens=False, verbose=False)["input_ids"]
+        seen, used = seen + len(chunk), used + sum(min(len(ids), longest) for ids in encoded)
+        size = min(CALL, max(FIRST, -(-(wanted - used) * seen // max(1, used))))
         for document, ids in zip(chunk, encoded):
             if not ids:
                 continue
@@ -115,10 +122,9 @@ def write_tokens(loaded: LoadedModel, docs: Iterable[Document], config: DatasetC
         _Growing(side["mask"], bool, T) as mask,
     ):
         for ids, of, new in sequences(loaded, docs, T, config.packing, config.max_tokens, count):
-            fill = T - ids.size
-            tokens.append(np.pad(ids, (0, fill), constant_values=pad))
-            numbers.append(np.pad(of, (0, fill), constant_values=-1))
-            mask.append(np.arange(T) < ids.size)
+            tokens.append(ids, pad)
+            numbers.append(of, -1)
+            mask.append(np.ones(ids.size, bool), False)
             labels += [d.label for d in new]
         shape = [tokens.rows, T]
     if not tokens.rows:
@@ -155,9 +161,11 @@ class _Growing:
         header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self.file, header)
 
-    def append(self, row: np.ndarray) -> None:
-        """Add one row [T]."""
-        self.file.write(row.astype(self.dtype).tobytes())
+    def append(self, row: np.ndarray, fill: Any) -> None:
+        """Add one row [<= T], filled up at its end."""
+        whole = np.full(self.width, fill, self.dtype)
+        whole[: row.size] = row
+        self.file.write(whole.data)
         self.rows += 1
 
     def __enter__(self) -> _Growing:
