@@ -326,6 +326,14 @@ def test_vendored_files_are_small_and_licensed():
         assert f"`{folder.name}/`" in (vendor / "README.md").read_text()
 
 
+def test_pages_load_the_basic_plotly_unless_a_figure_needs_all_of_it():
+    small = mime.page_scripts({"data": [{"type": "scatter"}, {"type": "bar"}, {}]})
+    assert (repo_root() / "book" / "vendor" / small["plotly-basic"][0]).is_file(), "vendor the bundle of this plotly"
+    assert "plotly" not in small
+    whole = mime.page_scripts({"data": [{"type": "heatmap"}]})
+    assert "basic" not in whole["plotly"][0] and whole["plotly"][1]["priority"] > 500
+
+
 def test_tables_lose_white_space_and_nothing_else():
     import pandas as pd
 

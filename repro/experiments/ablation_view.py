@@ -79,19 +79,16 @@ def waterfall(table: pd.DataFrame, metric: str, variant: str | None = None) -> F
         if not values:
             continue
         changes = [b - a for a, b in pairwise(values)]
-        figure.add_waterfall(
+        figure.add_bar(
             y=names,
             x=[values[0], *changes, values[-1]],
-            measure=["absolute", *["relative"] * len(changes), "total"],
+            base=[0, *values[:-1], 0],
             orientation="h",
             hovertext=[f"{names[0]}: {values[0]:.4g}"]
             + [f"{n}: {c:+.4g}, to {v:.4g}" for n, c, v in zip(names[1:], changes, values[1:])]
             + [f"corrected: {values[-1]:.4g}"],
             hoverinfo="text",
-            increasing={"marker": {"color": VERMILION}},
-            decreasing={"marker": {"color": BLUE}},
-            totals={"marker": {"color": GREY}},
-            connector={"line": {"width": 1, "color": GREY}},
+            marker={"color": [GREY, *[VERMILION if c > 0 else BLUE for c in changes], GREY]},
             showlegend=False,
             row=row,
             col=1,

@@ -168,7 +168,7 @@ def variance_figure(table: pd.DataFrame) -> Figure:
     floor = table.loc[table["firing_rate"] > 0, "firing_rate"].min() / 3
     for column, (name, color) in enumerate((("AV_released", VERMILION), ("AV_corrected", BLUE)), 1):
         figure.add_trace(
-            go.Scattergl(
+            go.Scatter(
                 x=[float(f"{v:.4g}") for v in table["firing_rate"].clip(lower=floor)],
                 y=[round(v, 4) if v == v else None for v in table[name]],
                 mode="markers",

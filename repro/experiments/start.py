@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +142,9 @@ def firing_figure(table_of: dict[str, torch.Tensor]) -> Figure:
     figure = go.Figure()
     for name, rate in table_of.items():
         alive = rate[rate > 0].log10()
-        figure.add_trace(go.Histogram(x=alive.tolist(), name=name, opacity=0.55, xbins={"size": 0.2}))
+        edges = torch.arange(math.floor(float(alive.min())) if len(alive) else -1, 0.3, 0.2)
+        counts = torch.histogram(alive.float(), edges)[0]
+        figure.add_trace(go.Bar(x=edges[:-1] + 0.1, y=counts, width=0.2, name=name, opacity=0.55))
     figure.update_layout(
         barmode="overlay", xaxis_title="log10 firing rate (dead latents left out)", yaxis_title="latents"
     )

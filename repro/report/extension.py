@@ -55,7 +55,7 @@ def add_static_files(app: Sphinx) -> None:
 
 
 def copy_plotly(app: Sphinx, error: Exception | None) -> None:
-    """plotly.js is not vendored: it comes from the wheel that made the figures. Beside it, what large figures draw."""
+    """All of plotly.js comes from the wheel that made the figures. Beside it, what large figures draw."""
     if error is None and app.builder.format == "html":
         import plotly
 
@@ -90,7 +90,7 @@ class Drawn(SphinxDirective):
             LOG.warning(str(error), location=self.get_location())
             return []
         found: list[nodes.Node] = list(figure_nodes(figure, Path(self.env.srcdir)))
-        found[0]["drawn"] = True  # type: ignore[index]
+        found[0]["drawn"] = page_scripts(figure)  # type: ignore[index]
         return found
 
 
@@ -103,9 +103,11 @@ def drop_mathjax(app: Sphinx, page: str, template: str, context: dict[str, Any],
 
 def add_plotly(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
     """Scripts for the figures of a prose page; myst-nb sees to those of notebooks."""
-    if doctree is not None and any(node.get("drawn") for node in doctree.findall(nodes.raw)):
-        for file, attributes in page_scripts().values():
-            app.add_js_file(file, **attributes)
+    wanted: dict[str, Any] = {}
+    for node in doctree.findall(nodes.raw) if doctree is not None else ():
+        wanted |= node.get("drawn", {})
+    for file, attributes in wanted.values():
+        app.add_js_file(file, **attributes)
 
 
 def nearest_object(app: Sphinx, env: Any, node: pending_xref, content: nodes.Element) -> nodes.Node | None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 
-from repro.config import digest, write_atomically
+from repro.config import digest, repo_root, write_atomically
 from repro.report import pictures
 from repro.report.theme import template
 
@@ -35,18 +35,22 @@ class PlotlyRenderer:
         """Nodes for a block of plotly JSON; None leaves every other output to myst-nb."""
         if inline or data.mime_type != PLOTLY_MIME:
             return None
-        for key, (file, kwargs) in page_scripts().items():
+        for key, (file, kwargs) in page_scripts(data.content).items():
             renderer.add_js_file(key, file, kwargs)
         _, outputs = renderer.renderer.nb_client.code_cell_outputs(data.cell_index)
         png = outputs[data.output_index].get("data", {}).get("image/png")
         return figure_nodes(data.content, Path(renderer.renderer.sphinx_env.srcdir), png)
 
 
-def plotly_js_name() -> str:
+BASIC = {"scatter", "bar", "pie"}
+"""Trace types that the basic bundle of plotly.js draws, in a quarter of the bytes."""
+
+
+def plotly_js_name(basic: bool = False) -> str:
     """File name of plotly.js in the book; its version is in the name, so that a cached old one is never used."""
     from plotly.offline import get_plotlyjs_version
 
-    return f"plotly-{get_plotlyjs_version()}.min.js"
+    return f"plotly{'/plotly-basic' if basic else ''}-{get_plotlyjs_version()}.min.js"
 
 
 def figure_nodes(figure: dict[str, Any], book: Path, png: str | None = None) -> list[nodes.Element]:
@@ -94,10 +98,16 @@ def _alt(layout: dict[str, Any]) -> str:
     return _meta(layout).get("alt") or (title.get("text") if isinstance(title, dict) else title) or "Figure"
 
 
-def page_scripts() -> dict[str, tuple[str | None, dict[str, Any]]]:
-    """What a page with a figure loads, key -> (file, attributes): plotly.js and the two templates."""
+def page_scripts(figure: dict[str, Any]) -> dict[str, tuple[str | None, dict[str, Any]]]:
+    """What a page with this figure loads, key -> (file, attributes): plotly.js and the two templates.
+
+    All of plotly.js goes after the basic bundle, whose place it takes, on a page that has figures of both kinds.
+    """
+    small = {trace.get("type", "scatter") for trace in figure.get("data", [])} <= BASIC
+    small = small and (repo_root() / "book" / "vendor" / plotly_js_name(basic=True)).is_file()
+    load = {"defer": "defer"} if small else {"defer": "defer", "priority": 900}
     return {
-        "plotly": (plotly_js_name(), {"defer": "defer"}),
+        "plotly-basic" if small else "plotly": (plotly_js_name(small), load),
         "plot-templates": (None, {"body": _page_templates()}),
     }
 
