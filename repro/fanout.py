@@ -180,7 +180,8 @@ def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
     workers = how.workers if trial == 0 else ALONE
     env = {"OMP_NUM_THREADS": str(how.threads), "NUMBA_NUM_THREADS": str(how.threads), "OMP_WAIT_POLICY": "passive"}
     while left:
-        before, queue, futures = len(left), list(left.values())[::-1], {}
+        before, queue = len(left), list(left.values())[::-1]
+        futures: dict[Future[Outcome], str] = {}
         pool = ProcessPoolExecutor(min(workers, len(left)), env=env, initializer=_leave_interrupts)
         try:
             while queue or futures:

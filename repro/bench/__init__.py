@@ -17,6 +17,7 @@ BENCHES = {
     "evaluate": ("repro.bench.evaluate", "Evaluate", "A whole evaluation: tokens a second and memory."),
     "collect": ("repro.bench.collect", "Collect", "Collecting activations against the bare forward pass; memory."),
     "train": ("repro.bench.train", "Train", "Training: tokens a second for every variant."),
+    "scale": ("repro.bench.scale", "Scale", "Several workers: rows a minute and cost a task of every engine."),
 }
 
 

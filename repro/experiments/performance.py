@@ -29,6 +29,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "inference": ("data", "d", "m", "target_l0", "method"),
     "kernels": ("operation", "impl", "precision", "n", "d", "m", "k"),
     "evaluate": ("protocol", "mode", "tokens", "d", "m"),
+    "scale": ("engine", "workers", "tasks", "tokens", "d", "m"),
     "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip"),
 }
 """What a row of each benchmark is about; a newer row about the same thing replaces it in the book."""

@@ -199,9 +199,9 @@ def execute_all(
     return {name: why.removeprefix("NotebookFailed: ") for name, why in failed.items()}
 
 
-def _worker(name: str, *how: Any) -> str:
+def _worker(name: str, scale: str, values: Mapping[str, Any], notebooks_dir: Path, out_dir: Path, force: bool) -> str:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    return told(name, execute(name, *how, progress=False))
+    return told(name, execute(name, scale, values, notebooks_dir, out_dir, force, progress=False))
 
 
 def told(name: str, done: Executed) -> str:
