@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RAW = {"exclude": ("pad",), "max_norm_ratio": None}  # positions as released
 SOLVED = 9e-3  # and above: lambdas of the released grid whose optimum is solved; below, float32 settles no support
-FEW = 32  # tokens whose optimum is solved at every lambda of the released grid
+FEW = 16  # tokens whose optimum is solved at every lambda of the released grid
 
 
 def plan(everything: bool = True) -> Iterator[tuple[str, int, str, Rules]]:
@@ -50,15 +50,15 @@ def plan(everything: bool = True) -> Iterator[tuple[str, int, str, Rules]]:
 def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[str] = ()) -> pd.DataFrame:
     """Final SAEs under every rule, one row a mode; writes the tables `ablation` and `lambda_grid`.
 
-    share: of the evaluation tokens and labelled documents. per_variant: SAEs of each variant (0 = all). alone: variants
-    whose first SAE takes each change alone and undone too (none given = every SAE). Finished rows are kept, so that a
-    run that was killed goes on where it stopped.
+    share: of the tokens of both protocols and of the labelled documents. per_variant: SAEs of each variant (0 = all).
+    alone: variants whose first SAE takes each change alone and undone too (none given = every SAE). Finished rows are
+    kept, so that a run that was killed goes on where it stopped.
     """
     from repro.checkpoints import load_sae
 
     started = time.perf_counter()
     ready = prepare(scale)
-    sources, o = Sources(scale, ready, share), options(scale)
+    sources, o = Sources(scale, ready, share), options(scale, released_tokens=round(share * scale.released_tokens))
     code = digest(code_key(), [file_sha256(p) for p in sorted(Path(__file__).parent.glob("ablat*.py"))])
     rows: list[dict[str, Any]] = []
     grids: list[dict[str, Any]] = []
