@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +17,18 @@ from repro.bench.common import append, flag, machine, peak_memory, table, timed
 from repro.config import DatasetConfig, ModelConfig, RunConfig
 
 FORMS = ("npy", "shards")
+
+
+class Spent(NamedTuple):
+    """Seconds of the clock, and of the processors, which other programs lengthen less."""
+
+    seconds: float
+    cpu: float
+
+
+def _spent(run: Callable[[], Any], device: str) -> Spent:
+    before = time.process_time()
+    return Spent(timed(run, device)[1], time.process_time() - before)
 
 
 @dataclass(frozen=True)
@@ -49,18 +63,18 @@ class Collect:
                 for batch in batches:
                     forward(loaded, tokens, mask, batch)
 
-            seconds: dict[str, list[float]] = {name: [] for name in ("bare", *FORMS)}
+            spent: dict[str, list[Spent]] = {name: [] for name in ("bare", *FORMS)}
             peaks: dict[str, float] = {}
             for i in range(self.rounds):
-                order = list(seconds)
+                order = list(spent)
                 for name in order[i % 3 :] + order[: i % 3]:
                     if name == "bare":
-                        seconds[name].append(timed(bare, self.device)[1])
+                        spent[name].append(_spent(bare, self.device))
                         continue
                     taken, peak, _ = self._collect(loaded, Path(folder), name, self.tokens)
-                    seconds[name].append(taken)
+                    spent[name].append(taken)
                     peaks[name] = max(peak, peaks.get(name, 0.0))
-            rows = [self._row(meta, form, seconds[form], peaks[form], seconds["bare"]) for form in FORMS]
+            rows = [self._row(meta, form, spent[form], peaks[form], spent["bare"]) for form in FORMS]
             if self.longer:
                 for form in FORMS:
                     taken, peak, meta = self._collect(loaded, Path(folder), form, self.longer * self.tokens)
@@ -68,8 +82,8 @@ class Collect:
         append(path, [{**row, **facts} for row in rows])
         return path
 
-    def _collect(self, loaded: Any, folder: Path, form: str, tokens: int) -> tuple[float, float, dict[str, Any]]:
-        """(seconds from text to finished files, peak memory beyond what was there in MiB, the manifest)."""
+    def _collect(self, loaded: Any, folder: Path, form: str, tokens: int) -> tuple[Spent, float, dict[str, Any]]:
+        """(time from text to finished files, peak memory beyond what was there in MiB, the manifest)."""
         from repro.activations.collect import write
         from repro.activations.drafts import ManyFiles, OneFile
         from repro.activations.store import store_name
@@ -92,7 +106,7 @@ class Collect:
 
         peak_memory(reset=True)
         before = peak_memory()
-        _, seconds = timed(run, self.device)
+        spent = _spent(run, self.device)
         peak = peak_memory() - before
         meta: dict[str, Any] = json.loads(draft.published.read_text())
         kept = folder / "kept"
@@ -101,13 +115,14 @@ class Collect:
             for role in ("tokens", "mask"):
                 shutil.copy(draft.target.side[role], kept / f"{role}.npy")
         shutil.rmtree(target)
-        return seconds, peak, meta
+        return spent, peak, meta
 
     def _row(
-        self, meta: dict[str, Any], form: str, seconds: list[float], peak: float, bare: list[float] | None
+        self, meta: dict[str, Any], form: str, spent: list[Spent], peak: float, bare: list[Spent] | None
     ) -> dict[str, Any]:
-        tokens, total = meta["tokens"], sum(seconds)
-        each = [a / b for a, b in zip(seconds, bare or [])]
+        tokens, total, cpu = meta["tokens"], *(sum(times) for times in zip(*spent))
+        floor, floor_cpu = (sum(times) for times in zip(*bare)) if bare else (0.0, 0.0)
+        each = [a.seconds / b.seconds for a, b in zip(spent, bare or [])]
         row = {
             "model": self.model,
             "layer": meta["layer"],
@@ -116,14 +131,15 @@ class Collect:
             "packing": self.packing,
             "form": form,
             "tokens": tokens,
-            "rounds": len(seconds),
+            "rounds": len(spent),
             "batch_tokens": self.batch_size * self.seq_len,
             "seconds": round(total, 2),
-            "tokens_per_second": round(tokens * len(seconds) / total, 1),
-            "bare_tokens_per_second": round(tokens * len(bare) / sum(bare), 1) if bare else "",
-            "ratio_to_bare": round(total / sum(bare), 3) if bare else "",
+            "tokens_per_second": round(tokens * len(spent) / total, 1),
+            "bare_tokens_per_second": round(tokens * len(bare) / floor, 1) if bare else "",
+            "ratio_to_bare": round(total / floor, 3) if bare else "",
             "ratio_lowest": round(min(each), 3) if each else "",
             "ratio_highest": round(max(each), 3) if each else "",
+            "cpu_ratio_to_bare": round(cpu / floor_cpu, 3) if bare else "",
             "peak_mib_beyond_model": round(peak, 1),
             "files_mib": round(tokens * (meta["shape"][2] + 4) * 4 / 2**20, 1),
         }
