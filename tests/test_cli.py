@@ -59,6 +59,21 @@ def test_compare_writes_the_released_keys(acts, tmp_path):
     assert again == result, first
 
 
+def test_documents_of_saved_activations_can_be_skipped(acts, tmp_path):
+    """As if they were not in the file; a bare file has a document a sequence."""
+    rest = tmp_path / "rest.npy"
+    np.save(rest, np.load(acts)[5:])
+    args = ["compare", "--sae-path", SAE, "--protocol", "corrected", "--eval-modes", "amortized", "--exclude", "pad"]
+    found = []
+    for name, file, skip in (("a", acts, 5), ("b", rest, 0)):
+        more = ["--acts", file, "--skip-documents", skip, "--model-name", name, "--out-dir", tmp_path]
+        assert run(*args, *more) == 0
+        row = json.loads((tmp_path / f"{name}_batch_topk_3modes.json").read_text())["corrected"]["amortized"]
+        found.append({k: v for k, v in row.items() if k != "seconds"})
+    assert found[0] == found[1] and found[0]["n_tokens"] == 7 * 25
+    assert run(*args, "--acts", acts, "--skip-documents", 12, "--out-dir", tmp_path) == 2
+
+
 def test_sweep(acts, tmp_path):
     args = ["sweep", "--model-name", "toy", "--sae-variant", "batch_topk", "--sae-path", SAE, "--acts", acts]
     assert run(*args, "--steps", "5,1", "--out-dir", tmp_path) == 0

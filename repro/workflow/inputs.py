@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from repro.activations.presets import PRESETS
+from repro.activations.store import open_store
 from repro.config import DatasetConfig, Device, MetricsConfig, ModelConfig, Protocol, RunConfig
 from repro.errors import BadInput
 from repro.evaluate import EvalData, EvalOptions, evaluate_sae, open_data
@@ -106,7 +107,9 @@ def find_data(config: OneSae) -> EvalData:
     ratio = max_norm_ratio(config.model_name, config.max_norm_ratio)
     metrics = MetricsConfig(max_tokens=config.max_tokens, exclude=config.exclude, max_norm_ratio=ratio)
     if config.acts is not None:
-        return open_data(config.acts, metrics, stream=True)
+        return open_data(
+            config.acts, metrics, skip=tokens_of_first(config.skip_documents, config.acts, metrics), stream=True
+        )
     dataset = DatasetConfig(
         name=config.dataset or default_text(config.model_name),
         max_tokens=int(config.max_tokens * 1.1) + 128,
@@ -119,6 +122,13 @@ def find_data(config: OneSae) -> EvalData:
         device=config.device,
     )
     return open_data(collect(run), metrics, stream=True)
+
+
+def tokens_of_first(documents: int, acts: str, metrics: MetricsConfig) -> int:
+    """How many usable tokens the first documents of a store have; a sequence is a document where nothing says more."""
+    store = open_store(acts)
+    usable = store.select(metrics.exclude, metrics.max_norm_ratio).index
+    return int((store.docs.reshape(-1)[usable] < documents).sum())
 
 
 def measure(sae: SAE, data: EvalData, options: EvalOptions, title: str) -> Iterator[dict[str, Any]]:
