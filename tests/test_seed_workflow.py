@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hub_text
 import numpy as np
 import pandas as pd
 import pytest
@@ -256,26 +257,6 @@ def test_keys_that_do_not_exist_name_the_one_that_does(text, sentence, tmp_path,
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 HUB = {"gpt_neox": "EleutherAI/pythia-160m-deduped", "gemma2": "google/gemma-2-2b"}
-CARD = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: train.jsonl
-  - split: test
-    path: test.jsonl
-dataset_info:
-  features:
-  - name: text
-    dtype: string
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': World
-          '1': Sports
----
-"""
 
 
 @pytest.fixture(scope="module")
@@ -298,13 +279,9 @@ def home(tmp_path_factory):
                 (cache / "snapshots" / COMMIT / blob.name).symlink_to(Path("../../blobs") / blob.name)
             (cache / "refs").mkdir()
             (cache / "refs" / "main").write_text(COMMIT)
-    texts = home / "news"
-    texts.mkdir()
-    (texts / "README.md").write_text(CARD)
     words = language_models.TEXT.split()
-    for split, count in (("train", 60), ("test", 20)):
-        rows = [{"text": " ".join(words[i % 7 :] + words[: i % 5]), "label": i % 2} for i in range(count)]
-        (texts / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [" ".join(words[i % 7 :] + words[: i % 5]) for i in range(60)]
+    hub_text.save(home / "news", train=texts, test=texts[:20])
     return home
 
 

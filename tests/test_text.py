@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 
+import hub_text
 import pytest
 
 from repro.activations.splits import parse_split
@@ -146,40 +147,9 @@ def test_bundled_sets():
         read("tiny-label")
 
 
-CARD = """---
-configs:
-- config_name: default
-  data_files:
-  - split: train
-    path: part_a.jsonl
-  - split: test
-    path: part_b.jsonl
-dataset_info:
-  features:
-  - name: text
-    dtype: string
-  - name: label
-    dtype:
-      class_label:
-        names:
-          '0': World
-          '1': Sports
----
-"""
-
-
-def hub_folder(folder):
-    """A data set as the hub lays it out: a card that names splits and the classes of a column."""
-    folder.mkdir()
-    write(folder, ".jsonl", [{"text": r["text"], "label": i % 2} for i, r in enumerate(ROWS)], "part_a")
-    write(folder, ".jsonl", [{"text": "held out", "label": 1}], "part_b")
-    (folder / "README.md").write_text(CARD)
-    return folder
-
-
 def test_the_datasets_library(tmp_path):
     pytest.importorskip("datasets")
-    folder = hub_folder(tmp_path / "ag")
+    folder = hub_text.save(tmp_path / "ag", train=[r["text"] for r in ROWS], test=["held out"])
     found = read(folder, label_column="label")
     assert [(d.text, d.label) for d in found] == [(f"text {i}", ["World", "Sports"][i % 2]) for i in range(5)]
     assert [(d.text, d.id) for d in read(folder, skip_documents=4)] == [("text 4", 4)]
