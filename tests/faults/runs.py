@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from repro import cli
 from repro.config import repo_root
 
-CLOCK = {"seconds", "tokens_per_second", "tokens_per_s"}
+CLOCK = {"seconds", "tokens_per_second", "tokens_per_s", "time", "pid"}
 PRELOAD = [
     *("repro.cli", "repro.activations.collect", "repro.workflow", "repro.training.run", "repro.training.phases"),
     *("repro.report.runner", "tyro", "pandas", "sklearn.linear_model", "papermill", "nbclient", "jupyter_client"),
@@ -149,7 +149,8 @@ def report(folder):
     os.execve(sys.executable, [sys.executable, "-m", "repro", "report"], env)
 
 
-GROWS = ("log.jsonl", "training_state.pt")  # by the line; by the step, and gone when the run is done
+GROWS = ("log.jsonl", "training_state.pt", "tasks/a.json", "tasks/b.json")
+"""By the line; by the step, and gone when the run is done; from running to done."""
 ROW = "rows/[!.]*.json"
 RUNS = {
     "collect": Run(collect, "*"),
