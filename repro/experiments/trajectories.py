@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 from repro.config import TRAJECTORIES
@@ -44,7 +45,7 @@ def trajectory_grid(table: pd.DataFrame, metric: str) -> Figure:
     figure = make_subplots(
         rows,
         columns,
-        subplot_titles=variants,
+        subplot_titles=[v.removesuffix("_batch_topk") if v.startswith("matryoshka") else v for v in variants],
         shared_yaxes=True,
         shared_xaxes=True,
         horizontal_spacing=0.03,
@@ -68,8 +69,9 @@ def trajectory_grid(table: pd.DataFrame, metric: str) -> Figure:
             }
             figure.add_trace(go.Scatter(**trace), i // columns + 1, i % columns + 1)
     figure.update_xaxes(type="log", dtick=1, tickformat="~p")
-    figure.update_xaxes(title_text="share of training", row=rows)
-    figure.update_yaxes(title_text=LABELS.get(metric, metric), col=1)
+    figure.update_xaxes(title_text="share of training", row=rows, col=(columns + 1) // 2)
+    figure.update_yaxes(title_text="<br>".join(textwrap.wrap(LABELS.get(metric, metric), 24)), col=1)
+    figure.update_annotations(font_size=13)  # a phone is 390 pixels wide
     if metric in LOGARITHMIC and (part[metric] > 0).all():
         figure.update_yaxes(type="log")
     figure.update_layout(height=260 * rows + 60)
