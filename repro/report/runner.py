@@ -69,7 +69,10 @@ def scale_parameters(scale: str, notebooks_dir: Path | None = None) -> dict[str,
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise BadInput(f"No scale '{scale}'{nearest(scale, known)}: there is no {path}.")
-    values = yaml.safe_load(path.read_text()) or {}
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, Mapping) or not all(isinstance(v, Mapping | None) for v in values.values()):
         raise BadInput(f"{path} must map the name of each notebook to a mapping of its parameters.")
     return {str(name): dict(parameters or {}) for name, parameters in values.items()}
@@ -88,6 +91,7 @@ def plan(
     """
     try:
         import nbformat
+        from nbformat import ValidationError
     except ImportError:
         raise missing_extra("nbformat", "book") from None
     folder = notebooks_dir or repo_root() / "notebooks"
@@ -95,8 +99,13 @@ def plan(
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.ipynb"))
         raise BadInput(f"No notebook '{name}'{nearest(name, known)} in {folder}.")
-    notebook = nbformat.read(path, as_version=4)
-    declared = declared_parameters(notebook)
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+        declared = declared_parameters(notebook)
+    except (ValueError, KeyError, TypeError, AttributeError, SyntaxError, RecursionError, ValidationError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise BadInput(f"{path} is damaged or no notebook ({why}): restore it, or save it again in Jupyter.") from None
     values = scale_parameters(scale, folder).get(name, {}) | dict(parameters or {})
     if "scale" in declared:
         values.setdefault("scale", scale)
@@ -224,8 +233,8 @@ def record(path: Path) -> dict[str, Any]:
     """What `execute` wrote into an executed notebook about its run; empty if there is none."""
     if not path.is_file():
         return {}
-    with contextlib.suppress(json.JSONDecodeError):
-        return json.loads(path.read_text())["metadata"].get("repro", {})
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return dict(json.loads(path.read_text())["metadata"].get("repro", {}))
     return {}
 
 

@@ -20,6 +20,7 @@ from repro.checkpoints import load_sae
 from repro.config import DatasetConfig, RunConfig, load_yaml
 from repro.errors import BadInput
 
+FAMILY = "damaged files"
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 
 
@@ -91,7 +92,7 @@ FILES = sorted(
 
 
 @pytest.mark.parametrize("where, name", FILES, ids=[f"{w}/{n}" for w, n in FILES])
-def test_checkpoint(where, name, tmp_path):
+def test_checkpoint(where, name, tmp_path, tally):
     x = torch.from_numpy(np.load(GOLDEN / "x.npy"))
     whole = load_sae(GOLDEN / where)
     z = whole.encode(x)
@@ -105,7 +106,9 @@ def test_checkpoint(where, name, tmp_path):
                 found = load_sae(folder)
             except BadInput as error:
                 sentence(error, name, folder.name)
+                tally.refused()
                 continue
+            tally.right()
             same_shape = found.W_dec.shape == whole.W_dec.shape
             assert same_shape, f"{kind}: other shapes and no word"
             if kind in ("grown", "empty") or name.endswith(".json"):
@@ -131,7 +134,7 @@ def stores(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", ["one", "many"])
-def test_activations(form, stores, tmp_path):
+def test_activations(form, stores, tmp_path, tally):
     source = stores[form].parent
     name_of = stores[form].name
     rows = open_store(stores[form]).select().take(50).x
@@ -147,7 +150,9 @@ def test_activations(form, stores, tmp_path):
                 store = open_store(folder / name_of, verify=True)
             except BadInput as error:
                 sentence(error, file.name, folder.name, name_of)
+                tally.refused()
                 continue
+            tally.right()
             assert torch.equal(store.select().take(50).x, rows), f"{file} {kind}: other numbers and no word"
 
 
@@ -167,7 +172,7 @@ def texts(folder):
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.csv", "a.jsonl", "a.jsonl.gz", "a.txt"])
-def test_texts(name, tmp_path):
+def test_texts(name, tmp_path, tally):
     pytest.importorskip("pandas")
     texts(tmp_path)
     data = (tmp_path / name).read_bytes()
@@ -178,7 +183,9 @@ def test_texts(name, tmp_path):
                 found = list(documents(DatasetConfig(name=str(tmp_path / name))))
             except BadInput as error:
                 sentence(error, name, "Row ")
+                tally.refused()
                 continue
+            tally.right()
             assert all(isinstance(d.text, str) and d.text.strip() for d in found)
 
 
@@ -194,18 +201,20 @@ eval_modes: [amortized]
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_config(kind, tmp_path):
+def test_config(kind, tmp_path, tally):
     file = tmp_path / "run.yaml"
     for seed in range(6):
         file.write_bytes(damaged(kind, CONFIG, seed))
         try:
             assert isinstance(load_yaml(RunConfig, file), RunConfig)
+            tally.right()
         except BadInput as error:
+            tally.refused()
             assert "\n" not in str(error) and len(str(error)) > 20
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_tables(kind, tmp_path, capsys):
+def test_tables(kind, tmp_path, capsys, tally):
     pytest.importorskip("pyarrow")
     import pandas as pd
 
@@ -221,11 +230,61 @@ def test_tables(kind, tmp_path, capsys):
             (tmp_path / name).write_bytes(damaged(kind, data, seed))
             try:
                 main([command, "--output-dir", str(tmp_path)])
+                tally.right()
             except SystemExit as stopped:
+                tally.refused()
                 assert stopped.code in (1, 2)
                 said = capsys.readouterr().err.strip().splitlines()
                 assert sum(line.startswith("repro: ") for line in said) == 1 and "Traceback" not in "".join(said)
         (tmp_path / name).write_bytes(data)
+
+
+# --- notebooks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["one.ipynb", "params/tiny.yaml"])
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_notebooks(kind, name, tmp_path, tally):
+    nbformat = pytest.importorskip("nbformat")
+    from repro.report.runner import plan, record
+
+    cells = [nbformat.v4.new_code_cell("n: int = 1", metadata={"tags": ["parameters"]}, id="first")]
+    metadata = {"repro": {"key": "k"}}
+    (tmp_path / "params").mkdir()
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata), tmp_path / "one.ipynb")
+    (tmp_path / "params" / "tiny.yaml").write_text("one: {n: 3}\ntwo:\n")
+    data = (tmp_path / name).read_bytes()
+    for seed in range(4):
+        (tmp_path / name).write_bytes(damaged(kind, data, seed))
+        assert isinstance(record(tmp_path / "one.ipynb"), dict)
+        try:
+            plan("one", notebooks_dir=tmp_path)
+        except BadInput as error:
+            assert "\n" not in str(error) and len(str(error)) > 20
+            tally.refused()
+            continue
+        tally.right()
+
+
+NEWER = {
+    "one.ipynb": b'{"nbformat": 99, "nbformat_minor": 0, "metadata": {}, "cells": []}',
+    "acts_layer0.npy": b"\x93NUMPY\x09\x00" + b"\x00" * 200,
+    "listing.parquet": b"PAR9" + b"\x00" * 100 + b"PAR9",
+}
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_files_of_a_version_that_nobody_knows_yet(name, tmp_path, tally):
+    pytest.importorskip("nbformat")
+    from repro.report.runner import plan
+    from repro.workflow.files import read_table
+
+    (tmp_path / name).write_bytes(NEWER[name])
+    read = {".ipynb": lambda p: plan("one", notebooks_dir=tmp_path), ".npy": open_store, ".parquet": read_table}
+    with pytest.raises(BadInput, match=name.replace(".", r"\.")) as refused:
+        read[Path(name).suffix](tmp_path / name)
+    assert "\n" not in str(refused.value)
+    tally.refused()
 
 
 def test_how_many():
