@@ -58,7 +58,12 @@ def run(scale: Scale) -> pd.DataFrame:
 
 
 def sweep(
-    sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions, momentum: bool = False
+    sae: SAE,
+    data: EvalData,
+    steps: Sequence[int],
+    o: EvalOptions,
+    momentum: bool = False,
+    bar: tqdm[Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows of one SAE: protocol, steps, solver, metrics and what the codes cost. lambda is calibrated once:
     as_released by the grid of nine, corrected to the encoder's L0 after 30 ISTA steps. `momentum`: FISTA's rows too.
@@ -67,9 +72,11 @@ def sweep(
     flops_per_token: 2 d m a product, so 2 d m (1 + 2 k); what is linear in d or m is left out, and so is decoding. Of
     the optimum: 2 d m a pass over the dictionary; coordinate descent inside the working set is not counted.
     ms_per_token: measured, encoder included, on blocks of the evaluation tokens.
+    bar: counts tokens; as released, corrected, with momentum, and the optimum are a pass each.
     """
-    yield from _released(sae, data, steps, o)
-    yield from _corrected(sae, data, steps, o, momentum)
+    bar = bar if bar is not None else tqdm(disable=True)
+    yield from _released(sae, data, steps, o, bar)
+    yield from _corrected(sae, data, steps, o, momentum, bar)
 
 
 def flops(passes: float, sae: SAE) -> float:
@@ -77,7 +84,9 @@ def flops(passes: float, sae: SAE) -> float:
     return passes * 2 * sae.config.d * sae.config.m
 
 
-def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) -> Iterator[dict[str, Any]]:
+def _released(
+    sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions, bar: tqdm[Any]
+) -> Iterator[dict[str, Any]]:
     from repro.evaluate.probes import norm_labels
     from repro.evaluate.released import Released
     from repro.metrics import Firing, Reconstruction, probe_metrics
@@ -92,6 +101,7 @@ def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) ->
             new: list[Any] = [Reconstruction.of(x, codes.decode(job.atoms)), Firing.of(codes)]
             sums[count] = [a + b for a, b in zip(sums[count], new)] if count in sums else new
             kept[count].append(codes)
+        bar.update(len(x))
     labels = norm_labels(tokens, job.size)
     for count in counts:
         row = {"protocol": "as_released", "steps": count, "cost": 1 + 2 * count, "lam": lam, "n_tokens": len(tokens)}
@@ -102,12 +112,12 @@ def _released(sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions) ->
 
 
 def _corrected(
-    sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions, momentum: bool
+    sae: SAE, data: EvalData, steps: Sequence[int], o: EvalOptions, momentum: bool, bar: tqdm[Any]
 ) -> Iterator[dict[str, Any]]:
     from repro.evaluate.corrected import Corrected, Way
     from repro.solvers import Lasso, solve
 
-    job = Corrected(sae, data, dataclasses.replace(o, refit=False), tqdm(disable=True))
+    job = Corrected(sae, data, dataclasses.replace(o, refit=False), bar)
     try:
         lam = job.lam("semi")
     except BadInput as error:
@@ -149,6 +159,7 @@ def _walked(job: Any, after: Any, counts: Sequence[int]) -> Iterator[dict[str, A
             sums[count].add(rows, x, sae.decode(codes, x).detach(), codes)
             if data.labelled is None:
                 kept[count].append(codes)
+        job.bar.update(len(x))
     if data.labelled is not None:
         for docs, x in data.labelled.tokens.documents(job.size, job.device):
             for count, codes in after(x, Clock()):

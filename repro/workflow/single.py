@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tqdm import tqdm
+
 from repro.errors import BadInput
 from repro.evaluate import EvalData, EvalOptions
 from repro.experiments.setup import device_of
@@ -91,7 +93,9 @@ def sweep(config: SweepConfig) -> Path:
     sae, data = _checked(config)
     out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant, "semi_amortized": {}}
     wanted = protocols(config.protocol)
-    for row in rows_of(sae, data, [0, *steps], _options(config)):
+    with tqdm(desc="sweep", unit="token", unit_scale=True, total=3 * len(data.tokens)) as bar:
+        rows = list(rows_of(sae, data, [0, *steps], _options(config), bar=bar))
+    for row in rows:
         if row["protocol"] not in wanted:
             continue
         if row["protocol"] == "corrected":
