@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import threading
 
 import language_models
 import numpy as np
@@ -234,6 +235,32 @@ def test_text_that_ends_early_is_said(config):
     rest = open_store(collect(changed(config, skip_documents=skip, max_tokens=50)))
     first = load_model(config.model, "cpu").tokenizer(TEXTS[skip]).input_ids
     assert rest.tokens.reshape(-1)[: len(first)].tolist() == first
+
+
+def test_batches_hold_sequences_of_like_lengths():
+    lengths = np.random.default_rng(0).integers(1, 17, 50)
+    batches = forward_module.plan(np.arange(16) < lengths[:, None], 8)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(50)) and [len(b) for b in batches] == [8] * 6 + [2]
+    longest, shortest = (np.array([f(lengths[b]) for b in batches]) for f in (np.max, np.min))
+    assert (shortest[:-1] >= longest[1:]).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_batch_is_written_while_the_next_is_computed(config, monkeypatch, form):
+    """The first one is not put in its place before the model has begun the second."""
+    begun, put, forward = threading.Event(), forward_module.put, forward_module.forward
+    calls = []
+
+    def watched(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            begun.set()
+        return forward(*args)
+
+    monkeypatch.setattr(collect_module, "forward", watched)
+    monkeypatch.setattr(collect_module, "put", lambda *args: (begun.wait(60) or pytest.fail("waited"), put(*args))[1])
+    collect(dataclasses.replace(config, shard_tokens=FORMS[form]))
+    assert len(calls) > 2
 
 
 class Killed(BaseException):

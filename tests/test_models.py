@@ -360,6 +360,13 @@ def test_no_cuda():
         load_model(ModelConfig(), "cuda")
 
 
+@pytest.mark.parametrize("package", ["transformers", "huggingface_hub"])
+def test_without_a_dependency(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BadInput, match=rf"{package} is not installed: pip install 'repro\[lm\]'"):
+        load_model(ModelConfig("some/lm", 0), "cpu")
+
+
 def test_the_hub_without_a_network(monkeypatch):
     from huggingface_hub import errors
 

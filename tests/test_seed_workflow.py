@@ -99,6 +99,9 @@ def test_evaluate_writes_a_row_per_checkpoint_mode_and_protocol(seed):
     assert set(COLUMNS.split()) <= set(table.columns) and len(table) == 9 * 3 * 2
     assert set(table["mode"]) == set(MODES) and set(table["protocol"]) == {"as_released", "corrected"}
     assert (table["seed"] == 42).all() and (table["n_tokens"] == 150).all()
+    tokens, given = table.attrs["tokens"], table.attrs["config"]
+    assert tokens["exclude"] == ["pad", "bos", "eos", "first"] and tokens["dropped"]["first"] > 0
+    assert given["seed"] == 42 and given["metrics"]["max_tokens"] == 150 and table.attrs["commit"]
     about = json.loads((out / "acts_layer2.json").read_text())
     special = np.isin(np.load(out / "tokens_layer2.npy"), [i for ids in about["special_ids"].values() for i in ids])
     keep = np.load(out / "acts_layer2.mask.npy") & ~special

@@ -4,6 +4,7 @@ import csv
 import gzip
 import itertools
 import json
+import sys
 
 import hub_text
 import pytest
@@ -167,6 +168,16 @@ def test_the_datasets_library(tmp_path):
         read(folder, split="validation[:5]")
     with pytest.raises(BadInput, match="no column 'topic'"):
         read(folder, label_column="topic")
+
+
+def test_without_a_dependency(tmp_path, monkeypatch):
+    path = write(tmp_path, ".parquet")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(BadInput, match=r"datasets is not installed: pip install 'repro\[lm\]'"):
+        read("ag_news")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(BadInput, match=r"Reading some.parquet needs pyarrow: pip install pyarrow"):
+        read(path)
 
 
 def test_a_hub_name_without_a_network():

@@ -15,6 +15,7 @@ from repro.errors import BadInput, TasksFailed
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
 from repro.experiments.setup import device_of
+from repro.experiments.tables import provenance
 from repro.fanout import Fanout, Task, fan_out
 from repro.lock import only_one
 from repro.workflow.files import read_table
@@ -59,7 +60,10 @@ def index(config: RunConfig) -> Path:
 
 
 def evaluate(config: RunConfig) -> Path:
-    """Write output_dir/metrics.parquet: a row a checkpoint x mode x protocol. Finished rows are kept and reused."""
+    """Write output_dir/metrics.parquet: a row a checkpoint x mode x protocol. Finished rows are kept and reused.
+
+    `attrs` of the table, as pandas reads it: the config, which tokens were left out and how many, commit and machine.
+    """
     import pandas as pd
 
     folder = Path(config.output_dir)
@@ -87,6 +91,7 @@ def evaluate(config: RunConfig) -> Path:
         out.insert(0, "name", out["path"].map(names.get))
         if "mode" in out:
             out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
+        out.attrs = {"config": dataclasses.asdict(config), "tokens": data.tokens.info, **provenance()}
         written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
         if failed:
             raise TasksFailed(
