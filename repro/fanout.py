@@ -178,7 +178,8 @@ def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
 
     left = {task.key: task for task in tasks}
     workers = how.workers if trial == 0 else ALONE
-    env = {"OMP_NUM_THREADS": str(how.threads), "NUMBA_NUM_THREADS": str(how.threads), "OMP_WAIT_POLICY": "passive"}
+    env = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"), str(how.threads)) | {"OMP_WAIT_POLICY": "passive"}
+    env["PYTHONWARNINGS"] = "ignore::UserWarning:multiprocessing.resource_tracker"  # says what killed workers left
     while left:
         before, queue = len(left), list(left.values())[::-1]
         futures: dict[Future[Outcome], str] = {}
@@ -192,10 +193,12 @@ def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
                     key, outcome = futures.pop(future), future.result()
                     del left[key]
                     yield outcome
+            pool.shutdown()
         except BrokenProcessPool:
-            pass
-        finally:
             pool.shutdown(kill_workers=True)
+        except BaseException:
+            pool.shutdown(kill_workers=True)
+            raise
         # when one worker dies, all end; what was not running yet goes on in the next pool
         dead = [key for key in left if _is_running(folder, key, trial)]
         for key in dead if dead or len(left) < before else list(left):  # workers that cannot even start
@@ -224,6 +227,8 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gener
             raise BadInput(
                 f"No dask scheduler answers at {where} ({type(refused).__name__}); check its address."
             ) from None
+        if any(threads > 1 for threads in client.nthreads().values()):  # threads and a GPU belong to a process
+            raise BadInput(f"Workers of {where} run several tasks in a process; start them with --nthreads 1.")
         names = {
             client.submit(attempt, task, how, folder.resolve(), trial, key=f"{task.key}-{trial}-{time.time_ns()}"): task
             for task in tasks

@@ -140,6 +140,15 @@ def test_settings_that_make_no_sense(given, sentence):
         Fanout(**given)
 
 
+def test_dask_workers_that_run_several_tasks_in_a_process_are_refused(tmp_path):
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+        how = Fanout("dask", scheduler=cluster.scheduler_address)
+        with pytest.raises(BadInput, match="start them with --nthreads 1"):
+            fan_out([task("write", tmp_path, "x")], how, tmp_path, progress=False)
+
+
 def test_no_cluster_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(BadInput, match="There is no Slurm here"):
