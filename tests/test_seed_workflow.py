@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 import yaml
 
-from repro.cli import main
+from repro.cli import main, parse
 from repro.config import RunConfig, load_yaml
 
 ROOT = Path(__file__).parent.parent
@@ -234,6 +235,32 @@ def test_the_examples_say_what_the_released_ones_say():
     assert evaluate.eval_modes == MODES
     assert (evaluate.semi_steps, evaluate.non_steps, evaluate.target_dense_semi_non) == (30, 200, 0.1)
     assert (evaluate.metrics.max_tokens, evaluate.metrics.probe_ks) == (50_000, (1, 2, 3, 5))
+
+
+RELEASED = """
+sae_amortization.collect_activations sae_amortization.index_checkpoints sae_amortization.run_exp5
+sae_amortization.visualize scripts/run_new_baselines.py scripts/run_semi_step_sweep.py loca_sae.train_pythia160m
+loca_sae.convert_multi_to_saebench scripts/run_loc_amt_eval.py
+"""
+
+
+def test_the_page_maps_every_released_command_to_one_that_exists(capsys):
+    page = (ROOT / "book" / "from-the-release.md").read_text()
+    found = re.findall(r"^\| `python (?:-m )?(\S+).*?` \| `repro ((?:loca )?\w+) ([^`]*)`", page, re.M)
+    assert {released for released, _, _ in found} == set(RELEASED.split())
+    for _, command, flags in found:
+        with pytest.raises(SystemExit) as stop:
+            run(*command.split(), "--help")
+        told = capsys.readouterr().out
+        assert stop.value.code == 0 and all(flag in told for flag in re.findall(r"--[\w-]+", flags))
+
+
+def test_a_device_map_comes_from_flag_and_file(tmp_path):
+    (tmp_path / "c.yaml").write_text('model: {device_map: \'{"": "cpu"}\'}')
+    _, config = parse(["collect", "--config", str(tmp_path / "c.yaml")])
+    assert config.model.device_map == '{"": "cpu"}'
+    _, config = parse(["collect", "--config", str(tmp_path / "c.yaml"), "--model.device-map", "auto"])
+    assert config.model.device_map == "auto"
 
 
 @pytest.mark.parametrize(
