@@ -149,7 +149,7 @@ def attempt(task: Task, how: Fanout, folder: Path, trial: int) -> Outcome:
         said = task.function(*task.args)
     except BadInput as error:
         return Outcome(task.key, str(error))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         lines = str(error).strip().splitlines()
         return Outcome(task.key, f"{type(error).__name__}: {lines[0] if lines else 'no message'}", again=True)
     _note(folder, task, "done", trial, seconds=round(time.time() - begin, 2))

@@ -45,6 +45,11 @@ def raises(folder, name):
     raise ValueError("this cannot be computed\nand more")
 
 
+def leaves(folder, name):
+    """End the process, as a program does that was told to."""
+    raise SystemExit(3)
+
+
 def refuses(folder, name):
     """Bad input does not get better by trying again."""
     with (Path(folder) / f"{name}.tries").open("a") as f:

@@ -39,14 +39,15 @@ def test_what_can_be_done_is_done_and_the_rest_is_reported(engine, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     tasks = [task("write", out, f"good-{i}") for i in range(3)]
-    tasks[1:1] = [task("raises", out, "bad"), task("refuses", out, "wrong")]
+    tasks[1:1] = [task("raises", out, "bad"), task("refuses", out, "wrong"), task("leaves", out, "gone")]
     failed = fan_out(tasks, Fanout(**engine, workers=2, retries=1), tmp_path, progress=False)
-    assert failed == {"bad": "ValueError: this cannot be computed", "wrong": "The file is not an SAE; give one."}
+    reasons = {"wrong": "The file is not an SAE; give one.", "gone": "SystemExit: 3"}
+    assert failed == {"bad": "ValueError: this cannot be computed"} | reasons
     assert all((out / f"good-{i}").is_file() for i in range(3))
     assert (out / "bad.tries").read_text() == "xx"  # tried again once
     assert (out / "wrong.tries").read_text() == "x"
     states = {s["name"]: s["state"] for s in status(tmp_path)}
-    assert states == {"good-0": "done", "good-1": "done", "good-2": "done", "bad": "failed", "wrong": "failed"}
+    assert states == dict.fromkeys(("good-0", "good-1", "good-2"), "done") | dict.fromkeys(failed, "failed")
 
 
 @pytest.mark.parametrize("engine", [ENGINES[0], *SLOW])

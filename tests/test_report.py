@@ -211,6 +211,25 @@ def test_the_first_notebook_prepares_and_the_others_run_side_by_side(tmp_path, m
     assert [line.split()[:3] for line in said] == [["first", "executed", "in"], ["c", "executed", "in"]]
 
 
+def test_the_report_runs_every_notebook_and_builds_no_book_of_some(monkeypatch, capsys):
+    from repro import cli
+    from repro.report import commands
+
+    asked, failed = [], {"50_comparison": "50_comparison failed in cell [2]."}
+    monkeypatch.setattr(commands, "execute_all", lambda *a, **k: asked.append((*a, k)) or failed)
+    monkeypatch.setattr(commands, "build", lambda: Path("somewhere/html"))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", "--force"])
+    assert stopped.value.code == 1
+    assert "No book was built: 50_comparison failed in cell [2]." in capsys.readouterr().err
+    ((wanted, scale, how, _, rest),) = asked
+    assert list(wanted) == list(scale_parameters("tiny")) and not any(wanted.values()) and rest == {"force": True}
+    assert scale == "tiny" and how == Fanout(workers=2, retries=0)
+    failed.clear()
+    cli.main(["report", "--workers", "4", "--engine", "dask"])
+    assert asked[1][2] == Fanout("dask", 4, retries=0) and "somewhere/html/index.html" in capsys.readouterr().out
+
+
 def test_claims_are_recomputed_by_the_notebooks_that_they_name(monkeypatch, capsys, tmp_path):
     from repro import claims, cli
     from repro.report import runner
