@@ -133,7 +133,7 @@ class RunConfig:
     scheduler: str | None = None
     """evaluate: address of a running dask scheduler (tcp://…); local = try Slurm's jobs on this machine."""
     threads: int | None = None
-    """evaluate: threads of each worker; the cores divided by the workers if not given."""
+    """evaluate: threads of each worker; cores divided by workers, at most $OMP_NUM_THREADS, if not given."""
     retries: int = 2
     """evaluate: tries after the first for a checkpoint that failed or whose worker died."""
     gpus: int = 0
