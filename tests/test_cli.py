@@ -81,6 +81,7 @@ def test_sweep(acts, tmp_path):
     assert list(result["semi_amortized"]) == ["1", "5"]
     assert set(result["semi_amortized"]["5"]) > SEED_KEYS
     assert set(result["corrected"]) == {"0", "1", "5", "certified"}
+    assert set(result["as_released"]) == {"0", "1", "5"} and result["as_released"]["5"]["L0"] > 0
 
 
 @pytest.fixture(scope="module")

@@ -103,6 +103,7 @@ def sweep(config: SweepConfig) -> Path:
             out.setdefault("corrected", {})[count] = plain(row)
             continue
         named = seed_keys(row) | {"lambda": row["lam"]}
+        out.setdefault("as_released", {})[str(row["steps"])] = plain(row)
         if row["steps"] == 0:
             out["amortized"] = named
         if row["steps"] in steps:
