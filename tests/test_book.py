@@ -1,5 +1,6 @@
 """The built book in Chromium: a small sample always, and the real one (book/_build/html) where it has been built."""
 
+import contextlib
 import functools
 import gzip
 import http.server
@@ -100,17 +101,24 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@contextlib.contextmanager
+def served(folder: Path):
+    """Address of a folder that this machine serves."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
 @pytest.fixture(scope="module", params=["sample", "real"])
 def site(request):
     """(address, folder) of a book served on this machine."""
     folder = REAL if request.param == "real" else request.getfixturevalue("sample")
     if not (folder / "index.html").is_file():
         pytest.skip("book/_build/html has not been built (make report)")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", folder
-    server.shutdown()
-    server.server_close()
+    with served(folder) as address:
+        yield address, folder
 
 
 def pages_of(folder: Path) -> list[str]:
@@ -119,15 +127,16 @@ def pages_of(folder: Path) -> list[str]:
     return [p for p in found if p not in ("search.html", "genindex.html") and not p.startswith("_")]
 
 
-def looked_at(folder: Path) -> list[str]:
-    """All pages of the real book; of the sample one of a kind, which is what takes the time."""
-    kinds = ("index.html", "how-to-read.html", "executed/sample.html", "api/solvers.html")
-    return pages_of(folder) if folder == REAL else list(kinds)
-
-
-def open_page(browser, address: str, width: int = 1440, theme: str = "light", **options):
+def open_page(browser, address: str, width: int = 1440, theme: str = "light"):
     """A page in a fresh context, and the list that collects everything it did wrong."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
+    page, wrong = watched(browser, address, width, theme)
+    go(page, address, wrong)
+    return page, wrong
+
+
+def watched(browser, address: str, width: int, theme: str):
+    """An empty page that refuses to leave the site of the address, and the list of what goes wrong on it."""
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     page, wrong = context.new_page(), []
     home = address.split("//")[0] + "//" + address.split("//")[1].split("/")[0]
     page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
@@ -140,9 +149,13 @@ def open_page(browser, address: str, width: int = 1440, theme: str = "light", **
     context.route(outside, refuse)
     page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.status}: {r.url}"))
     page.on("console", lambda m: m.type == "error" and wrong.append(f"console: {m.text}"))
+    return page, wrong
+
+
+def go(page, address: str, wrong: list[str]) -> None:
+    """Load a page and wait until it is drawn."""
     page.goto(address, wait_until="load", timeout=60_000)  # machines of continuous integration are slow
     wrong += settled(page)
-    return page, wrong
 
 
 def settled(page) -> list[str]:
@@ -157,13 +170,18 @@ def settled(page) -> list[str]:
     return complaints
 
 
-def test_every_page_stands_alone(browser, site):
-    """No request leaves the page, nothing fails, figures have traces, equations are set, nothing scrolls sideways."""
-    address, folder = site
+def problems_of(browser, address: str, names: list[str]) -> list[str]:
+    """What is wrong with pages: a request leaves, something fails, a figure has no trace, an equation or the theme is
+    not set, or the page scrolls sideways; on a desk in light and on a phone in dark.
+
+    One tab a screen goes from page to page as a reader does, so that the scripts of all are read once.
+    """
     problems = []
-    for name in looked_at(folder):
-        for width, theme in ((1440, "light"), (390, "dark")):
-            page, wrong = open_page(browser, address + name, width, theme)
+    for width, theme in ((1440, "light"), (390, "dark")):
+        page, wrong = watched(browser, address, width, theme)
+        for name in names:
+            wrong.clear()
+            go(page, address + name, wrong)
             traces = page.evaluate("[...document.querySelectorAll('.plotly-figure .plot')].map(p => p.data?.length)")
             wrong += [f"figure {i} has no trace" for i, n in enumerate(traces) if not n]
             wrong += ["equation with an error"] * page.locator("mjx-merror").count()
@@ -171,8 +189,28 @@ def test_every_page_stands_alone(browser, site):
             wrong += [f"{wide} px of sideways scroll"] if wide > 0 else []
             wrong += ["wrong theme"] if page.evaluate("document.documentElement.dataset.theme") != theme else []
             problems += [f"{name} at {width} px: {text}" for text in wrong]
-            page.context.close()
-    assert not problems, "\n".join(problems)
+        page.context.close()
+    return problems
+
+
+def test_every_kind_of_page_stands_alone(browser, sample):
+    """Opened as files. All pages of the real book: test_book_pages.py."""
+    kinds = ["index.html", "how-to-read.html", "executed/sample.html", "api/solvers.html"]
+    assert not problems_of(browser, sample.as_uri() + "/", kinds)
+
+
+def test_what_is_wrong_is_found(browser, sample):
+    broken = sample / "broken.html"
+    broken.write_text(
+        "<html data-theme=light><figure class=plotly-figure><div class=plot><svg class=main-svg></svg></div></figure>"
+        "<div style='width:9999px'>wide</div><mjx-merror></mjx-merror><img src='https://example.org/x.png'>"
+        "<script>throw Error('thrown')</script></html>"
+    )
+    found = "\n".join(problems_of(browser, sample.as_uri() + "/", ["broken.html", "index.html"]))
+    broken.unlink()
+    for sentence in ("no trace", "sideways", "equation", "request: https://example.org", "thrown", "wrong theme"):
+        assert sentence in found
+    assert "index.html" not in found
 
 
 class Silent(HTMLParser):
