@@ -10,6 +10,7 @@ from repro.evaluate import EvalOptions
 from repro.experiments import probe_draws, probes, probes_words
 from repro.experiments import probe_labels as labels
 from repro.experiments import probe_scores as ps
+from repro.metrics.absorption import AUX
 from repro.metrics.probing import probes as fitted_probes
 
 O = EvalOptions(bootstrap=50, seed=3)
@@ -74,13 +75,12 @@ def test_a_planted_latent_is_found_with_its_sign():
     for sign in (1, -1):
         q, codes, yes = planted(sign)
         row, found, drawn = probes.answer(q, lambda codes=codes: iter((codes[:100], codes[100:])), O)
-        assert [int(p.order[0]) for half in found for p in half] == [3] * 4
-        for half in found:
-            assert half[yes].f1[1] == 1 and half[yes].r_main == pytest.approx(sign, abs=1e-4)
-            assert half[1 - yes].r_main == pytest.approx(-sign, abs=1e-4)
+        assert (found.latents == 3).all()
+        for half in found.r:
+            assert half[yes] == pytest.approx(sign, abs=1e-4) and half[1 - yes] == pytest.approx(-sign, abs=1e-4)
         assert row["F1@1"] == row["F1@1_low"] == 1 and row["anticorrelated"] == 0.5 and row["F1@1_random"] < 1
-        on = np.array([[p.top[p.y == 1][:, 0].numpy() > 0] for p in found[0]])
-        assert on.mean() == 0.5  # the main latent of the other class is off on all its positives
+        positives, on = found.counts[:, 0, :, 4], found.counts[:, 0, :, 6]
+        assert on.sum() == positives.sum() / 2  # the main latent of the other class is off on all its positives
         assert row["absorption_positive"] == 0 and len(drawn["dF1"]) == 26
 
 
@@ -98,12 +98,25 @@ def noise(seed, n_docs, tokens, m, rates, share=0.3):
 def test_both_halves_are_scored_by_the_probes_of_the_other():
     q, (codes, _) = noise(1, 40, 8, 20, (0.1, 0.5))
     row, found, _ = probes.answer(q, lambda: iter((codes,)), O)
+    first, second = (fitted_probes(lambda: iter((codes,)), list(q.ys), (1, 2), half)[0] for half in (q.train, ~q.train))
     for k in (1, 2):
         said = np.zeros(320)
-        said[~q.train], said[q.train] = found[0][0].predicted[k], found[1][0].predicted[k]
+        said[~q.train], said[q.train] = first.predicted[k], second.predicted[k]
         assert row[f"F1@{k}"] == pytest.approx(ps.f1_score(q.ys[0].numpy(), said))
     r = [np.corrcoef(codes.to_dense()[half].T.numpy(), q.ys[0][half])[-1, :-1] for half in (q.train, ~q.train)]
-    assert [int(np.abs(each).argmax()) for each in r] == [int(half[0].order[0]) for half in found]
+    assert [int(np.abs(each).argmax()) for each in r] == found.latents[:, 0].tolist()
+    assert [each[np.abs(each).argmax()] for each in r] == pytest.approx(found.r[:, 0], abs=1e-4)
+
+
+def totals(found):
+    """`Crossed.counts` from the library's probes."""
+    out = np.zeros((len(found), 7 + AUX))
+    for c, p in enumerate(found):
+        yes, on = p.y == 1, (p.top[:, : 1 + AUX] > 0).numpy()
+        columns = [side for k in (1, 2) for side in (yes & (p.predicted[k] == 1), p.y != p.predicted[k])]
+        columns += [yes, yes & ~on[:, 0] & on[:, 1:].any(1), *(yes & on[:, j] for j in range(on.shape[1]))]
+        out[c, : len(columns)] = [column.sum() for column in columns]
+    return out
 
 
 @pytest.mark.parametrize("tokens, rates", [(1, (0.3, 0.9)), (9, (0.0, 0.2))])
@@ -112,16 +125,16 @@ def test_a_draw_is_what_repeated_documents_give(tokens, rates):
     q, (codes, _) = noise(2, 30, tokens, 15, rates, 0.5)
     docs, train = q.docs.numpy(), q.train.numpy()
     weights = probe_draws.weights_of(docs, train, 3, 5)
-    assert (weights[:, ::2].sum(1) == 15).all() and (weights.sum(1) == 30).all()
-    drawn = probe_draws.redrawn(lambda: iter((codes[:7], codes[7:])), q.ys, q.docs, q.train, 3, 5)
-    for w, mine in zip(weights, drawn):
+    assert (weights[:, ::2].sum(1) == 15).all() and (weights.sum(1) == 30).all() and (weights[0] == 1).all()
+    drawn = probe_draws.crossed(lambda: iter((codes[:7], codes[7:])), q.ys, q.docs, q.train, 3, 5).counts
+    for w, mine in zip(weights, drawn.swapaxes(0, 1), strict=True):
         rows = torch.from_numpy(np.repeat(np.arange(len(docs)), w[docs].astype(int)))
         again = codes[rows]
         truth = [
-            ps.totals(fitted_probes(lambda again=again: iter((again,)), [q.ys[0][rows]], (1, 2), half[rows]))
+            totals(fitted_probes(lambda again=again: iter((again,)), [q.ys[0][rows]], (1, 2), half[rows]))
             for half in (q.train, ~q.train)
         ]
-        assert mine == pytest.approx(sum(truth))
+        assert mine == pytest.approx(np.array(truth))
 
 
 def test_regressions_are_scikit_learns_even_where_classes_are_apart():

@@ -7,6 +7,7 @@ documents of both halves, orders the latents and fits the probes on one half, sc
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +42,7 @@ def by_latent(blocks: Blocks) -> csc_array:
 
 
 def weights_of(number: np.ndarray, train: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each document is drawn, [resamples, documents]; each half keeps its size.
+    """How often each document is drawn, [1 + resamples, documents], first once each; every half keeps its size.
 
     number [n] is the document of each row, 0, 1, …; train [n] says which half it is in. The same seed draws the same
     documents, so that differences between codes are paired.
@@ -49,36 +50,50 @@ def weights_of(number: np.ndarray, train: np.ndarray, resamples: int, seed: int)
     first = np.zeros(int(number.max()) + 1, bool)
     first[number[train]] = True
     rng = np.random.default_rng(seed)
-    out = np.zeros((resamples, len(first)))
+    out = np.ones((1 + resamples, len(first)))
     for half in (first, ~first):
         size = int(half.sum())
-        out[:, half] = rng.multinomial(size, np.full(size, 1 / size), resamples)
+        out[1:, half] = rng.multinomial(size, np.full(size, 1 / size), resamples)
     return out
 
 
-def redrawn(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: int, seed: int) -> np.ndarray:
-    """Totals of `probe_scores.totals` over both halves in each resample, [resamples, C, 7 + AUX].
+@dataclass(frozen=True)
+class Crossed:
+    """Probes of C classes, picked and fitted on one half of the documents and counted on the other; both ways."""
+
+    latents: np.ndarray
+    """Main latents that each half picks, [2, C]."""
+    r: np.ndarray
+    """Their correlation with the class there, [2, C]."""
+    counts: np.ndarray
+    """[2, 1 + resamples, C, 7 + AUX], of the documents and then of resampled ones: true positives and errors with one
+    latent, with two, positives, absorbed positives, positives with the main latent on, and with each relative on."""
+
+
+def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: int, seed: int) -> Crossed:
+    """Probes of the documents and of `resamples` resamples of them.
 
     blocks: codes of n rows; ys [C, n] answers; docs [n]; train [n] bool, all rows of a document in one half.
     """
     z, half = by_latent(blocks), train.numpy()
     number = np.unique(docs.numpy(), return_inverse=True)[1]
     weights = weights_of(number, half, resamples, seed)
-    out = np.zeros((resamples, len(ys), 7 + AUX))
-    for fit in (half, ~half):
+    out = Crossed(*(np.zeros((2, len(ys)), t) for t in (int, float)), np.zeros((2, len(weights), len(ys), 7 + AUX)))
+    for h, fit in enumerate((half, ~half)):
         seen = np.unique(number[fit])
         sums = _Sums(z[fit], np.searchsorted(seen, number[fit]), weights[:, seen])
         fitted, scored = z[fit], z[~fit]
         w_fit, w_test = (torch.from_numpy(weights[:, number[side]]).float() for side in (fit, ~fit))
         for c, y in enumerate(ys.numpy()):
-            picks = sums.picks(y[fit])
+            picks, r = sums.picks(y[fit])
+            out.latents[h, c], out.r[h, c] = picks[0, 0], r[0]
             size = max(1, ELEMENTS // (len(y) * (1 + AUX)))
-            for start in range(0, resamples, size):
+            for start in range(0, len(weights), size):
                 part = slice(start, start + size)
                 wanted, at = np.unique(picks[part], return_inverse=True)
                 at = torch.from_numpy(at.reshape(-1, 1 + AUX))
                 columns = [torch.from_numpy(side[:, wanted].toarray()).T for side in (fitted, scored)]
-                out[part, c] += counted(*columns, at, y[fit], y[~fit], w_fit[part], w_test[part])
+                out.counts[h, part, c] = counted(*columns, at, y[fit], y[~fit], w_fit[part], w_test[part])
     return out
 
 
@@ -103,8 +118,8 @@ class _Sums:
         found: np.ndarray = (group @ z[:, part]).toarray()
         return found
 
-    def picks(self, y: np.ndarray) -> np.ndarray:
-        """The 1 + AUX latents of largest |r| with the label y [n] in each draw, [draws, 1 + AUX] (`Moments.order`)."""
+    def picks(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The 1 + AUX latents of largest |r| with y [n] in each draw (`Moments.order`), and r of the first."""
         p = (self._of(y) / self.n)[:, None]
         best_r, best = np.empty((len(p), 0)), np.empty((len(p), 0), int)
         for part, (sum_z, sum_zz) in zip(self.parts, self.moments, strict=True):
@@ -112,18 +127,18 @@ class _Sums:
             std = np.sqrt(np.maximum(sum_zz / self.n[:, None] - mean**2, 0))
             covariance = self.weights @ self._by_document(self.z, part, y) / self.n[:, None] - mean * p
             scaled = std / (std + 1e-6)
-            r = np.abs(covariance / (std + 1e-6) / (scaled * (np.sqrt(p * (1 - p)) + 1e-6) + 1e-6)).round(12)
+            r = (covariance / (std + 1e-6) / (scaled * (np.sqrt(p * (1 - p)) + 1e-6) + 1e-6)).round(12)
             best_r = np.concatenate([best_r, r], 1)
             best = np.concatenate([best, np.tile(np.arange(part.start, part.start + r.shape[1]), (len(p), 1))], 1)
-            top = np.argsort(-best_r, axis=1, kind="stable")[:, : 1 + AUX]
+            top = np.argsort(-np.abs(best_r), axis=1, kind="stable")[:, : 1 + AUX]
             best_r, best = np.take_along_axis(best_r, top, 1), np.take_along_axis(best, top, 1)
-        return best
+        return best, best_r[:, 0]
 
 
 def counted(
     fitted: Tensor, scored: Tensor, at: Tensor, y_fit: np.ndarray, y_test: np.ndarray, w_fit: Tensor, w_test: Tensor
 ) -> np.ndarray:
-    """Columns of `totals` in each draw, [b, 7 + AUX]: probes fitted on one half of the rows, counted on the other.
+    """Columns of `Crossed.counts` in each draw, [b, 7 + AUX]: fitted on some rows, counted on the others.
 
     fitted, scored: latents x rows of both halves; at [b, 1 + AUX]: which of the latents a draw picks; w_*: [b, rows].
     """

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from repro.evaluate.controls import random_directions
-from repro.metrics.absorption import AUX
-from repro.metrics.probing import Probe, f1_score
+from repro.metrics.probing import f1_score
 
 DENSE_C = 0.03  # inverse of the ridge penalty of the dense probe, on standardised activations
 METRICS = ("F1@1", "F1@2", "dF1", "absorption", "absorption_null", "excess")
@@ -65,23 +63,8 @@ def references(x: Tensor, ys: Tensor, train: Tensor, seed: int, draws: int = 5) 
     return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}
 
 
-def totals(found: Sequence[Probe]) -> np.ndarray:
-    """Counts on the test rows, [C, 7 + AUX]: all that F1, ΔF1, absorption and its null are made of.
-
-    Columns: true positives and errors with one latent, with two, positives, absorbed positives, positives with the main
-    latent on, and with each relative on. `probe_draws.redrawn` gives the same of resampled documents.
-    """
-    out = np.zeros((len(found), 7 + AUX))
-    for c, p in enumerate(found):
-        yes, on = p.y == 1, (p.top[:, : 1 + AUX] > 0).numpy()
-        columns = [side for k in (1, 2) for side in (yes & (p.predicted[k] == 1), p.y != p.predicted[k])]
-        columns += [yes, yes & ~on[:, 0] & on[:, 1:].any(1), *(yes & on[:, j] for j in range(on.shape[1]))]
-        out[c, : len(columns)] = [column.sum() for column in columns]
-    return out
-
-
 def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """METRICS from counts [b, C, 7 + AUX] (`totals`), mean over the classes, [b]; excess = absorption − its null."""
+    """METRICS from counts [b, C, 7 + AUX] (`Crossed`), mean over the classes, [b]; excess = absorption − its null."""
 
     def f1(hits: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         return np.where(hits > 0, 2 * hits / np.maximum(2 * hits + wrong, 1), 0.0)
@@ -106,10 +89,9 @@ def with_interval(draws: dict[str, np.ndarray]) -> dict[str, float]:
     return out
 
 
-def signs(found: Sequence[Probe], counts: np.ndarray) -> dict[str, float]:
+def signs(r: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """r_main, mean over classes; the share of classes whose main latent is anti-correlated with them; absorption
-    without those, where an off main latent says nothing (NaN if none is left). counts [C, 7 + AUX]: `totals`."""
-    r = np.array([p.r_main for p in found])
+    without those, where an off main latent says nothing (NaN if none is left). r [C], counts [C, 7 + AUX]."""
     kept = scores(counts[None, r > 0]) if (r > 0).any() else None
     nan = float("nan")
     return {

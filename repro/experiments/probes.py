@@ -20,12 +20,12 @@ from repro.evaluate.corrected import Corrected, Way
 from repro.evaluate.probes import norm_labels
 from repro.evaluate.stream import KeptCodes
 from repro.experiments import probe_scores as ps
-from repro.experiments.probe_draws import redrawn
+from repro.experiments.probe_draws import Crossed, crossed
 from repro.experiments.probe_labels import Question, probe_text, questions
 from repro.experiments.setup import Prepared, options, prepare
 from repro.experiments.tables import save_table
 from repro.metrics import pool
-from repro.metrics.probing import Blocks, Probe, probes
+from repro.metrics.probing import Blocks
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,9 +85,9 @@ def run(scale: Scale) -> pd.DataFrame:
                     draws[q.label, mode].append(drawn)
                     classes += [
                         where
-                        | {"label": q.label, "class": name, "half": half, "latent": int(p.order[0]), "r_main": p.r_main}
-                        for half, each in enumerate(found)
-                        for name, p in zip(q.names, each, strict=True)
+                        | {"label": q.label, "class": q.names[c], "half": h}
+                        | {"latent": int(found.latents[h, c]), "r_main": float(found.r[h, c])}
+                        for h, c in np.ndindex(found.r.shape)
                     ]
                 bar.update()
     rows += released(scale, ready)
@@ -136,18 +136,14 @@ class Codes:
         return blocks
 
 
-def answer(
-    q: Question, blocks: Blocks, o: EvalOptions
-) -> tuple[dict[str, float], list[list[Probe]], dict[str, np.ndarray]]:
+def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float], Crossed, dict[str, np.ndarray]]:
     """One row of metrics with intervals, the probes that each half of the documents picked, and the draws.
 
     Cross-fitted: latents picked and probes fitted on one half are scored on the other, and the other way round; every
     draw does both, so there are half as many as `bootstrap` says.
     """
-    found = [probes(blocks, list(q.ys), (1, 2), fit) for fit in (q.train, ~q.train)]
-    counts = [ps.totals(each) for each in found]
-    again = redrawn(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
-    drawn = ps.scores(np.concatenate([sum(counts)[None], again]))
+    found = crossed(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
+    drawn = ps.scores(found.counts.sum(0))
     fired, start = None, 0
     for block in blocks():
         here = ops.firing_stats(block[q.train[start : start + len(block)].to(block.values.device)]).fired
@@ -156,7 +152,7 @@ def answer(
     assert fired is not None
     latents = ps.some_latents(fired, len(q.names), o.seed).to(fired.device)
     columns = torch.cat([block.columns(latents).clamp(min=0).cpu() for block in blocks()])
-    row = ps.with_interval(drawn) | ps.signs([p for each in found for p in each], np.concatenate(counts))
+    row = ps.with_interval(drawn) | ps.signs(found.r.ravel(), np.concatenate(found.counts[:, 0]))
     return row | {"F1@1_random": ps.random_latents(columns, q.ys, q.train)}, found, drawn
 
 
