@@ -279,7 +279,7 @@ def _open_shards(folder: Path, verify: bool) -> ActivationStore:
 def _map(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # numpy parses a header as Python, and says so in many ways
         raise BadInput(
             f"{path} is not a complete .npy file ({' '.join(str(error).split())}): write it again."
         ) from None

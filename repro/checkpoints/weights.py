@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.errors import BadInput
+from repro.errors import BadInput, exhausted
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 INTS = ("int64", "int32", "int16", "uint8")
@@ -87,7 +87,9 @@ class Weights:
                 f"{self.path} holds Python objects beside tensors, and opening those could run code: "
                 "save only the state_dict() with torch.save and load that."
             ) from None
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:  # what is no pickle may look like any sequence of its operations
+            if exhausted(error):
+                raise
             raise CheckpointError(
                 f"{self.path} is not a complete PyTorch file ({_first_line(error)}); download or save it again."
             ) from None

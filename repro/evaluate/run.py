@@ -65,6 +65,9 @@ def evaluate_sae(
             undefined = [name for name in ("NMSE", "L0", "dead_rate") if not math.isfinite(row.get(name) or 0)]
             if undefined and "note" not in row:
                 row["note"] = f"{', '.join(undefined)} is not defined on these activations: they are all 0."
+            missing = [k for k in ("F1@1", "F1@2", "dF1", "absorption") if not math.isfinite(row.get(k) or 0)]
+            if missing and "note" not in row:
+                row["note"] = f"No {', '.join(missing)}: that takes both labels in both halves, and latents that fire."
             yield {
                 "variant": sae.name,
                 "sparsity": sae.source.sparsity,

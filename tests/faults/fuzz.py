@@ -69,8 +69,9 @@ def places(folder):
     found = [(folder / "plain" / name, read) for name, read in READERS.items()]
     for source in sorted({p.parent for p in GOLDEN.rglob("expected*.npz")} - {GOLDEN}):
         copy = folder / "sae" / source.relative_to(GOLDEN)
-        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("expected*"), copy_function=shutil.copyfile)
-        copy.chmod(0o755)
+        shutil.copytree(source, copy, ignore=shutil.ignore_patterns("expected*"), dirs_exist_ok=True)
+        for path in (copy, *copy.rglob("*")):
+            path.chmod(0o755)
         for file in sorted(p for p in copy.iterdir() if p.is_file() and p.stat().st_size < LARGEST):
             found.append((file, lambda path: repro.checkpoints.load_sae(path.parent)))
     return found[:256]

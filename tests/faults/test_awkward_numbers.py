@@ -9,6 +9,7 @@ from repro.errors import BadInput
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_sae
 from repro.variants import VARIANTS
 
+FAMILY = "awkward numbers"
 D, M, N = 6, 14, 60
 
 
@@ -41,11 +42,12 @@ def rows(made, x, labels=None):
 
 
 def honest(found):
-    """Every row has its main numbers, or a note."""
+    """Every row has its main numbers and those of its probes, or a note."""
     assert found
     for row in found:
         main = [row.get(name) for name in ("NMSE", "L0", "dead_rate")]
-        if any(v is None or not math.isfinite(v) for v in main):
+        probes = [row[name] for name in ("F1@1", "F1@2", "dF1", "absorption") if name in row]
+        if any(v is None or not math.isfinite(v) for v in main + probes):
             assert row.get("note"), row
     return found
 
@@ -118,3 +120,4 @@ def test_labels_of_one_class(labels):
         for name in ("F1@1", "dF1", "absorption"):
             if name in row and not math.isfinite(row[name]):
                 assert row["protocol"] == "corrected"  # no probe can be fitted, and none is made up
+                assert name in row["note"]

@@ -287,6 +287,20 @@ def test_files_of_a_version_that_nobody_knows_yet(name, tmp_path, tally):
     tally.refused()
 
 
+FOUND = Path(__file__).parent / "found"
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in FOUND.iterdir()))
+def test_what_fuzzing_found(name, tmp_path, tally):
+    """Inputs that once ended in a traceback (fuzz.py); the name says what they replace: KIND.FILE."""
+    target = tmp_path / name.split(".", 1)[1]
+    shutil.copyfile(FOUND / name, target)
+    with pytest.raises(BadInput) as refused:
+        open_store(target) if target.suffix == ".npy" else load_sae(target)
+    sentence(refused.value, target.name)
+    tally.refused()
+
+
 def test_how_many():
     checkpoints = len(FILES) * len(DAMAGE) * 2
     assert checkpoints + 5 * len(DAMAGE) * 3 + len(DAMAGE) * (6 + 4) >= 200

@@ -16,6 +16,7 @@ from repro.activations import drafts
 from repro.activations.store import open_store
 
 pytest.importorskip("transformers")
+FAMILY = "full disk, size limit, read-only disk"
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from repro.checkpoints import load_sae
 from repro.config import RunConfig, load_yaml
 from repro.errors import BadInput
 
+FAMILY = "hostile input"
 CONFIG = {"trainer": {"dict_class": "AutoEncoderTopK", "activation_dim": 4, "dict_size": 8, "k": 2}}
 
 
@@ -174,3 +175,77 @@ def test_notebook_parameters_are_never_run(value, tmp_path, capsys):
             ["notebook", "70_performance", "-p", "seed", value.replace("{mark}", str(mark)), "--out-dir", str(tmp_path)]
         )
     assert stopped.value.code in (1, 2) and not mark.exists()
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../../../../etc/passwd", "secret.txt"])
+def test_an_index_that_leads_elsewhere_gives_a_reason_and_not_what_lies_there(path, tmp_path, tally):
+    pytest.importorskip("pyarrow")
+    import pandas as pd
+
+    from repro.cli import main
+
+    (tmp_path / "secret.txt").write_text("root: word of honour\n")
+    listing = pd.DataFrame({"variant": ["topk"], "path": [path]})
+    listing.to_parquet(tmp_path / "checkpoint_index.parquet")
+    np.save(tmp_path / "acts_layer0.npy", np.ones((40, 4), "float32"))
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        main(["evaluate", "--output-dir", str(tmp_path)])
+    finally:
+        os.chdir(before)
+    (row,) = pd.read_parquet(tmp_path / "metrics.parquet").to_dict("records")
+    assert row["note"] and "root:" not in str(row) and "NMSE" not in row
+    tally.refused()
+
+
+PAGE = f"""import pandas as pd
+from repro.report import theme
+from repro.workflow import figures
+theme.use_theme()
+rows = [
+    dict(variant={EVIL!r}, trainer=0, step=s, sparsity=8.0, mode=m, protocol="corrected", NMSE=0.1 * s, L0=8.0)
+    for s in (1, 2) for m in ("amortized", "semi")
+]
+table = figures.with_steps(pd.DataFrame(rows).assign(dead_rate=0.1))
+[theme.caption(figure, {EVIL!r}) for _, figure in figures.draw(table)][0]"""
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_names_and_texts_of_the_book_are_text_in_a_browser(tmp_path):
+    """The page is built the way the real book is, and opened in Chromium."""
+    import shutil
+
+    nbformat = pytest.importorskip("nbformat")
+    browser = shutil.which("chromium")
+    if browser is None:
+        pytest.skip("no chromium (apt-get install chromium)")
+    import runs
+    from playwright.sync_api import sync_playwright
+
+    from repro.report.book import build
+    from repro.report.runner import execute
+
+    evil = EVIL.replace("alert(", "window.harmed=(")
+    cells = [PAGE.replace("alert(", "window.harmed=("), f"table.assign(text={evil!r}).set_index('variant')"]
+    (tmp_path / "notebooks" / "params").mkdir(parents=True)
+    (tmp_path / "notebooks" / "params" / "tiny.yaml").write_text("a:\n")
+    made = [nbformat.v4.new_markdown_cell("# A page"), *map(nbformat.v4.new_code_cell, cells)]
+    nbformat.write(nbformat.v4.new_notebook(cells=made), tmp_path / "notebooks" / "a.ipynb")
+    shutil.copyfile(tmp_path / "notebooks" / "a.ipynb", tmp_path / "notebooks" / "b.ipynb")
+    runs.checkout(tmp_path, tmp_path / "out")
+    book = tmp_path / "out" / "book"
+    for name in "ab":
+        execute(name, notebooks_dir=tmp_path / "notebooks", out_dir=book / "executed")
+    html = build(book)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
+        page = chromium.new_page()
+        page.goto((html / "executed" / "a.html").as_uri())
+        page.wait_for_timeout(2000)
+        assert page.evaluate("window.harmed") is None
+        assert page.locator("img[src='x']").count() == 0
+        assert "<img src=x" in page.locator("table.dataframe").first.inner_text()
+        assert "<img src=x" in page.locator("figcaption").first.inner_text()
+        chromium.close()
