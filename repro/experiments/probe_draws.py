@@ -78,7 +78,8 @@ def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: 
     z, half = by_latent(blocks), train.numpy()
     number = np.unique(docs.numpy(), return_inverse=True)[1]
     weights = weights_of(number, half, resamples, seed)
-    out = Crossed(*(np.zeros((2, len(ys)), t) for t in (int, float)), np.zeros((2, len(weights), len(ys), 7 + AUX)))
+    counts = np.zeros((2, len(weights), len(ys), 7 + AUX))
+    out = Crossed(np.zeros((2, len(ys)), int), np.zeros((2, len(ys))), counts)
     for h, fit in enumerate((half, ~half)):
         seen = np.unique(number[fit])
         sums = _Sums(z[fit], np.searchsorted(seen, number[fit]), weights[:, seen])
@@ -91,9 +92,9 @@ def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: 
             for start in range(0, len(weights), size):
                 part = slice(start, start + size)
                 wanted, at = np.unique(picks[part], return_inverse=True)
-                at = torch.from_numpy(at.reshape(-1, 1 + AUX))
-                columns = [torch.from_numpy(side[:, wanted].toarray()).T for side in (fitted, scored)]
-                out.counts[h, part, c] = counted(*columns, at, y[fit], y[~fit], w_fit[part], w_test[part])
+                ours, theirs = (torch.from_numpy(side[:, wanted].toarray()).T for side in (fitted, scored))
+                where = torch.from_numpy(at.reshape(-1, 1 + AUX))
+                counts[h, part, c] = counted(ours, theirs, where, y[fit], y[~fit], w_fit[part], w_test[part])
     return out
 
 
