@@ -128,13 +128,16 @@ def execute_both(folder, out):
 
 def checkout(shared, out):
     """A checkout of its own with two small notebooks and a book of three pages."""
-    root, book = repo_root(), out / "book"
-    shutil.copytree(root / "repro", out / "repro")
+    root, book, source = repo_root(), out / "book", shared / "source"
+    if not source.exists():  # what others change in the meantime changes no run
+        for name in ("repro", "book/_static"):
+            shutil.copytree(root / name, source / name)
+        for name in ("book/_config.yml", "book/favicon.svg"):
+            shutil.copyfile(root / name, source / name)
+    shutil.copytree(source, out)
     shutil.copytree(shared / "notebooks", out / "notebooks")
-    book.mkdir()
     (out / "data").symlink_to(root / "data")
-    for name in ("_config.yml", "_static", "vendor", "favicon.svg"):
-        (book / name).symlink_to(root / "book" / name)
+    (book / "vendor").symlink_to(root / "book" / "vendor")
     (book / "index.md").write_text("# A small book\n\nOf two notebooks.\n")
     (book / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters: [{file: executed/a}, {file: executed/b}]\n")
     return [out]
@@ -212,7 +215,11 @@ def _content(path):
         return [_without_clock(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix == ".ipynb":
         cells = nbformat.read(path, 4).cells
-        return [(c.source, [o.get("text") for o in c.get("outputs", [])]) for c in cells if "injected" not in str(c)]
+        return [
+            (c.source, "".join(o.get("text", "?") for o in c.get("outputs", [])))
+            for c in cells
+            if "injected" not in str(c)
+        ]
     if path.suffix == ".parquet":
         table = pd.read_parquet(path).drop(columns=list(CLOCK), errors="ignore")
         return list(table), pd.util.hash_pandas_object(table.astype(str)).tolist()

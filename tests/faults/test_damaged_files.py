@@ -290,13 +290,21 @@ def test_files_of_a_version_that_nobody_knows_yet(name, tmp_path, tally):
 FOUND = Path(__file__).parent / "found"
 
 
+def reader(suffix):
+    from repro.report.runner import plan
+    from repro.workflow.files import read_table
+
+    notebook = lambda path: plan(path.stem, notebooks_dir=path.parent)  # noqa: E731
+    return {".npy": open_store, ".parquet": read_table, ".ipynb": notebook}.get(suffix, load_sae)
+
+
 @pytest.mark.parametrize("name", sorted(p.name for p in FOUND.iterdir()))
 def test_what_fuzzing_found(name, tmp_path, tally):
-    """Inputs that once ended in a traceback (fuzz.py); the name says what they replace: KIND.FILE."""
-    target = tmp_path / name.split(".", 1)[1]
+    """Inputs that once ended in a traceback (fuzz.py); the name says what they replace: KIND.FILE.bin."""
+    target = tmp_path / name.split(".", 1)[1].removesuffix(".bin")
     shutil.copyfile(FOUND / name, target)
     with pytest.raises(BadInput) as refused:
-        open_store(target) if target.suffix == ".npy" else load_sae(target)
+        reader(target.suffix)(target)
     sentence(refused.value, target.name)
     tally.refused()
 
