@@ -17,7 +17,7 @@ COUNTED = "faults"
 
 
 class Tally:
-    """Cases of one test; a test that says nothing was one case that ended right."""
+    """Cases of one test; a test that says nothing was one case that ended as its module says."""
 
     def __init__(self, family):
         self.family, self.counts = family, collections.Counter()
@@ -36,7 +36,8 @@ def tally(request):
     """Counts cases within a test."""
     tally = Tally(getattr(request.module, "FAMILY", request.module.__name__))
     yield tally
-    request.node.user_properties.append((COUNTED, (tally.family, dict(tally.counts or {"right": 1}))))
+    counts = dict(tally.counts) or {getattr(request.module, "ENDS", "right"): 1}
+    request.node.user_properties.append((COUNTED, (tally.family, counts)))
 
 
 def pytest_addoption(parser):

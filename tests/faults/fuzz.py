@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import traceback
+import zipfile
 from pathlib import Path
 
 import atheris
@@ -30,6 +31,7 @@ from repro.config import DatasetConfig, RunConfig
 from repro.errors import BadInput
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
+CORPUS = Path(__file__).with_name("corpus.zip")  # what earlier runs covered: the files of their FOLDER/corpus
 LARGEST = 64_000
 
 
@@ -87,6 +89,8 @@ def main(folder, seconds):
     whole = [path.read_bytes() for path, _ in files]
     for i, data in enumerate(whole):
         (seeds / f"{i:03d}").write_bytes(bytes([i]) + data)
+    if CORPUS.is_file():
+        zipfile.ZipFile(CORPUS).extractall(seeds)
     kinds = set()
 
     def one(data):

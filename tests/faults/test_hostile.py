@@ -17,7 +17,7 @@ from repro.checkpoints import load_sae
 from repro.config import RunConfig, load_yaml
 from repro.errors import BadInput
 
-FAMILY = "hostile input"
+FAMILY, ENDS = "hostile input", "refused"
 CONFIG = {"trainer": {"dict_class": "AutoEncoderTopK", "activation_dim": 4, "dict_size": 8, "k": 2}}
 
 
@@ -148,7 +148,8 @@ def test_a_manifest_that_leads_out_of_its_folder(name, tmp_path):
 EVIL = "<img src=x onerror=alert(1)><script>alert(2)</script>"
 
 
-def test_names_of_checkpoints_are_text_in_figures_and_tables(tmp_path):
+def test_names_of_checkpoints_are_text_in_figures_and_tables(tmp_path, tally):
+    tally.right()
     pytest.importorskip("plotly")
     import pandas as pd
 
@@ -213,7 +214,7 @@ table = figures.with_steps(pd.DataFrame(rows).assign(dead_rate=0.1))
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_names_and_texts_of_the_book_are_text_in_a_browser(tmp_path):
+def test_names_and_texts_of_the_book_are_text_in_a_browser(tmp_path, tally):
     """The page is built the way the real book is, and opened in Chromium."""
     import shutil
 
@@ -249,3 +250,4 @@ def test_names_and_texts_of_the_book_are_text_in_a_browser(tmp_path):
         assert "<img src=x" in page.locator("table.dataframe").first.inner_text()
         assert "<img src=x" in page.locator("figcaption").first.inner_text()
         chromium.close()
+    tally.right()
