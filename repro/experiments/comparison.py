@@ -180,7 +180,7 @@ def density_figure(table: pd.DataFrame) -> Figure:
     from repro.report.theme import MODE_COLORS, MODE_SYMBOLS, caption
 
     figure = go.Figure()
-    for (protocol, mode), part in groups(table, "protocol", "mode"):
+    for (protocol, mode), part in groups(table[table["mode"].isin(MODE_COLORS)], "protocol", "mode"):  # no controls
         released = protocol == "as_released"
         figure.add_trace(
             go.Scatter(
