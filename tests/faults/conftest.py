@@ -34,10 +34,11 @@ class Tally:
 @pytest.fixture(autouse=True)
 def tally(request):
     """Counts cases within a test."""
-    tally = Tally(getattr(request.module, "FAMILY", request.module.__name__))
+    tally = Tally(getattr(request.module, "FAMILY", None))
     yield tally
     counts = dict(tally.counts) or {getattr(request.module, "ENDS", "right"): 1}
-    request.node.user_properties.append((COUNTED, (tally.family, counts)))
+    if tally.family is not None:
+        request.node.user_properties.append((COUNTED, (tally.family, counts)))
 
 
 def pytest_addoption(parser):
