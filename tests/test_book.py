@@ -14,19 +14,10 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from chromium import CHROMIUM, FLAGS
 
 from repro.config import repo_root
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 REAL = repo_root() / "book" / "_build" / "html"
 
 pytestmark = [

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,20 +12,11 @@ import urllib.request
 
 import nbformat
 import pytest
+from chromium import CHROMIUM, FLAGS
 
 from repro.config import repo_root
 from repro.report.kernel import own_kernel
 
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 NANO = {
     "train_tokens": 6000,
     "eval_tokens": 300,
