@@ -138,6 +138,8 @@ class RunConfig:
     """evaluate: tries after the first for a checkpoint that failed or whose worker died."""
     gpus: int = 0
     """evaluate: GPUs of each host; every worker takes one."""
+    minutes: int = 240
+    """evaluate with slurm: time limit of a job."""
     shard_tokens: int | None = None
     """collect: tokens a file of a folder acts_layer{L}/ of safetensors shards; one .npy if not given."""
     verify: bool = False

@@ -126,7 +126,15 @@ def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str
     Each leaves its rows in output_dir/rows, where the table is put together afterwards; returns {path: reason} of
     those that failed every time.
     """
-    how = Fanout(config.engine, config.workers, config.scheduler, config.threads, config.retries, config.gpus)
+    how = Fanout(
+        config.engine,
+        config.workers,
+        config.scheduler,
+        config.threads,
+        config.retries,
+        config.gpus,
+        config.minutes,
+    )
     folder = Path(config.output_dir)
     tasks = [Task(digest(entry), _named(entry), evaluate_entry, (entry, config)) for entry in entries]
     failed = fan_out(tasks, how, folder)
