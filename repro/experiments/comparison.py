@@ -98,9 +98,9 @@ def findings(table: pd.DataFrame) -> str:
     def at(protocol: str, mode: str, metric: str) -> float:
         return float(mean.loc[(protocol, mode), metric])
 
-    d, m = int(table["d"].iloc[0]), int(table["m"].iloc[0])
+    d, m, n = int(table["d"].iloc[0]), int(table["m"].iloc[0]), len(table.groupby(["variant", "sparsity"]))
     return (
-        f"Mean over SAEs. **As released**, semi-amortized inference takes NMSE from "
+        f"Mean over {n} SAE{'s' * (n > 1)}. **As released**, semi-amortized inference takes NMSE from "
         f"{at('as_released', 'amortized', 'NMSE'):.3g} to {at('as_released', 'semi', 'NMSE'):.3g}, with "
         f"{at('as_released', 'semi', 'L0'):.0f} nonzeros a token of {m:,} latents (an optimum has at most d = {d}); "
         f"dead latents go from {at('as_released', 'amortized', 'dead_rate'):.1%} to "

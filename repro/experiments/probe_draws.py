@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from repro.metrics.absorption import AUX
+from repro.metrics.firing import correlation
 from repro.metrics.probing import Blocks
 
 if TYPE_CHECKING:
@@ -121,16 +122,13 @@ class _Sums:
 
     def picks(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The 1 + AUX latents of largest |r| with y [n] in each draw (`Moments.order`), and r of the first."""
-        p = (self._of(y) / self.n)[:, None]
-        best_r, best = np.empty((len(p), 0)), np.empty((len(p), 0), int)
-        for part, (sum_z, sum_zz) in zip(self.parts, self.moments, strict=True):
-            mean = sum_z / self.n[:, None]
-            std = np.sqrt(np.maximum(sum_zz / self.n[:, None] - mean**2, 0))
-            covariance = self.weights @ self._by_document(self.z, part, y) / self.n[:, None] - mean * p
-            scaled = std / (std + 1e-6)
-            r = (covariance / (std + 1e-6) / (scaled * (np.sqrt(p * (1 - p)) + 1e-6) + 1e-6)).round(12)
+        n, positives = (torch.from_numpy(v)[:, None] for v in (self.n, self._of(y)))
+        best_r, best = np.empty((len(n), 0)), np.empty((len(n), 0), int)
+        for part, (z, zz) in zip(self.parts, self.moments, strict=True):
+            zy = torch.from_numpy(self.weights @ self._by_document(self.z, part, y))
+            r = correlation(n, torch.from_numpy(z), torch.from_numpy(zz), zy, positives).numpy().round(12)
             best_r = np.concatenate([best_r, r], 1)
-            best = np.concatenate([best, np.tile(np.arange(part.start, part.start + r.shape[1]), (len(p), 1))], 1)
+            best = np.concatenate([best, np.tile(np.arange(part.start, part.start + r.shape[1]), (len(n), 1))], 1)
             top = np.argsort(-np.abs(best_r), axis=1, kind="stable")[:, : 1 + AUX]
             best_r, best = np.take_along_axis(best_r, top, 1), np.take_along_axis(best, top, 1)
         return best, best_r[:, 0]

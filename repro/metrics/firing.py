@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,6 +50,21 @@ class Firing:
         }
 
 
+def deviation(n: Any, z: Tensor, zz: Tensor) -> Tensor:
+    """Population standard deviation from Σ1, Σz and Σz²; shapes broadcast."""
+    return (zz / n - (z / n).square()).clamp(min=0).sqrt()
+
+
+def correlation(n: Any, z: Tensor, zz: Tensor, zy: Tensor, y: Any) -> Tensor:
+    """Pearson r of z-scored latents with a label in {0, 1}, from Σ1, Σz, Σz², Σzy and Σy; shapes broadcast.
+
+    With the released code's guards of 1e-6.
+    """
+    p, std = y / n, deviation(n, z, zz)
+    scaled = std / (std + 1e-6)
+    return (zy / n - z / n * p) / (std + 1e-6) / (scaled * ((p * (1 - p)) ** 0.5 + 1e-6) + 1e-6)
+
+
 @dataclass(frozen=True)
 class Moments:
     """Σz, Σz², Σzy per latent over rows of positive codes, float64: all that ordering by correlation needs."""
@@ -78,14 +94,11 @@ class Moments:
     @property
     def std(self) -> Tensor:
         """Population standard deviation of each latent, [m]."""
-        return (self.zz / max(self.n, 1) - self.mean.square()).clamp(min=0).sqrt()
+        return deviation(max(self.n, 1), self.z, self.zz)
 
     def correlation(self) -> Tensor:
-        """Pearson r of each z-scored latent with y, with the released code's guards of 1e-6, [m]."""
-        p = self.y / max(self.n, 1)
-        covariance = self.zy / max(self.n, 1) - self.mean * p
-        scaled = self.std / (self.std + 1e-6)
-        return covariance / (self.std + 1e-6) / (scaled * ((p * (1 - p)) ** 0.5 + 1e-6) + 1e-6)
+        """`correlation` of each latent with y, [m]."""
+        return correlation(max(self.n, 1), self.z, self.zz, self.zy, self.y)
 
     def order(self) -> Tensor:
         """Latents by falling |r|, ties (to 12 digits, below which sums depend on their order) by index, [m]."""

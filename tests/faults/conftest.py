@@ -41,6 +41,16 @@ def tally(request):
         request.node.user_properties.append((COUNTED, (tally.family, counts)))
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """What `runs.prepare` makes for the runs of a module."""
+    import runs
+
+    folder = tmp_path_factory.mktemp("shared")
+    runs.prepare(folder)
+    return folder
+
+
 def pytest_addoption(parser):
     parser.addoption("--faults-table", type=Path, help="csv that gets a row for every family of faults that was run")
 

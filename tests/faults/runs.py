@@ -27,6 +27,7 @@ from repro.config import repo_root
 CLOCK = {"seconds", "tokens_per_second", "tokens_per_s", "time", "pid"}
 PRELOAD = [
     *("repro.cli", "repro.activations.collect", "repro.workflow", "repro.training.run", "repro.training.phases"),
+    "repro.checkpoints.index",  # a child must not read sources that somebody is editing
     *("repro.report.runner", "tyro", "pandas", "sklearn.linear_model", "papermill", "nbclient", "jupyter_client"),
     *("transformers.models.gpt_neox.modeling_gpt_neox", "transformers.models.auto.tokenization_auto"),
 ]

@@ -25,13 +25,6 @@ assert len(KILLS) >= 50
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shared")
-    runs.prepare(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def undisturbed(shared, tmp_path_factory):
     """Kind of run -> (its files, the seconds from its first file on); each is done when it is first asked for."""
     done = {}

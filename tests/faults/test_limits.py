@@ -19,13 +19,6 @@ ROOM = {"files": (0, 12), "memory": (0, 80 * 2**20)}  # between these: open file
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shared")
-    runs.prepare(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def undisturbed(shared, tmp_path_factory):
     """Name -> the files of a run without limits."""
     done = {}

@@ -17,13 +17,6 @@ WAITS = ("notebooks",)
 HELD = {"collect": ".*/progress.json"}  # what the first one writes under its lock, where `begun` comes earlier
 
 
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("shared")
-    runs.prepare(folder)
-    return folder
-
-
 @pytest.mark.parametrize("name", ["collect", "train", "evaluate", "loca", "notebooks"])
 def test_two_at_once(name, shared, tmp_path, tally):
     run = runs.RUNS[name]
