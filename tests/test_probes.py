@@ -160,7 +160,7 @@ def test_intervals_cover_chance_when_there_is_nothing_to_find():
         for name in names:
             interval = ps.with_interval({"change": a[name] - b[name]})
             covered[name] += interval["change_low"] <= 0 <= interval["change_high"]
-    assert all(count >= 19 for count in covered.values()), covered
+    assert all(count >= 17 for count in covered.values()), covered  # 95 to 100 of 100 seeds
 
 
 def test_baselines_by_hand():
@@ -182,7 +182,7 @@ def test_random_latents_fire_where_probes_are_fitted():
 
 
 def draws(change):
-    base, noise = np.linspace(0.1, 0.2, 51), np.linspace(-0.01, 0.01, 51)
+    base, noise = (np.append(0.5 * (a + b), np.linspace(a, b, 50)) for a, b in ((0.1, 0.2), (-0.01, 0.01)))
     other = {("norm", "semi"): base - change, ("topic", "semi"): base + change + noise}
     out = {("norm", "amortized"): base, ("topic", "amortized"): base, **other}
     return {key: [dict.fromkeys(ps.METRICS, v), dict.fromkeys(ps.METRICS, v)] for key, v in out.items()}
@@ -191,7 +191,7 @@ def draws(change):
 def test_changes_are_paired_and_the_verdict_follows_its_rule():
     means = pd.DataFrame(probes.means(draws(0.1)))
     row = means[(means["label"] == "norm") & (means["mode"] == "semi") & (means["metric"] == "dF1")].iloc[0]
-    assert row["change"] == row["change_low"] == pytest.approx(-0.1) and row["falls"] == row["saes"] == 2
+    assert (row["change"], row["change_low"]) == pytest.approx((-0.1, -0.1)) and row["falls"] == row["saes"] == 2
     assert row["value_high"] - row["value_low"] > 0.08  # the difference is known better than either
     assert probes_words.depends(means, "dF1", "semi") == ("yes", {"falls": ["norm"], "rises": ["topic"]})
     assert "depends on the label" in probes_words.verdict(means)

@@ -21,6 +21,7 @@ from repro.config import TRAJECTORIES, Scale
 from repro.errors import BadInput
 from repro.experiments.setup import prepare
 from repro.experiments.tables import need_table, save_table
+from repro.metrics.intervals import centred
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -180,9 +181,9 @@ def differences(who: dict[str, Any], found: dict[str, dict[str, Tensor]]) -> lis
     for mode in (m for m in MODES if m in found):
         for metric in METRICS:
             a, b = found["amortized"][metric], found[mode][metric]
-            low, high = np.percentile((b - a)[1:].numpy(), [2.5, 97.5])
+            low, high = centred((b - a)[1:], float(b[0] - a[0]))
             row = {**who, "mode": mode, "metric": metric, "encoder": float(a[0]), "refined": float(b[0])}
-            row |= {"difference": float(b[0] - a[0]), "low": float(low), "high": float(high), "saes": 1}
+            row |= {"difference": float(b[0] - a[0]), "low": low, "high": high, "saes": 1}
             rows.append(row | {"L0_encoder": float(found["amortized"]["L0"][0]), "L0": float(found[mode]["L0"][0])})
     return rows
 
@@ -200,10 +201,11 @@ def over_saes(found: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict
             a, b = (torch.stack([f[name][metric] for f in both]).numpy() for name in ("amortized", mode))
             change = b - a  # [SAEs, 1 + DRAWS]
             drawn = change[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)
-            low, high = np.percentile(drawn, [2.5, 97.5])
+            estimate = float(change[:, 0].mean())
+            low, high = centred(drawn, estimate)
             row = {"variant": ALL, "mode": mode, "metric": metric, "encoder": float(a[:, 0].mean())}
-            row |= {"refined": float(b[:, 0].mean()), "difference": float(change[:, 0].mean())}
-            rows.append(row | {"low": float(low), "high": float(high), "saes": len(both)})
+            row |= {"refined": float(b[:, 0].mean()), "difference": estimate}
+            rows.append(row | {"low": low, "high": high, "saes": len(both)})
     return rows
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from repro.evaluate.controls import random_directions
+from repro.metrics.intervals import centred
 from repro.metrics.probing import f1_score
 
 DENSE_C = 0.03  # inverse of the ridge penalty of the dense probe, on standardised activations
@@ -80,12 +81,11 @@ def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def with_interval(draws: dict[str, np.ndarray]) -> dict[str, float]:
-    """{metric, metric_low, metric_high} from draws whose first is the estimate."""
+    """{metric, metric_low, metric_high} from draws whose first is the estimate (`intervals.centred`)."""
     out: dict[str, float] = {}
-    for name, values in draws.items():
-        usable = values[1:][np.isfinite(values[1:])]
-        low, high = np.percentile(usable, [2.5, 97.5]) if len(usable) > 1 else (float("nan"), float("nan"))
-        out |= {name: float(values[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
+    for name, (estimate, *others) in draws.items():
+        low, high = centred(others, estimate)
+        out |= {name: float(estimate), f"{name}_low": low, f"{name}_high": high}
     return out
 
 
