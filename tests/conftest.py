@@ -20,7 +20,12 @@ def _seeded():
     torch.manual_seed(0)
 
 
+LONG = ("test_book", "test_notebooks", "test_fanout_evaluate", "test_fanout_train", "test_report")
+
+
 def pytest_collection_modifyitems(config, items):
+    # Two workers take whole files, in this order (--no-loadscope-reorder): the long ones first, so that none is left.
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="no CUDA device")
         for item in items:

@@ -22,6 +22,7 @@ NAMES = [
     "80_your_sae",
     "90_explorer",
 ]
+HEAVY = ("43_dynamics", "51_controls", "53_ablation", "54_probes", "55_ground_truth", "60_loca")  # .ci/run has them too
 NANO = {
     "train_tokens": 6000,
     "eval_tokens": 300,
@@ -48,7 +49,7 @@ def workplace(tmp_path_factory):
         yield folder
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in HEAVY)) for n in NAMES])
 def test_notebook_runs(name, workplace):
     parameters = {} if name == "70_performance" else {"changes": NANO}
     if name == "55_ground_truth":
