@@ -8,7 +8,7 @@ from pathlib import Path
 import fanout_tasks
 import pytest
 
-from repro import fanout
+from repro import engines, fanout
 from repro.errors import BadInput
 from repro.fanout import Fanout, Task, fan_out, status
 
@@ -92,17 +92,17 @@ def test_two_workers_never_have_the_same_gpu(engine, tmp_path, monkeypatch, caps
 def test_a_worker_without_a_gpu_of_its_own_is_refused(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="3 workers cannot have one of 2 GPUs each; lower --workers"):
         Fanout(workers=3, gpus=2)
-    monkeypatch.setattr(fanout.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(engines.tempfile, "tempdir", str(tmp_path))
     held = []
     for expected in ("0", "1"):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # as each new worker finds it
-        held.append(fanout._own_gpu(2))
+        held.append(engines._own_gpu(2))
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with pytest.raises(BadInput, match="more workers than the 2 GPUs of"):
-        fanout._own_gpu(2)
+        engines._own_gpu(2)
     held.pop().release()  # its process has ended
-    held.append(fanout._own_gpu(2))
+    held.append(engines._own_gpu(2))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
