@@ -61,6 +61,28 @@ def test_refinement_that_wakes_latents_and_does_nothing_else_holds_in_part():
     assert ledger.loc["C8a", "why"].endswith("lowers only dead_rate")
 
 
+@pytest.mark.parametrize(
+    ("changes", "verdict"),
+    [
+        ({"norm": -0.1, "pos": -0.2}, HOLDS),
+        ({"norm": -0.1, "pos": 0.2, "topic": 0.0}, claims.PART),
+        ({"norm": 0.1, "pos": 0.0}, FAILS),
+        ({"norm": 0.0, "pos": 0.0}, OPEN),
+    ],
+)
+def test_a_change_under_several_labels(changes, verdict):
+    rows = [
+        {"label": label, "mode": mode, "metric": metric, "change": c, "change_low": c - 0.05, "change_high": c + 0.05}
+        for label, c in changes.items()
+        for mode in ("amortized", "semi")
+        for metric in ("dF1", "absorption")
+    ]
+    ledger = claims.ledger("tiny", tables={"probe_means": pd.DataFrame(rows).assign(saes=6)}).set_index("claim")
+    assert (ledger.loc[["C5f", "C5g"], "verdict"] == verdict).all()
+    if verdict == claims.PART:
+        assert ledger.loc["C5f", "why"] == "of 3 labels, falls for norm and rises for pos"
+
+
 def test_no_effect_is_not_a_verdict():
     v = verdicts(comparison=comparison())
     assert (v[["C5a", "C5b", "C5c", "C5d"]] == OPEN).all()

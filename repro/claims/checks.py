@@ -127,6 +127,33 @@ def c5(metric: str, mode: str) -> Callable[[Tables], Finding]:
     return test
 
 
+def c5_labels(metric: str, mode: str) -> Callable[[Tables], Finding]:
+    """Does the metric fall whatever the label of the probes, at matched L0?"""
+
+    def test(tables: Tables) -> Finding:
+        means = tables["probe_means"]
+        part = means[(means["metric"] == metric) & (means["mode"] == mode)].dropna(subset=["change_low"])
+        found = {
+            row["label"]: Effect(row["change"], row["change_low"], row["change_high"], int(row["saes"]))
+            for _, row in part.iterrows()
+        }
+        falls, rises = (
+            [name for name, e in found.items() if side(e)] for side in (lambda e: e.below, lambda e: e.above)
+        )
+        released = difference(tables["comparison"], "as_released", mode, metric) if "comparison" in tables else "–"
+        text = "; ".join(f"{name} {short(e)}" for name, e in found.items())
+        why = (
+            f"of {len(found)} labels, falls for {', '.join(falls) or 'none'} and rises for {', '.join(rises) or 'none'}"
+        )
+        if not found:
+            return Finding(released, "–", OPEN)
+        if len(falls) == len(found):
+            return Finding(released, text, HOLDS)
+        return Finding(released, text, PART if falls else FAILS if rises else OPEN, why)
+
+    return test
+
+
 def c6_dead(tables: Tables) -> Finding:
     effects, starts = {}, {}
     for protocol in PROTOCOLS:

@@ -32,6 +32,10 @@ class Claim:
 _RISE = "holds if the 95 % interval of the corrected effect lies above 0, does not hold if below"
 _FALL = "holds if the 95 % interval of the corrected effect lies below 0, does not hold if above"
 _LOWERS = "lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none"
+_LABELS = (
+    "95 % intervals over resampled documents, latents picked anew in each: holds if below 0 for every label, in part "
+    "if for some, does not hold if above 0 for some and below for none"
+)
 
 ALL = ("trajectories",)
 MORE = ("documents",)
@@ -158,6 +162,26 @@ CLAIMS = [
         _FALL,
         "50_comparison",
         checks.c5("NMSE_refit", "non"),
+    ),
+    Claim(
+        "C5f",
+        "… and ΔF1 whatever the probes' label: real held-out ones and the norm's",
+        "0.053 → 0.036",
+        ("probe_means",),
+        _LABELS,
+        "54_probes",
+        checks.c5_labels("dF1", "semi"),
+        ("comparison",),
+    ),
+    Claim(
+        "C5g",
+        "… and absorption, whatever the label",
+        "0.225 → 0.134",
+        ("probe_means",),
+        _LABELS,
+        "54_probes",
+        checks.c5_labels("absorption", "semi"),
+        ("comparison",),
     ),
     Claim(
         "C6a",

@@ -26,7 +26,7 @@ def ledger(scale: str, ids: tuple[str, ...] | None = None, tables: Tables | None
         raise BadInput(f"No scale '{scale}'{nearest(scale, SCALES)}; there are {', '.join(SCALES)}.")
     rows = []
     for claim in CLAIMS:
-        if ids is not None and claim.id not in ids and claim.id.rstrip("abcde") not in ids:
+        if ids is not None and claim.id not in ids and claim.id.rstrip("abcdefg") not in ids:
             continue
         names = (*claim.needs, *claim.uses)
         known = {n: tables.get(n) if tables is not None else load_table(n, scale) for n in names}
