@@ -193,3 +193,15 @@ def test_figures_have_captions_and_both_ends(table):
     assert all(f.layout.meta["caption"] for f in figures)
     assert len(ablation_view.summary(table)) == 36
     assert "-0.800" in density.sentences(table, None)
+
+
+def test_seeds_add_saes(table):
+    way = table[table["route"] == "cumulative"]
+    seeds = pd.concat([way.assign(seed=n, NMSE=way["NMSE"] + 0.1 * n * (way["mode"] == "semi")) for n in range(3)])
+    found = ablation_view.changes(seeds, "NMSE")
+    assert len(found) == 6  # three seeds of two SAEs
+    assert found["as released"].groupby("seed").first().tolist() == pytest.approx([-0.8, -0.7, -0.6])
+    shown = ablation_view.seeds_summary(seeds)
+    assert shown.loc[("NMSE", "as released"), "change"].startswith("-0.700 [-0.7")
+    assert shown["falls for"].loc[[("NMSE", "as released"), ("NMSE", "corrected")]].tolist() == ["6 of 6", "0 of 6"]
+    assert "3 seeds" in ablation_view.seeds_figure(seeds).layout.meta["caption"]

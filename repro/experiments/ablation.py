@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +55,28 @@ def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[
     alone: variants whose first SAE takes each change alone and undone too (none given = every SAE). Finished rows are
     kept, so that a run that was killed goes on where it stopped.
     """
+    started = time.perf_counter()
+    rows, grids, key = paths(scale, share, per_variant, alone)
+    seconds, extra = time.perf_counter() - started, {"key": key, "share": share}
+    save_table("lambda_grid", scale, grids, seconds, **extra)
+    return save_table("ablation", scale, rows, seconds, **extra)
+
+
+def over_seeds(scale: Scale, seeds: int, share: float = 1.0, per_variant: int = 0) -> pd.DataFrame:
+    """The cumulative path of SAEs trained from several seeds, `scale.seed` first; writes the table `ablation_seeds`."""
+    started, rows, key = time.perf_counter(), [], ""
+    for seed in range(scale.seed, scale.seed + seeds):
+        found, _, key = paths(replace(scale, seed=seed), share, per_variant, None)
+        rows += [{"seed": seed, **row} for row in found]
+    return save_table("ablation_seeds", scale, rows, time.perf_counter() - started, key=key, share=share, seeds=seeds)
+
+
+def paths(
+    scale: Scale, share: float, per_variant: int, alone: Sequence[str] | None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """Rows of the ablation, rows of lambda grids, and the data's key; with alone None, the cumulative path only."""
     from repro.checkpoints import load_sae
 
-    started = time.perf_counter()
     ready = prepare(scale)
     sources, o = Sources(scale, ready, share), options(scale, released_tokens=round(share * scale.released_tokens))
     code = digest(code_key(), [file_sha256(p) for p in sorted(Path(__file__).parent.glob("ablat*.py"))])
@@ -65,11 +85,12 @@ def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[
     seen: Counter[str] = Counter()
     todo = []
     for entry in ready.finals():
-        if per_variant and seen[entry["variant"]] >= per_variant:
+        variant = entry["variant"]
+        if per_variant and seen[variant] >= per_variant:
             continue
-        everything = not alone or (entry["variant"] in alone and not seen[entry["variant"]])
+        everything = alone is not None and (not alone or (variant in alone and not seen[variant]))
         todo.append((entry, list(plan(everything))))
-        seen[entry["variant"]] += 1
+        seen[variant] += 1
     with tqdm(desc="ablation", unit="rules", total=sum(len({s[-1] for s in steps}) for _, steps in todo)) as bar:
         for entry, steps in todo:
             sae = load_sae(entry["path"]).to(ready.device)
@@ -82,10 +103,9 @@ def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[
                 bar.update()
             for route, step, change, rules in steps:
                 rows += [{**known, "route": route, "step": step, "change": change, **row} for row in done[rules]]
-            grids += [{**known, **row} for row in job.grid()]
-    seconds, extra = time.perf_counter() - started, {"key": ready.data.key, "share": share}
-    save_table("lambda_grid", scale, grids, seconds, **extra)
-    return save_table("ablation", scale, rows, seconds, **extra)
+            if alone is not None:
+                grids += [{**known, **row} for row in job.grid()]
+    return rows, grids, ready.data.key
 
 
 class OneSAE:

@@ -192,6 +192,60 @@ def verdict(table: pd.DataFrame) -> str:
     )
 
 
+def changes(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """What 30 steps change in a metric (30 steps − encoder) at both ends of the path: a row a seed and SAE."""
+    import pandas as pd
+
+    steps = {"as released": table["step"].min(), "corrected": table["step"].max()}
+    keys = ["seed", "variant", "sparsity"]
+    out = {}
+    for name, step in steps.items():
+        wide = table[table["step"] == step].pivot(index=keys, columns="mode", values=metric)
+        out[name] = (wide["semi"] - wide["amortized"]).round(9)
+    return pd.DataFrame(out)
+
+
+def seeds_summary(table: pd.DataFrame) -> pd.DataFrame:
+    """`changes` of every metric: mean over the SAEs of all seeds, Student's 95 % interval, and how many fall."""
+    import pandas as pd
+
+    from repro.claims import Effect
+
+    rows = []
+    for metric in [m for m in (*METRICS, "NMSE_refit") if m in table]:
+        for end, values in changes(table, metric).items():
+            falls = f"{int((values < 0).sum())} of {int(values.notna().sum())}"
+            rows.append({"metric": metric, "evaluation": end, "change": str(Effect.of(values)), "falls for": falls})
+    return pd.DataFrame(rows).set_index(["metric", "evaluation"])
+
+
+def seeds_figure(table: pd.DataFrame, metric: str = "NMSE") -> Figure:
+    """What 30 steps change in a metric, an SAE of a seed a mark, as released and corrected."""
+    import plotly.graph_objects as go
+
+    from repro.report.theme import BLUE, VERMILION, caption
+
+    found = changes(table, metric).reset_index()
+    figure = go.Figure()
+    for end, color in (("as released", VERMILION), ("corrected", BLUE)):
+        part = found.dropna(subset=[end])
+        figure.add_scatter(
+            x=part[end],
+            y=part["variant"],
+            mode="markers",
+            name=end,
+            marker={"color": color, "size": 9, "symbol": "circle" if color == VERMILION else "diamond-open"},
+            hovertext=[f"{v} {s:g}, seed {n}" for v, s, n in zip(part["variant"], part["sparsity"], part["seed"])],
+        )
+    figure.add_vline(x=0, line_width=1)
+    figure.update_layout(xaxis_title=f"change of {LABELS.get(metric, metric)}, 30 steps − encoder")
+    return caption(
+        figure,
+        f"What 30 steps do to {LABELS.get(metric, metric)} of SAEs trained from {found['seed'].nunique()} seeds, a "
+        "mark an SAE: judged as released and corrected. Left of the line, refinement lowers it.",
+    )
+
+
 def _lowered(table: pd.DataFrame, metric: str, end: int) -> float:
     """Share of SAEs whose metric is lower after 30 steps than by the encoder, at one end of the path; NaN = unknown."""
     if metric not in table:  # least squares is left out where codes have more than d nonzeros
