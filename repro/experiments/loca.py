@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BATCHES, BATCH = 32, 2048  # what angular variance is measured on; the paper: at most 200 batches
 USAGE_WEIGHT = 1e-3
-SEEDS = {"tiny": 3}  # how many seeds `run` takes by default; 1 at other scales
+SEEDS = {"tiny": 3, "small": 3}  # how many seeds `run` takes by default; 1 at other scales
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def run(
 ) -> pd.DataFrame:
     """Every form x k x seed: amortized metrics, corrected protocol; as_released also under its own.
 
-    seeds: of weights, data order and random groups; three on tiny, one elsewhere, if not given. ks: the smallest of the
+    seeds: of weights, data order and random groups; three on tiny and small, one elsewhere, if not given. ks: the smallest of the
     scale if not given. fine_tune_steps: extra steps of every trained form; a quarter of the scale's if not given.
     """
     started = time.perf_counter()
