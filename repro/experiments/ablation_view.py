@@ -213,7 +213,7 @@ def seeds_summary(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for metric in [m for m in (*METRICS, "NMSE_refit") if m in table]:
-        for end, values in changes(table, metric).items():
+        for end, values in changes(table, metric).dropna(axis="columns", how="all").items():
             falls = f"{int((values < 0).sum())} of {int(values.notna().sum())}"
             rows.append({"metric": metric, "evaluation": end, "change": str(Effect.of(values)), "falls for": falls})
     return pd.DataFrame(rows).set_index(["metric", "evaluation"])
