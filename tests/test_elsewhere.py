@@ -1,4 +1,4 @@
-"""SAEs of other models: the committed files of `repro compare` and `repro sweep` read as the sections' tables."""
+"""Committed tables: those of other models read as the sections' tables, and intervals that hold their estimates."""
 
 import json
 
@@ -7,7 +7,12 @@ import pytest
 pytest.importorskip("pandas")
 pytest.importorskip("plotly")
 
+import pandas as pd
+
+from repro.config import repo_root
 from repro.experiments import comparison, elsewhere, sweep
+
+TABLES = sorted((repo_root() / "data" / "results").glob("*/*.csv"))
 
 
 @pytest.mark.parametrize("kind", [elsewhere.COMPARE, elsewhere.SWEEP])
@@ -35,3 +40,15 @@ def test_every_row_keeps_its_numbers(tmp_path, monkeypatch):
     assert name == "m, layer 3, topk" and list(table["mode"]) == ["amortized", "semi"] * 2
     assert table["NMSE"].tolist() == [0, 1, 0, 1] and set(table["d"]) == {16}
     assert elsewhere.tables(elsewhere.SWEEP) == {}
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_committed_interval_holds_its_estimate(path):
+    table = pd.read_csv(path)
+    triples = [(c, f"{c}_low", f"{c}_high") for c in table if f"{c}_low" in table]
+    triples += [("difference", "low", "high")] * ({"difference", "low", "high"} <= set(table))
+    for name, low, high in triples:
+        rows = table.dropna(subset=[name, low])
+        slack = 1e-6 * (1 + rows[name].abs())  # tables have eight digits
+        assert (rows[low] <= rows[name] + slack).all(), name
+        assert (rows[name] <= rows[high] + slack).all(), name
