@@ -1,13 +1,12 @@
-"""The engines of a fan-out: this machine's processes, dask, Slurm; and what each of their workers does with a task."""
+"""The engines of a fan-out: processes of this machine (joblib), a dask cluster, Slurm jobs (submitit)."""
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
-import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -17,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from repro.errors import BadInput, missing_extra
-from repro.fanout import Fanout, Outcome, Task, is_running, note
+from repro.fanout import Fanout, Outcome, Task, is_running, most_memory
+from repro.memory import memory_available, resident, workers_that_fit
+from repro.worker import attempt, leave_interrupts
 
 ALONE = 1  # retries run with so many workers, so that one that kills its pool takes nobody with it
-_GPU: list[Any] = []  # this process's GPU lock, held until it ends
 
 
 def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
@@ -33,7 +33,7 @@ def _local(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
     while left:
         before, queue = len(left), list(left.values())[::-1]
         futures: dict[Future[Outcome], str] = {}
-        pool = ProcessPoolExecutor(min(workers, len(left)), env=env, initializer=_leave_interrupts)
+        pool = ProcessPoolExecutor(min(workers, len(left)), env=env, initializer=leave_interrupts)
         try:
             while queue or futures:
                 while queue and len(futures) <= workers:  # loky cannot stop a pool that many tasks wait for
@@ -69,8 +69,8 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gener
         where: Any = how.scheduler
         if where is None:
             where = stack.enter_context(
-                LocalCluster(n_workers=how.workers, threads_per_worker=1, dashboard_address=None)
-            )
+                LocalCluster(n_workers=how.workers, threads_per_worker=1, memory_limit=0, dashboard_address=None)
+            )  # its own limit, a core's share of the memory, kills workers that fit
         try:
             client = stack.enter_context(Client(where, timeout="20s"))
         except (OSError, TimeoutError, ValueError) as refused:
@@ -79,9 +79,9 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gener
             ) from None
         if any(threads > 1 for threads in client.nthreads().values()):  # threads and a GPU belong to a process
             raise BadInput(f"Workers of {where} run several tasks in a process; start them with --nthreads 1.")
+        given = how, folder.resolve(), trial, {} if how.here else _at_a_time(client, tasks)
         names = {
-            client.submit(attempt, task, how, folder.resolve(), trial, key=f"{task.key}-{trial}-{time.time_ns()}"): task
-            for task in tasks
+            client.submit(attempt, task, *given, key=f"{task.key}-{trial}-{time.time_ns()}"): task for task in tasks
         }
         for future in as_completed(list(names)):
             error = future.exception()
@@ -93,6 +93,25 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gener
                 if error is None
                 else Outcome(key, f"{type(error).__name__}: {_first(error)}", again=True)
             )
+
+
+def _at_a_time(client: Any, tasks: Sequence[Task]) -> dict[str, int]:
+    """Host -> how many of its workers may run a task at a time, of hosts whose memory is not enough for all."""
+    if not most_memory(tasks):
+        return {}
+    most, hosts = {}, list(client.run(_host, on_error="ignore").values())
+    for host, free in dict(hosts).items():
+        workers = sum(name == host for name, _ in hosts)
+        fit, why = workers_that_fit(workers, most_memory(tasks), free, host)
+        if why:
+            print(why, file=sys.stderr)
+        if fit < workers:
+            most[host] = fit
+    return most
+
+
+def _host() -> tuple[str, int | None]:
+    return socket.gethostname(), memory_available()
 
 
 def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
@@ -110,6 +129,8 @@ def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
     )
     if how.gpus:
         executor.update_parameters(gpus_per_node=1)
+    if most_memory(tasks) and not any(name.startswith("SBATCH_MEM_PER_") for name in os.environ):
+        executor.update_parameters(mem_gb=math.ceil((resident() + most_memory(tasks)) / 2**30))
     size = how.workers if cluster == "local" else len(tasks)  # the local executor starts all at once
     for start in range(0, len(tasks), size):
         part = tasks[start : start + size]
@@ -127,64 +148,13 @@ def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gene
                     job.cancel(check=False)
 
 
+def _first(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
 ENGINES: dict[str, Callable[[Sequence[Task], Fanout, Path, int], Generator[Outcome]]] = {
     "local": _local,
     "dask": _dask,
     "slurm": _slurm,
 }
-
-
-# --- in a worker --------------------------------------------------------------------------------------
-
-
-def attempt(task: Task, how: Fanout, folder: Path, trial: int) -> Outcome:
-    """Run one task in this process; what it raises comes back as a reason."""
-    _settle(how)
-    begin = time.time()
-    note(folder, task, "running", trial)
-    try:
-        said = task.function(*task.args)
-    except BadInput as error:
-        return Outcome(task.key, str(error))
-    except (Exception, SystemExit) as error:
-        lines = str(error).strip().splitlines()
-        return Outcome(task.key, f"{type(error).__name__}: {lines[0] if lines else 'no message'}", again=True)
-    note(folder, task, "done", trial, seconds=round(time.time() - begin, 2))
-    return Outcome(task.key, said=said if isinstance(said, str) else None)
-
-
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the one that started the workers ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _settle(how: Fanout) -> None:
-    """Threads and GPU of this process, before it does anything."""
-    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):  # read when torch and numba are imported
-        os.environ[name] = str(how.threads)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(how.threads)
-    if how.gpus and how.engine != "slurm" and not _GPU:
-        _GPU.append(_own_gpu(how.gpus))
-
-
-def _own_gpu(count: int) -> Any:
-    """Show this process one of the first `count` GPUs it may see that no other worker of this host has; its lock."""
-    from filelock import FileLock, Timeout
-
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(i) for i in range(count)] if given is None else [name.strip() for name in given.split(",")][:count]
-    for name in filter(None, devices):
-        lock = FileLock(Path(tempfile.gettempdir()) / f"repro-gpu-{name}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        os.environ["CUDA_VISIBLE_DEVICES"] = name
-        return lock
-    raise BadInput(f"There are more workers than the {count} GPUs of {socket.gethostname()}; lower --workers.")
-
-
-def _first(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"

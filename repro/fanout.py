@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,6 +22,7 @@ from tqdm import tqdm
 
 from repro.config import write_atomically
 from repro.errors import BadInput
+from repro.memory import memory_available, workers_that_fit
 
 Engine = Literal["local", "dask", "slurm"]
 
@@ -44,6 +46,8 @@ class Fanout:
     """GPUs of each host; every worker takes one for itself (CUDA_VISIBLE_DEVICES)."""
     minutes: int = 240
     """slurm: time limit of a job. Partition, account and the like come from SBATCH_* variables."""
+    stage: str | None = None
+    """Folder on a disk of each host, such as '$TMPDIR': its workers read one copy of the activations there."""
 
     def __post_init__(self) -> None:
         if self.engine not in get_args(Engine):
@@ -62,6 +66,11 @@ class Fanout:
     def apart(self) -> bool:
         """Do tasks run in other processes than this one?"""
         return self.workers > 1 or self.engine != "local"
+
+    @property
+    def here(self) -> bool:
+        """Do all workers run on this machine?"""
+        return self.engine == "local" or (self.scheduler == "local" if self.engine == "slurm" else not self.scheduler)
 
     def shared_out(self) -> Fanout:
         """With a number of threads: the cores of this machine, at most $OMP_NUM_THREADS, among the workers."""
@@ -82,6 +91,13 @@ class Task:
     name: str
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
+    memory: int = 0
+    """Bytes that it is estimated to take beyond what this process has taken; 0 = unknown."""
+
+
+def most_memory(tasks: Sequence[Task]) -> int:
+    """Bytes that the largest of them takes."""
+    return max((task.memory for task in tasks), default=0)
 
 
 @dataclass(frozen=True)
@@ -100,12 +116,17 @@ def fan_out(tasks: Sequence[Task], how: Fanout, folder: str | Path, progress: bo
     """Run all tasks -> {key: reason} of those that failed for good; the state of each is kept in folder/tasks.
 
     A task that raises, or whose worker dies, is tried again `how.retries` times after the others; input that is wrong
-    (BadInput) is not. Ctrl-C ends the workers here, and takes back what waits elsewhere. Raises BadInput where the
-    engine cannot start.
+    (BadInput) is not. Where memory is not enough for all workers of a host, fewer run at a time (`Task.memory`). Ctrl-C
+    ends the workers here, and takes back what waits elsewhere. Raises BadInput where the engine cannot start.
     """
     from repro.engines import ENGINES
 
     folder, how = Path(folder), how.shared_out()
+    if how.here:
+        workers, why = workers_that_fit(how.workers, most_memory(tasks), memory_available())
+        how = replace(how, workers=workers)
+        if why:
+            print(why, file=sys.stderr)
     left, failed, trial = list(tasks), {}, 0
     with tqdm(total=len(tasks), desc=f"{how.engine} × {how.workers}", unit="task", disable=not progress) as bar:
         try:

@@ -24,6 +24,17 @@ def own_gpu(folder, name):
     return f"{name} has one"
 
 
+def alone(folder, name):
+    """Fail where another of these tasks runs at the same time."""
+    mark = Path(folder) / f"{name}.here"
+    mark.touch()
+    time.sleep(0.3)
+    others = [p.name for p in Path(folder).glob("*.here") if p != mark]
+    mark.unlink()
+    if others:
+        raise ValueError(f"{others} ran at the same time")
+
+
 def die_once(folder, name):
     """Kill this process on the first call, succeed on the next."""
     mark = Path(folder) / f"{name}.died"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "repro"
 FLOORS = [
-    {"errors", "config", "machine", "fanout", "engines", "lock"},
+    {"errors", "config", "machine", "lock", "memory", "fanout", "engines", "worker"},
     {"objective", "codes"},
     {"ops", "kernels"},
     {"sae", "solvers"},

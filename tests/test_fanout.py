@@ -1,16 +1,19 @@
 """Every engine must end the same way: all that can be done is done, the rest is reported with its reason."""
 
+import dataclasses
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
 import fanout_tasks
 import pytest
 
-from repro import engines, fanout
+from repro import engines, fanout, worker
 from repro.errors import BadInput
 from repro.fanout import Fanout, Task, fan_out, status
+from repro.memory import memory_available
 
 ENGINES = [
     pytest.param({"engine": "local"}, id="local"),
@@ -92,17 +95,17 @@ def test_two_workers_never_have_the_same_gpu(engine, tmp_path, monkeypatch, caps
 def test_a_worker_without_a_gpu_of_its_own_is_refused(tmp_path, monkeypatch):
     with pytest.raises(BadInput, match="3 workers cannot have one of 2 GPUs each; lower --workers"):
         Fanout(workers=3, gpus=2)
-    monkeypatch.setattr(engines.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(worker.tempfile, "tempdir", str(tmp_path))
     held = []
     for expected in ("0", "1"):
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # as each new worker finds it
-        held.append(engines._own_gpu(2))
+        held.append(worker._own_gpu(2))
         assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with pytest.raises(BadInput, match="more workers than the 2 GPUs of"):
-        engines._own_gpu(2)
+        worker._own_gpu(2)
     held.pop().release()  # its process has ended
-    held.append(engines._own_gpu(2))
+    held.append(worker._own_gpu(2))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
 
 
@@ -115,9 +118,49 @@ def test_threads_are_shared_out(monkeypatch):
     assert Fanout(workers=2, threads=7).shared_out().threads == 7
 
 
-def test_a_process_that_is_gone_is_not_running(tmp_path):
-    import socket
+@pytest.mark.parametrize("engine", [ENGINES[0], *SLOW])
+def test_tasks_whose_memory_does_not_fit_twice_run_one_at_a_time(engine, tmp_path, capfd):
+    half = int(0.6 * memory_available())
+    tasks = [dataclasses.replace(task("alone", tmp_path, f"t{i}"), memory=half) for i in range(3)]
+    assert fan_out(tasks, Fanout(**engine, workers=2, retries=0), tmp_path, progress=False) == {}
+    assert capfd.readouterr().err.count("are free: 1 of 2 run at a time.") == 1
+    small = [dataclasses.replace(task("write", tmp_path, "t"), memory=1)]
+    assert fan_out(small, Fanout(workers=2), tmp_path, progress=False) == {}
+    assert "at a time" not in capfd.readouterr().err
 
+
+@pytest.mark.slow
+def test_workers_of_a_running_cluster_wait_for_memory_too(tmp_path, capfd):
+    from distributed import LocalCluster
+
+    half = int(0.6 * memory_available())
+    tasks = [dataclasses.replace(task("alone", tmp_path, f"t{i}"), memory=half) for i in range(4)]
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        how = Fanout("dask", scheduler=cluster.scheduler_address, retries=0)
+        assert fan_out(tasks, how, tmp_path, progress=False) == {}
+    said = capfd.readouterr().err
+    assert f"are free on {socket.gethostname()}: 1 of 2 run at a time." in said
+    assert len({s["pid"] for s in status(tmp_path)}) == 2  # each had its turns
+
+
+def test_slurm_is_asked_for_the_memory_of_the_largest_task(tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    for name in ("sbatch", "srun"):
+        words = f'cp "$1" {tmp_path}/script\necho no partition >&2\nexit 1\n'
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{words}")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setattr(engines, "resident", lambda: 2**29)
+    asked = [dataclasses.replace(task("write", tmp_path, f"t{i}"), memory=m * 2**30) for i, m in enumerate((1, 6))]
+    for given, expected in (({}, ["#SBATCH --mem=7GB"]), ({"SBATCH_MEM_PER_CPU": "9G"}, [])):
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(Exception, match="no partition"):
+            fan_out(asked, Fanout("slurm"), tmp_path, progress=False)
+        assert [line for line in (tmp_path / "script").read_text().splitlines() if "--mem" in line] == expected
+
+
+def test_a_process_that_is_gone_is_not_running(tmp_path):
     (tmp_path / "tasks").mkdir()
     state = {"key": "k", "name": "n", "state": "running", "trial": 1, "host": socket.gethostname(), "pid": 2**22 - 1}
     (tmp_path / "tasks" / "k.json").write_text(json.dumps(state))

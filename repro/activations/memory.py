@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from repro.errors import BadInput
+from repro.memory import memory_available
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")  # of a tensor's name, in every family that is known
@@ -47,20 +48,10 @@ def _header(path: Path) -> dict[str, dict]:
 
 
 def free_bytes(device: torch.device | None = None) -> int | None:
-    """Free memory of a CUDA device, or of this machine; None where nobody knows."""
+    """Free memory of a CUDA device, or what processes here may still take; None where nobody knows."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        import psutil
-
-        return int(psutil.virtual_memory().available)
-    except ImportError:
-        pass
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
+    return memory_available()
 
 
 def check_memory(name: str, needed: int, fix: str, device: torch.device | None = None) -> None:
