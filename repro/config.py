@@ -140,6 +140,8 @@ class RunConfig:
     """evaluate: GPUs of each host; every worker takes one."""
     minutes: int = 240
     """evaluate with slurm: time limit of a job."""
+    stage: str | None = None
+    """evaluate: folder on a disk of each host, such as '$TMPDIR': its workers read one copy of activations there."""
     shard_tokens: int | None = None
     """collect: tokens a file of a folder acts_layer{L}/ of safetensors shards; one .npy if not given."""
     verify: bool = False

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from repro.cli import main
+from repro.config import repo_root
+from repro.experiments.planning import weight_bytes
 from repro.fanout import status
 from repro.workflow import tables
 
@@ -68,6 +70,60 @@ def test_two_workers_make_the_same_table(engine, listed, alone, capsys):
     capsys.readouterr()
     main(["status", str(out)])
     assert capsys.readouterr().out.startswith(f"{len(states)} done")
+
+
+def test_workers_that_read_a_copy_make_the_same_table(listed, alone, tmp_path, monkeypatch):
+    out, evaluate = listed
+    fresh(out)
+    main([*evaluate, "--workers", "2", "--threads", "1", "--stage", str(tmp_path)])
+    pd.testing.assert_frame_equal(table(out), alone, check_exact=True)
+    (copy,) = (p for p in tmp_path.iterdir() if p.is_dir())
+    read, whole = [], tables.open_data
+    monkeypatch.setattr(tables, "open_data", lambda acts, *a, **k: read.append(acts) or whole(acts, *a, **k))
+    fresh(out)
+    main([*evaluate, "--stage", str(tmp_path)])
+    assert read == [copy / "acts_layer0.npy"]
+    pd.testing.assert_frame_equal(table(out), alone, check_exact=True)
+
+
+def test_the_estimated_memory_holds_what_benchmarks_took():
+    for _, row in pd.read_csv(repo_root() / "data" / "bench" / "evaluate.csv").iterrows():
+        if "threads" in row["device"]:  # on a CPU
+            taken = row["peak_mib_beyond_weights"] * 2**20 + weight_bytes(row["d"], row["m"])
+            assert taken < tables.memory_of({"d": row["d"], "m": row["m"]}) < 3 * taken
+    assert tables.memory_of({"path": "somewhere"}) == 0  # unknown
+
+
+PEAK = """
+import sys, tempfile, torch
+from pathlib import Path
+import repro.cli, repro.workflow
+from repro.bench.evaluate import synthetic_sae, write_activations
+from repro.config import MetricsConfig
+from repro.evaluate import EvalOptions, open_data
+from repro.evaluate.run import evaluate_sae
+from repro.memory import resident
+torch.set_num_threads(1)
+d, m, n = map(int, sys.argv[1:])
+begin = resident()
+sae = synthetic_sae(d, m, 16, 0)
+with tempfile.TemporaryDirectory() as folder:
+    write_activations(Path(folder) / "acts.npy", sae, n, 0)
+    data = open_data(Path(folder) / "acts.npy", MetricsConfig(max_tokens=n, exclude=()), stream=True)
+    rows = list(evaluate_sae(sae, data, EvalOptions(semi_steps=2, non_steps=2, bootstrap=4)))
+assert len(rows) == 6
+print(1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - begin)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("d, m, n", [(64, 1024, 500), (512, 8192, 60)])
+def test_the_estimated_memory_holds_a_measured_peak(d, m, n):
+    words = [sys.executable, "-c", PEAK, str(d), str(m), str(n)]
+    taken = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    print(f"{d} x {m}: {taken / 2**20:.0f} MiB, estimated {tables.memory_of({'d': d, 'm': m}) / 2**20:.0f}")
+    assert taken < tables.memory_of({"d": d, "m": m}) < 3 * taken
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,19 @@
 """`repro train` in several processes: every SAE gets the same bits as in one, and one that fails takes none with it."""
 
+import dataclasses
 import hashlib
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from repro.cli import main
-from repro.fanout import status
-from repro.training.run import TrainConfig, run
+from repro.config import repo_root
+from repro.fanout import Fanout, status
+from repro.training.run import TrainConfig, memory_of, run, training_bytes
 
+PROCESS = 350 * 2**20  # a process that has loaded what the benchmark needs
 SHORT = {"m": 24, "steps": 12, "batch_size": 64, "held_out_tokens": 32, "device": "cpu"}
 
 
@@ -39,7 +43,8 @@ def test_two_workers_train_the_same_bits(acts, tmp_path, capsys):
     finally:
         torch.set_num_threads(before)
     split = ("--variant", "topk", "gated", "--seeds", "0", "5", "--workers", "2", "--threads", "1")
-    main(flags(acts, apart, *split))
+    main(flags(acts, apart, *split, "--stage", str(tmp_path / "disk")))
+    assert len([p for p in (tmp_path / "disk").iterdir() if p.is_dir()]) == 1  # one copy, which both have read
     made = [apart / path.relative_to(together) for path in paths]
     assert capsys.readouterr().out.split() == [str(path) for path in made] and len(made) >= 12
     assert weights(apart) == weights(together) and len(weights(apart)) > len(made)
@@ -47,6 +52,18 @@ def test_two_workers_train_the_same_bits(acts, tmp_path, capsys):
         for name in ("eval_results.json", "config.json"):
             assert (one / name).read_text() == (other / name).read_text()
     assert {s["state"] for s in status(apart)} == {"done"} and len(status(apart)) == len(made)
+
+
+def test_the_estimated_memory_holds_what_benchmarks_took(acts, tmp_path):
+    table = pd.read_csv(repo_root() / "data" / "bench" / "train.csv")
+    ours = table[(table["implementation"] == "repro") & table["device"].str.contains("threads")]
+    for _, row in ours.iterrows():
+        taken = row["peak_mib"] * 2**20
+        estimate = training_bytes(row["d"], row["m"], row["batch"]) + PROCESS
+        assert taken < estimate < 2 * taken
+    config = TrainConfig(str(acts), str(tmp_path), m=24, batch_size=64, device="cpu")
+    assert memory_of(config) == training_bytes(16, 24, 64)
+    assert memory_of(dataclasses.replace(config, fanout=Fanout(gpus=1))) == 0
 
 
 def test_an_sae_that_cannot_be_trained_is_told_and_the_others_are(acts, tmp_path, capsys):

@@ -16,7 +16,17 @@ from repro.activations.rows import Batch, Rows
 from repro.activations.shards import MANIFEST, Shards, layout, map_shard, read_header, shard_name
 from repro.errors import BadInput, nearest
 
-__all__ = ["EXCLUDE", "ActivationStore", "Batch", "Files", "Rows", "find_stores", "open_store", "store_name"]
+__all__ = [
+    "EXCLUDE",
+    "ActivationStore",
+    "Batch",
+    "Files",
+    "Rows",
+    "find_stores",
+    "locate_store",
+    "open_store",
+    "store_name",
+]
 
 EXCLUDE = ("pad", "bos", "eos", "first")
 NAME = re.compile(r"acts_layer\d+(_(resid_pre|attn_out|mlp_out))?")  # of a store, without suffix
@@ -156,7 +166,7 @@ def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
     documents are its sequences (or rows). Raises BadInput naming the file that is missing, cut off, foreign, of another
     shape, or not made of floats.
     """
-    found = _find(Path(path))
+    found = locate_store(Path(path))
     return _open_shards(found, verify) if found.is_dir() else _open_file(Files(found), verify)
 
 
@@ -172,7 +182,8 @@ def find_stores(folder: Path) -> list[Path]:
     return sorted(files + shards)
 
 
-def _find(path: Path) -> Path:
+def locate_store(path: Path) -> Path:
+    """The .npy file or folder of shards that a path stands for. Raises BadInput where there is none, or several."""
     if path.is_dir():
         if (path / MANIFEST).is_file():
             return path

@@ -195,16 +195,24 @@ def execute_all(
     The first one runs alone, on all cores: it prepares what the others read. A mistake in any of them is told before
     it starts (BadInput).
     """
+    if how.stage is not None:
+        raise BadInput("Notebooks make their own activations: set REPRO_CACHE to a fast disk, and leave out --stage.")
     for name, values in parameters.items():
         plan(name, scale, values, notebooks_dir)
-    tasks = [
-        Task(name, name, _worker, (name, scale, dict(values), notebooks_dir, out_dir.resolve(), force))
-        for name, values in parameters.items()
-    ]
+    out = out_dir.resolve()
+    tasks = []
+    for name, values in parameters.items():
+        args = name, scale, dict(values), notebooks_dir, out, force
+        tasks.append(Task(name, name, _worker, args, _memory(out / f"{name}.ipynb")))
     failed = fan_out(tasks[:1], replace(how, workers=1), out_dir)
     if tasks[1:]:
         failed |= fan_out(tasks[1:], how, out_dir)
     return {name: why.removeprefix("NotebookFailed: ") for name, why in failed.items()}
+
+
+def _memory(earlier: Path) -> int:
+    """Bytes that the kernel took the last time; 0 where there is no earlier run."""
+    return int(1e6 * record(earlier).get("peak_mb", 0))
 
 
 def _worker(name: str, scale: str, values: Mapping[str, Any], notebooks_dir: Path, out_dir: Path, force: bool) -> str:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from repro.activations.models import pick_device
+from repro.activations.rows import WINDOW_BYTES
+from repro.activations.stage import staged
 from repro.activations.store import EXCLUDE, ActivationStore, Rows, open_store
 from repro.config import Device
 from repro.errors import BadInput, TasksFailed
@@ -17,6 +20,8 @@ from repro.training.language import of_store
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
 from repro.training.train import alone, train
 from repro.training.watchers import Service, watcher
+
+LIBRARIES, DENSE_BATCHES = 2**28, 16  # of `training_bytes`
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,32 @@ def run(config: TrainConfig, progress: bool = True) -> list[Path]:
         return train_some(config, progress=progress)
     paths = train_some(config, (), progress=False)  # a mistake is told before any worker starts
     names = [f"{path.parent.parent.name} {path.name}" for path in paths]
-    tasks = [Task(name.replace(" ", "-"), name, _worker, (config, i)) for i, name in enumerate(names)]
+    takes = memory_of(config)
+    tasks = [Task(name.replace(" ", "-"), name, _worker, (config, i), takes) for i, name in enumerate(names)]
     with alone(paths):
         failed = fan_out(tasks, config.fanout, config.output_dir, progress)
     if failed:
         reasons = "; ".join(f"{task.name}: {failed[task.key]}" for task in tasks if task.key in failed)
         raise TasksFailed(f"{len(failed)} of {len(tasks)} SAEs were not trained. {reasons}")
     return paths
+
+
+def memory_of(config: TrainConfig) -> int:
+    """Bytes that training one SAE on a CPU takes beyond a process that has only started; 0 = unknown, on a GPU.
+
+    Weights, gradients and Adam's two moments; batches of dense codes; the window of a sharded store.
+    """
+    if config.fanout.gpus or pick_device(config.device).type != "cpu":
+        return 0
+    store = open_store(config.acts)
+    filled = with_defaults(config, store.mask.size, store.d)
+    window = min(WINDOW_BYTES, store.mask.size * store.d * 4) if store.path.is_dir() else 0
+    return training_bytes(store.d, filled.m or 0, filled.batch_size or 0) + window
+
+
+def training_bytes(d: int, m: int, batch: int) -> int:
+    """Bytes of one SAE in training beyond its process; the constants are held to measured peaks by a test."""
+    return LIBRARIES + 4 * 4 * 2 * d * m + DENSE_BATCHES * 4 * batch * m
 
 
 def _worker(config: TrainConfig, i: int) -> None:
@@ -94,7 +118,8 @@ def _worker(config: TrainConfig, i: int) -> None:
 def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progress: bool = True) -> list[Path]:
     """Train some jobs of a config, by index, in this process (all if not given) -> the folders of all."""
     watch = watcher(config.log_to) if config.log_to else None
-    store = open_store(config.acts)
+    stage = config.fanout.stage if only is None or only else None
+    store = open_store(staged(config.acts, stage) if stage else config.acts)
     rows = store.select(config.exclude, config.max_norm_ratio)
     part, rest = split(rows, config.train_tokens, config.held_out_tokens)
     config = with_defaults(config, part.n, store.d)

@@ -9,16 +9,21 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from repro.activations.stage import staged
 from repro.activations.store import find_stores, open_store, store_name
 from repro.config import RunConfig, digest, from_mapping, write_atomically
 from repro.errors import BadInput, TasksFailed
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
+from repro.experiments.planning import weight_bytes
 from repro.experiments.setup import device_of
 from repro.experiments.tables import provenance
 from repro.fanout import Fanout, Task, fan_out
+from repro.inference.calibration import CALIBRATION_TOKENS
 from repro.lock import only_one
 from repro.workflow.files import read_table
+
+LIBRARIES = 3 * 2**28  # numba, scikit-learn and scipy at work take this or less; tests hold it to measured peaks
 
 
 def protocols(word: str) -> tuple[str, ...]:
@@ -81,9 +86,10 @@ def evaluate(config: RunConfig) -> Path:
             if name in entry:
                 entry[name] = int(entry[name])
     with only_one(folder, "repro evaluate"):
-        data, options = opened(config)
+        how = fanout_of(config)
+        data, options = opened(config, None if how.apart else config.stage)
         todo = unfinished(entries, data, options, folder / "rows")
-        failed = evaluate_apart(todo, config) if config.workers > 1 or config.engine != "local" else {}
+        failed = evaluate_apart(todo, config) if how.apart else {}
         rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device), failed)
         spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
         names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
@@ -100,9 +106,10 @@ def evaluate(config: RunConfig) -> Path:
         return written
 
 
-def opened(config: RunConfig) -> tuple[EvalData, EvalOptions]:
-    """What a config evaluates on, left on disk, and how."""
+def opened(config: RunConfig, stage: str | None = None) -> tuple[EvalData, EvalOptions]:
+    """What a config evaluates on, left on disk, and how. stage: read a copy there (`activations.stage`)."""
     acts = acts_file(config)
+    acts = staged(acts, stage) if stage else acts
     labelled = acts if open_store(acts).labels is not None else None
     data = open_data(acts, config.metrics, labelled, stream=True)
     options = EvalOptions(
@@ -120,13 +127,9 @@ def opened(config: RunConfig) -> tuple[EvalData, EvalOptions]:
     return data, options
 
 
-def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str, str]:
-    """Evaluate checkpoints in other processes, on this machine or others that see the same files.
-
-    Each leaves its rows in output_dir/rows, where the table is put together afterwards; returns {path: reason} of
-    those that failed every time.
-    """
-    how = Fanout(
+def fanout_of(config: RunConfig) -> Fanout:
+    """Where a config evaluates."""
+    return Fanout(
         config.engine,
         config.workers,
         config.scheduler,
@@ -134,11 +137,36 @@ def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str
         config.retries,
         config.gpus,
         config.minutes,
+        config.stage,
     )
+
+
+def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str, str]:
+    """Evaluate checkpoints in other processes, on this machine or others that see the same files.
+
+    Each leaves its rows in output_dir/rows, where the table is put together afterwards; returns {path: reason} of
+    those that failed every time.
+    """
     folder = Path(config.output_dir)
-    tasks = [Task(digest(entry), _named(entry), evaluate_entry, (entry, config)) for entry in entries]
-    failed = fan_out(tasks, how, folder)
+    on_cpu = not config.gpus and device_of(config.device) == "cpu"
+    tasks = [
+        Task(digest(e), _named(e), evaluate_entry, (e, config), memory_of(e) if on_cpu else 0) for e in entries
+    ]
+    failed = fan_out(tasks, fanout_of(config), folder)
     return {entry["path"]: failed[task.key] for entry, task in zip(entries, tasks, strict=True) if task.key in failed}
+
+
+def memory_of(entry: dict[str, Any]) -> int:
+    """Bytes that evaluating it on a CPU takes beyond a process that has only started; 0 where its shape is unknown.
+
+    What libraries take once they have compiled and fitted something, the SAE and what solvers keep of its dictionary,
+    and dense blocks of codes: two at a time, of the default block or of the tokens that lambda is calibrated on.
+    """
+    if "d" not in entry or "m" not in entry:
+        return 0
+    d, m = int(entry["d"]), int(entry["m"])
+    tokens = max(EvalOptions().block_of(m), CALIBRATION_TOKENS)
+    return LIBRARIES + 2 * weight_bytes(d, m) + 2 * 4 * tokens * m
 
 
 def evaluate_entry(entry: dict[str, Any], config: RunConfig) -> None:
@@ -150,7 +178,8 @@ def evaluate_entry(entry: dict[str, Any], config: RunConfig) -> None:
 
 @lru_cache(maxsize=1)
 def _opened_once(config: str) -> tuple[EvalData, EvalOptions]:
-    return opened(from_mapping(RunConfig, json.loads(config)))
+    read = from_mapping(RunConfig, json.loads(config))
+    return opened(read, read.stage)
 
 
 def _named(entry: dict[str, Any]) -> str:
