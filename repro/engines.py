@@ -99,19 +99,25 @@ def _at_a_time(client: Any, tasks: Sequence[Task]) -> dict[str, int]:
     """Host -> how many of its workers may run a task at a time, of hosts whose memory is not enough for all."""
     if not most_memory(tasks):
         return {}
-    most, hosts = {}, list(client.run(_host, on_error="ignore").values())
-    for host, free in dict(hosts).items():
-        workers = sum(name == host for name, _ in hosts)
+    each, most = resident() + most_memory(tasks), {}
+    found = client.run(_host, on_error="ignore").values()
+    for host, free, limit in {host: (host, free, limit) for host, free, limit in found}.values():
+        workers = sum(name == host for name, _, _ in found)
         fit, why = workers_that_fit(workers, most_memory(tasks), free, host)
         if why:
             print(why, file=sys.stderr)
+        if limit and each > 0.95 * limit:  # where dask's nannies end them
+            worker = (
+                f"A worker takes about {each / 1e9:.1f} GB, and dask ends those of {host} at {0.95e-9 * limit:.1f} GB"
+            )
+            print(f"{worker}: start them with `--memory-limit 0`.", file=sys.stderr)
         if fit < workers:
             most[host] = fit
     return most
 
 
-def _host() -> tuple[str, int | None]:
-    return socket.gethostname(), memory_available()
+def _host(dask_worker: Any) -> tuple[str, int | None, int | None]:
+    return socket.gethostname(), memory_available(), dask_worker.memory_manager.memory_limit
 
 
 def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:

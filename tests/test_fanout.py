@@ -135,11 +135,12 @@ def test_workers_of_a_running_cluster_wait_for_memory_too(tmp_path, capfd):
 
     half = int(0.6 * memory_available())
     tasks = [dataclasses.replace(task("alone", tmp_path, f"t{i}"), memory=half) for i in range(4)]
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=half, dashboard_address=None) as cluster:
         how = Fanout("dask", scheduler=cluster.scheduler_address, retries=0)
         assert fan_out(tasks, how, tmp_path, progress=False) == {}
     said = capfd.readouterr().err
     assert f"are free on {socket.gethostname()}: 1 of 2 run at a time." in said
+    assert f"dask ends those of {socket.gethostname()} at" in said  # by its own limit, which it is given by default
     assert len({s["pid"] for s in status(tmp_path)}) == 2  # each had its turns
 
 
