@@ -8,8 +8,9 @@ import pytest
 from test_notebooks import NANO
 
 from repro import claims, cli
+from repro.errors import BadInput
 from repro.experiments.tables import fresh
-from repro.fanout import status
+from repro.fanout import Fanout, status
 from repro.report import commands, runner
 
 NAMES = ("00_start", "50_comparison", "52_semi_sweep")
@@ -70,3 +71,8 @@ def test_notebooks_make_the_same_tables_on_every_engine(command, engine, small, 
     assert os.getpid() not in {s["pid"] for s in states}
     if judged:
         assert ledger.read_text() == judged and judged.count("\n") > 10
+
+
+def test_notebooks_make_their_own_activations(tmp_path):
+    with pytest.raises(BadInput, match="set REPRO_CACHE to a fast disk, and leave out --stage"):
+        runner.execute_all({"00_start": {}}, "tiny", Fanout(stage="$TMPDIR"), tmp_path)
