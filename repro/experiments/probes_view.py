@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LABELS = {
-    "topic": "topic of a gloss",
+    "topic": "topic",
     "source": "source of the text",
     "lexfile": "lexicographer class",
     "pos": "part of speech",
