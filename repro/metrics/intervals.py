@@ -59,7 +59,8 @@ def centred(draws: Any, estimate: float) -> tuple[float, float]:
     """2.5 % and 97.5 % of resampled values, moved so that their mean is the estimate; NaN draws are left out.
 
     A resample of documents holds fewer different documents than the text: it has more silent latents, and probes learn
-    from less. That shift is no uncertainty, and without its removal an interval may miss its own estimate.
+    from less. That shift is no uncertainty, and without its removal an interval may miss its own estimate. Where nearly
+    all draws are equal, their mean may lie outside of the percentiles: the interval reaches to the estimate.
     Source: Efron & Tibshirani 1993, chapter 10 (bootstrap estimate of bias).
     """
     usable = np.asarray(draws, dtype=float)
@@ -67,7 +68,7 @@ def centred(draws: Any, estimate: float) -> tuple[float, float]:
     if len(usable) < 2:
         return float("nan"), float("nan")
     low, high = np.percentile(usable, [2.5, 97.5]) - usable.mean() + estimate
-    return float(low), float(high)
+    return min(float(low), float(estimate)), max(float(high), float(estimate))
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:
