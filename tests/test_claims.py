@@ -194,6 +194,13 @@ def test_every_claim_names_a_rule_and_a_notebook():
         assert claim.rule and (repo_root() / "notebooks" / f"{claim.section}.ipynb").is_file()
 
 
+def test_a_notebook_shows_whole_sentences():
+    html = claims.shown(["C5", "C8a"], "tiny").to_html().replace("&#x27;", "'")
+    statements = {claim.id: claim.statement for claim in claims.CLAIMS}
+    assert all(statements[name] in html for name in ("C5a", "C5e", "C5g", "C8a")) and statements["C8b"] not in html
+    assert html == claims.shown(["C5", "C8a"], "tiny").to_html().replace("&#x27;", "'")
+
+
 def test_unknown_scale():
     with pytest.raises(BadInput, match="did you mean 'tiny'"):
         claims.ledger("tinny")

@@ -12,6 +12,7 @@ from repro.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
 SCALES = ("tiny", "small", "paper")
 
@@ -49,15 +50,21 @@ def ledger(scale: str, ids: tuple[str, ...] | None = None, tables: Tables | None
     return pd.DataFrame(rows)
 
 
-def shown(ids: list[str], scale: str) -> pd.DataFrame:
-    """The verdicts of some claims ("C5" = all its parts) at this scale and every other that has been run."""
+def shown(ids: list[str], scale: str) -> Styler:
+    """The verdicts of some claims ("C5" = all its parts) at this scale and every other that has been run, to be shown
+    in a notebook: no text is cut, long ones are wrapped."""
     import pandas as pd
 
     scales = [scale, *(s for s in SCALES if s != scale)]
     table = pd.concat([ledger(s, tuple(ids)) for s in scales], ignore_index=True)
     table = table[(table["verdict"] != NOT_RUN) | (table["scale"] == scale)]
-    columns = ["claim", "statement", "paper", "scale", "as_released", "corrected", "verdict", "why"]
-    return table.sort_values("claim", kind="stable")[columns].set_index("claim")
+    columns = ["claim", "statement", "scale", "verdict", "corrected", "why", "as_released", "paper"]
+    wrapped = {"white-space": "normal", "min-width": "12rem", "text-align": "left"}
+    styled = table.sort_values("claim", kind="stable")[columns].reset_index(drop=True).style.hide(axis="index")
+    styled = styled.set_uuid(
+        f"verdicts-{'-'.join(ids)}"
+    )  # else it is drawn at random, and pages differ from run to run
+    return styled.set_properties(subset=["statement", "verdict", "corrected", "why", "as_released"], **wrapped)
 
 
 def write(scale: str) -> Path:
