@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from repro.errors import BadInput
+from repro.errors import BadInput, exhausted
 
 SPLITS = ("train", "validation", "valid", "dev", "test")
 
@@ -86,9 +86,11 @@ def _read_parquet(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
         raise BadInput(f"Reading {path.name} needs pyarrow: pip install pyarrow.") from None
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
+            for batch in file.iter_batches(1024, use_threads=False):
                 yield from batch.to_pylist()
     except pa.ArrowException as error:
+        if exhausted(error):
+            raise
         raise BadInput(f"{path} is not a parquet file: {' '.join(str(error).split())}.") from None
 
 

@@ -22,7 +22,8 @@ def read_table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     import pandas as pd
 
     try:
-        table = pd.read_parquet(path)
+        # one thread: where no more may be started (ulimit -v), Arrow's dataset scanner waits for ever for its own
+        table = pd.read_parquet(path, use_threads=False, pre_buffer=False)
     except Exception as error:  # pandas reads types out of the file, and numpy refuses some
         if exhausted(error):
             raise

@@ -7,9 +7,13 @@ import resource
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import runs
 from runs import RUNS, contents
+
+from repro.errors import exhausted
+from repro.workflow.files import read_table
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a fork server and Linux's limits")
@@ -93,6 +97,7 @@ def test_limits(kind, name, seed, shared, undisturbed, tmp_path, tally):
     room = random.Random(f"{kind} {name} {seed}").randint(*ROOM[kind]) if seed else 0
     process = runs.start(limited, kind, room, *args, log=log)
     process.join(240)
+    assert process.exitcode is not None, "it hangs"
     print(f"{kind} + {room}: exit {process.exitcode}, {said(log)}")
     if process.exitcode:
         assert process.exitcode in (1, 2) and len(said(log)) == 1, log.read_text()[-3000:]
@@ -102,3 +107,23 @@ def test_limits(kind, name, seed, shared, undisturbed, tmp_path, tally):
         assert file.endswith(runs.GROWS) or content == whole[file], f"{file} was not whole"
     runs.finish(runs.start(runs.command, *args))
     assert contents(out) == whole
+
+
+def read_within(path, room):
+    """Read a table with so little memory to spare that no thread can be started."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + room, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    try:
+        assert list(read_table(path)["path"]) == ["a", "b"]
+    except BaseException as error:
+        assert exhausted(error), error
+
+
+@pytest.mark.parametrize("room", [4_000_000, 8_000_000, 20_000_000])
+def test_a_table_is_read_or_refused_where_no_thread_can_be_started(room, tmp_path):
+    pd.DataFrame({"path": ["a", "b"]}).to_parquet(tmp_path / "table.parquet")
+    process = runs.start(read_within, tmp_path / "table.parquet", room, log=tmp_path / "log")
+    process.join(60)
+    hung = process.exitcode is None
+    process.kill()
+    assert not hung and process.exitcode == 0, (tmp_path / "log").read_text()
