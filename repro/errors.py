@@ -37,8 +37,8 @@ def disk_full(error: BaseException) -> bool:
 
 def exhausted(error: BaseException | None) -> str:
     """The sentence for an exception that too little memory or too few open files caused; empty for any other."""
-    memory = ("allocate memory", "out of memory", "bad_alloc", "failed to map segment")
-    memory += ("can't start new thread", "Failed to launch worker thread")  # which need room for a stack
+    threads = ("can't start new thread", "Failed to launch worker thread")  # which need room for a stack
+    memory = ("allocate memory", "out of memory", "bad_alloc", "failed to map segment", *threads)
     while error is not None:
         number, text = getattr(error, "errno", None), str(error)
         if number in (errno.EMFILE, errno.ENFILE) or "Too many open files" in text:

@@ -88,7 +88,8 @@ def run(
     """Every form x k x seed: amortized metrics, corrected protocol; as_released also under its own.
 
     seeds: of weights, data order and random groups; three on tiny and small, one elsewhere, if not given. ks: the
-    smallest of the scale if not given. fine_tune_steps: extra steps of every trained form; a quarter of the scale's if not given.
+    smallest of the scale if not given. fine_tune_steps: extra steps of every trained form; a quarter of the scale's if
+    not given.
     """
     started = time.perf_counter()
     ready = prepare(scale)
