@@ -149,9 +149,7 @@ def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str
     """
     folder = Path(config.output_dir)
     on_cpu = not config.gpus and device_of(config.device) == "cpu"
-    tasks = [
-        Task(digest(e), _named(e), evaluate_entry, (e, config), memory_of(e) if on_cpu else 0) for e in entries
-    ]
+    tasks = [Task(digest(e), _named(e), evaluate_entry, (e, config), memory_of(e) if on_cpu else 0) for e in entries]
     failed = fan_out(tasks, fanout_of(config), folder)
     return {entry["path"]: failed[task.key] for entry, task in zip(entries, tasks, strict=True) if task.key in failed}
 
