@@ -72,6 +72,7 @@ def test_two_workers_make_the_same_table(engine, listed, alone, capsys):
     assert capsys.readouterr().out.startswith(f"{len(states)} done")
 
 
+@pytest.mark.slow
 def test_workers_that_read_a_copy_make_the_same_table(listed, alone, tmp_path, monkeypatch):
     out, evaluate = listed
     fresh(out)

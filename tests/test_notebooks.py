@@ -22,7 +22,7 @@ NAMES = [
     "80_your_sae",
     "90_explorer",
 ]
-HEAVY = ("43_dynamics", "51_controls", "53_ablation", "54_probes", "55_ground_truth", "60_loca")  # .ci/run has them too
+LIGHT = ("00_start", "50_comparison", "70_performance")  # the others are slow: .ci/run has them too
 NANO = {
     "train_tokens": 6000,
     "eval_tokens": 300,
@@ -49,7 +49,7 @@ def workplace(tmp_path_factory):
         yield folder
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in HEAVY)) for n in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in LIGHT)) for n in NAMES])
 def test_notebook_runs(name, workplace):
     parameters = {} if name == "70_performance" else {"changes": NANO}
     if name == "55_ground_truth":
