@@ -64,7 +64,8 @@ def shown(ids: list[str], scale: str) -> Styler:
     styled = styled.set_uuid(
         f"verdicts-{'-'.join(ids)}"
     )  # else it is drawn at random, and pages differ from run to run
-    return styled.set_properties(subset=["statement", "verdict", "corrected", "why", "as_released"], **wrapped)
+    styled = styled.set_properties(subset=["statement", "corrected", "why", "as_released"], **wrapped)
+    return styled.set_properties(subset=["verdict"], **wrapped | {"min-width": "6rem"})
 
 
 def write(scale: str) -> Path:
