@@ -46,7 +46,7 @@ lab: $(READY)
 	$(RUN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 readme: $(READY)
-	$(RUN)/python -m repro.report.readme
+	$(RUN)/python -m repro.book.readme
 
 clean:
 	rm -rf book/_build book/_generated book/executed build dist .pytest_cache .ruff_cache .mypy_cache

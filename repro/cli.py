@@ -10,9 +10,9 @@ from typing import Annotated, Any, Literal, Union
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow small machines down ninefold
 
-from repro.config import RunConfig, load_yaml
-from repro.errors import BadInput, NotebookFailed, TasksFailed, bad_path, disk_full, exhausted
-from repro.fanout import Fanout
+from repro.base.config import RunConfig, load_yaml
+from repro.base.errors import BadInput, NotebookFailed, TasksFailed, bad_path, disk_full, exhausted
+from repro.jobs.run import Fanout
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class ClaimsConfig:
 
 def commands() -> dict[str, Command]:
     """All subcommands by name."""
-    from repro.activations.corpora import FetchText
-    from repro.activations.fetch import FetchModel
+    from repro.activations.language_models.fetch import FetchModel
+    from repro.activations.text.corpora import FetchText
     from repro.checkpoints.check import Check
     from repro.checkpoints.hub import FetchSae
-    from repro.loca import LocaConvert, LocaEvaluate, LocaTrain, convert
-    from repro.loca import evaluate as loca_evaluate
-    from repro.loca import train as loca_train
-    from repro.report.commands import Notebook, Report
-    from repro.training.run import TrainConfig
-    from repro.workflow import CompareConfig, SweepConfig, compare, evaluate, index, sweep, visualize
+    from repro.commands import CompareConfig, SweepConfig, compare, evaluate, index, sweep, visualize
+    from repro.commands.loca import LocaConvert, LocaEvaluate, LocaTrain, convert
+    from repro.commands.loca import evaluate as loca_evaluate
+    from repro.commands.loca import train as loca_train
+    from repro.commands.report import Notebook, Report
+    from repro.commands.train import TrainConfig
 
     return {
         "collect": Command(RunConfig, _collect, "Write the activations of a language model: acts_layer{L}.npy."),
@@ -82,7 +82,7 @@ class Status:
 def _status(config: Status) -> None:
     from collections import Counter
 
-    from repro.fanout import status
+    from repro.jobs.run import status
 
     states = status(config.folder)
     if not states:
@@ -106,7 +106,7 @@ def _collect(config: RunConfig) -> Any:
 
 
 def _train(config: Any) -> Any:
-    from repro.training.run import run
+    from repro.commands.train import run
 
     return run(config)
 
@@ -140,13 +140,13 @@ def _check(config: Any) -> None:
 
 
 def _fetch_model(config: Any) -> Any:
-    from repro.activations.fetch import fetch_model
+    from repro.activations.language_models.fetch import fetch_model
 
     return fetch_model(config.name, config.install, config.force, accept_terms=config.accept_terms)
 
 
 def _fetch_text(config: Any) -> Any:
-    from repro.activations.corpora import fetch_text
+    from repro.activations.text.corpora import fetch_text
 
     return fetch_text(config.name, config.force)
 
@@ -161,7 +161,7 @@ def _fetch_sae(config: Any) -> Any:
 def _claims(config: ClaimsConfig) -> Any:
     import pandas as pd
 
-    from repro import claims
+    from repro.sections import ledger as claims
 
     failed = _recompute(config) if config.recompute else ""
     table = claims.ledger(config.scale)
@@ -175,9 +175,9 @@ def _claims(config: ClaimsConfig) -> Any:
 
 def _recompute(config: ClaimsConfig) -> str:
     """Run the notebooks whose tables the ledger reads -> what failed, in a sentence each."""
-    from repro.claims import CLAIMS
-    from repro.config import cache_dir
-    from repro.report.runner import execute_all, scale_parameters
+    from repro.base.config import cache_dir
+    from repro.book.runner import execute_all, scale_parameters
+    from repro.sections.ledger import CLAIMS
 
     names = list(scale_parameters(config.scale))
     read = {claim.section for claim in CLAIMS}

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from repro.base.errors import BadInput, missing_extra, nearest
 from repro.codes import SparseCodes
-from repro.errors import BadInput, missing_extra, nearest
 from repro.kernels.precision import PRECISIONS
 
 IMPLEMENTATIONS = {

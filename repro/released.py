@@ -11,8 +11,8 @@ from torch import Tensor
 from repro.codes import SparseCodes
 from repro.inference import GRID9, GRID_EXP5, grid_lambda, released_codes
 from repro.metrics import Firing, Reconstruction, norm_label, probe_metrics
-from repro.objective import lipschitz
 from repro.solvers import Ista, Lasso, solve
+from repro.solvers.objective import lipschitz
 
 Array = np.ndarray | Tensor
 

@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 
 
 def write(folder, name, seconds=0.0):

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_sae
-from repro.experiments import ablation, ablation_view, density
-from repro.experiments.ablated import Ablated
-from repro.experiments.ablation_rules import AS_RELEASED, CORRECTED, TITLES, Reading, Rules
+from repro.evaluate.engine import Ablated
+from repro.evaluate.rules import AS_RELEASED, CORRECTED, TITLES, Reading, Rules
 from repro.inference import GRID9
 from repro.metrics.absorption import absorption_of
-from repro.variants import BatchTopK, Standard
+from repro.sae import BatchTopK, Standard
+from repro.sections.ablation import density
+from repro.sections.ablation import figures as ablation_view
+from repro.sections.ablation import run as ablation
 
 D, M = 16, 64
 OPTIONS = EvalOptions(

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from chromium import CHROMIUM, FLAGS
 
-from repro.config import repo_root
+from repro.base.config import repo_root
 
 REAL = repo_root() / "book" / "_build" / "html"
 
@@ -31,7 +31,7 @@ SAMPLE = [
     (
         "code",
         "import ipywidgets as widgets\nimport pandas as pd\nimport plotly.graph_objects as go\n"
-        "from repro.report import theme\ntheme.use_theme()",
+        "from repro.book import theme\ntheme.use_theme()",
     ),
     (
         "code",
@@ -52,8 +52,8 @@ SAMPLE = [
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Path:
     """The prose pages and one notebook, run and built the way the real book is."""
-    from repro.report.book import build, pages
-    from repro.report.runner import execute
+    from repro.book.build import build, pages
+    from repro.book.runner import execute
 
     folder = tmp_path_factory.mktemp("sample")
     cells = [

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
+from repro.base.errors import BadInput
 from repro.checkpoints.check import check_sae
-from repro.errors import BadInput
-from repro.sae import SAE, Source
-from repro.variants import BatchTopK, JumpReLU, Standard, TopK
+from repro.sae import SAE, BatchTopK, JumpReLU, Source, Standard, TopK
 
 M, K, N = 24, 3, 400
 

@@ -13,9 +13,9 @@ from urllib.parse import unquote, urlparse
 import pytest
 from test_variants import random_sae
 
+from repro.base.errors import BadInput
 from repro.checkpoints import load_sae, save_dictionary_learning
 from repro.checkpoints.hub import RELEASES, fetch_sae, find_release, find_sae
-from repro.errors import BadInput
 from repro.sae import Source
 
 pytest.importorskip("huggingface_hub")
@@ -157,7 +157,7 @@ def test_downloads_only_the_one_that_is_wanted(tmp_path):
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Here", (Hub,), {"root": root}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "from repro.checkpoints.hub import find_sae, fetch_sae; from repro.errors import BadInput\n"
+        "from repro.checkpoints.hub import find_sae, fetch_sae; from repro.base.errors import BadInput\n"
         "print(find_sae('pythia-160m-deduped', 'batch_topk', sparsity=5))\n"
         "try: fetch_sae('no/body', ['*'])\n"
         "except BadInput as error: print(error)\n"

@@ -9,8 +9,8 @@ import pytest
 import torch
 from test_variants import random_sae
 
+from repro.base.errors import BadInput
 from repro.checkpoints import index_checkpoints, load_sae, save_dictionary_learning, save_sae
-from repro.errors import BadInput
 from repro.sae import Source
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"

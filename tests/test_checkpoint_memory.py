@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from repro.checkpoints import save_dictionary_learning, save_sae
-from repro.variants import TopK
+from repro.sae import TopK
 
 READ = """
 import json, sys, time

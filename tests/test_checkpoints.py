@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import save_file
 from test_variants import random_sae, tokens
 
+from repro.base.errors import BadInput
 from repro.checkpoints import CheckpointError, load_sae, parse_layer, parse_path, save_dictionary_learning, save_sae
-from repro.errors import BadInput
-from repro.sae import Source
-from repro.variants import VARIANTS
+from repro.sae import VARIANTS, Source
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 EXPECTED = sorted(GOLDEN.rglob("expected*.npz"))

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro import claims
-from repro.claims import FAILS, HOLDS, NOT_RUN, OPEN, UNTESTED, Effect
-from repro.errors import BadInput
+from repro.base.errors import BadInput
+from repro.sections import ledger as claims
+from repro.sections.ledger import FAILS, HOLDS, NOT_RUN, OPEN, UNTESTED, Effect
 
 VARIANTS = {"standard": (0.02, 0.06), "topk": (16.0, 32.0), "batch_topk": (16.0, 32.0)}
 METRICS = ("NMSE", "NMSE_refit", "dead_rate", "dense@0.1", "dF1", "absorption")
@@ -188,7 +188,7 @@ def test_t_interval():
 
 
 def test_every_claim_names_a_rule_and_a_notebook():
-    from repro.config import repo_root
+    from repro.base.config import repo_root
 
     for claim in claims.CLAIMS:
         assert claim.rule and (repo_root() / "notebooks" / f"{claim.section}.ipynb").is_file()

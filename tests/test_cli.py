@@ -120,7 +120,7 @@ def test_evaluate_writes_a_row_per_checkpoint_mode_and_protocol(workflow):
 
 def test_visualize(workflow, monkeypatch, capsys):
     pytest.importorskip("plotly")
-    from repro.experiments import comparison
+    from repro.sections.comparison import run as comparison
 
     out, config = workflow
     monkeypatch.setattr(comparison, "METRICS", ("NMSE", "dense@0.1", "F1@1"))
@@ -134,7 +134,7 @@ def test_visualize(workflow, monkeypatch, capsys):
 
 
 def test_claims_prints_and_writes(capsys, tmp_path, monkeypatch):
-    from repro import claims
+    from repro.sections import ledger as claims
 
     monkeypatch.setattr(claims.verdicts, "repo_root", lambda: tmp_path)
     assert run("claims", "--scale", "paper") == 0
@@ -271,7 +271,7 @@ def refused(capsys, size, *args):
 
 def test_nothing_half_written_has_a_final_name_when_the_disk_is_full(workflow, acts, tmp_path, capsys, monkeypatch):
     pytest.importorskip("plotly")
-    from repro.experiments import comparison
+    from repro.sections.comparison import run as comparison
 
     out, config = workflow
     copy = tmp_path / "copy"

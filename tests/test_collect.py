@@ -16,13 +16,13 @@ from repro import bench
 from repro.activations import collect as collect_module
 from repro.activations import forward as forward_module
 from repro.activations.collect import collect, collect_texts
-from repro.activations.models import as_loaded, load_model
+from repro.activations.language_models.load import as_loaded, load_model
 from repro.activations.store import open_store
 from repro.activations.summary import exact_median
-from repro.activations.text import Document
+from repro.activations.text.documents import Document
 from repro.activations.tokenise import Count, sequences
-from repro.config import DatasetConfig, ModelConfig, RunConfig
-from repro.errors import BadInput
+from repro.base.config import DatasetConfig, ModelConfig, RunConfig
+from repro.base.errors import BadInput
 
 pytest.importorskip("transformers")
 WORDS = language_models.TEXT.split()

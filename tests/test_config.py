@@ -2,8 +2,8 @@
 
 import pytest
 
-from repro.config import RunConfig, Scale, digest, from_mapping, load_yaml, repo_root, scale_of, write_atomically
-from repro.errors import BadInput
+from repro.base.config import RunConfig, Scale, digest, from_mapping, load_yaml, repo_root, scale_of, write_atomically
+from repro.base.errors import BadInput
 
 SEED = """
 output_dir: out

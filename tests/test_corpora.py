@@ -11,11 +11,12 @@ import tarfile
 
 import pytest
 
-from repro.activations import brown, corpora, debian
-from repro.activations.text import documents, source_fingerprint
+from repro.activations import brown
+from repro.activations.text import corpora, debian
+from repro.activations.text.documents import documents, source_fingerprint
+from repro.base.config import DatasetConfig, RunConfig, from_mapping
+from repro.base.errors import BadInput
 from repro.cli import main
-from repro.config import DatasetConfig, RunConfig, from_mapping
-from repro.errors import BadInput
 
 
 @pytest.fixture(autouse=True)

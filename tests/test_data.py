@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.config import repo_root
+from repro.base.config import repo_root
 
 DATA = repo_root() / "data"
 LM = DATA / "tiny/lm"

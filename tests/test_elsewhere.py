@@ -9,8 +9,10 @@ pytest.importorskip("plotly")
 
 import pandas as pd
 
-from repro.config import repo_root
-from repro.experiments import comparison, elsewhere, sweep
+from repro.base.config import repo_root
+from repro.sections import elsewhere
+from repro.sections.comparison import run as comparison
+from repro.sections.sweep import run as sweep
 
 TABLES = sorted((repo_root() / "data" / "results").glob("*/*.csv"))
 

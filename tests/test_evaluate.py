@@ -11,9 +11,9 @@ import torch
 from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repro.base.config import MetricsConfig
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.config import MetricsConfig
-from repro.errors import BadInput
 from repro.evaluate import (
     EvalData,
     EvalOptions,
@@ -21,17 +21,19 @@ from repro.evaluate import (
     Labelled,
     Tokens,
     TokenSums,
-    corrected,
     evaluate_checkpoints,
     evaluate_sae,
     open_data,
     released,
     stream,
 )
+from repro.evaluate import (
+    ways as corrected,
+)
 from repro.evaluate.controls import random_dictionary, random_encoder
 from repro.inference import CONTROLS, MODES
 from repro.metrics import Firing, Moments, Reconstruction
-from repro.variants import BatchTopK
+from repro.sae import BatchTopK
 
 D, M = 16, 64
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints" / "dictionary_learning"

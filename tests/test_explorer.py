@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from repro.activations.forward import collect_texts
-from repro.activations.models import load_model
+from repro.activations.language_models.load import load_model
+from repro.base.config import ModelConfig
+from repro.base.errors import BadInput
 from repro.checkpoints import save_sae
-from repro.config import ModelConfig
-from repro.errors import BadInput
-from repro.explore import export, figures, markup, static
-from repro.explore.session import Explorer, steps_to
-from repro.variants import VARIANTS
+from repro.sae import VARIANTS
+from repro.sections.explorer import export, figures, markup, static
+from repro.sections.explorer.session import Explorer, steps_to
 
 EVIL = "a <script>alert(1)</script> & <img src=x onerror=alert(2)> <b>bold</b>"
 TEXTS = [
@@ -291,7 +291,7 @@ def test_backgrounds_leave_the_text_legible_in_both_themes():
 @pytest.fixture(scope="module")
 def app(explorer, loaded, rows, tmp_path_factory):
     pytest.importorskip("ipywidgets")
-    from repro.explore.app import App
+    from repro.sections.explorer.app import App
 
     folder = tmp_path_factory.mktemp("saes")
     save_sae(explorer.sae, folder / "one.safetensors")

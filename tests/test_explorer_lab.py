@@ -14,8 +14,8 @@ import nbformat
 import pytest
 from chromium import CHROMIUM, FLAGS
 
-from repro.config import repo_root
-from repro.report.kernel import own_kernel
+from repro.base.config import repo_root
+from repro.book.kernel import own_kernel
 
 NANO = {
     "train_tokens": 6000,

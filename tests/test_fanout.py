@@ -10,10 +10,11 @@ from pathlib import Path
 import fanout_tasks
 import pytest
 
-from repro import engines, fanout, worker
-from repro.errors import BadInput
-from repro.fanout import Fanout, Task, fan_out, status
-from repro.memory import memory_available
+from repro.base.errors import BadInput
+from repro.base.memory import memory_available
+from repro.jobs import engines, worker
+from repro.jobs import run as fanout
+from repro.jobs.run import Fanout, Task, fan_out, status
 
 ENGINES = [
     pytest.param({"engine": "local"}, id="local"),

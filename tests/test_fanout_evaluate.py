@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from repro.base.config import repo_root
 from repro.cli import main
-from repro.config import repo_root
-from repro.experiments.planning import weight_bytes
-from repro.fanout import status
-from repro.workflow import tables
+from repro.commands import many as tables
+from repro.jobs.run import status
+from repro.sections.performance.scale import weight_bytes
 
 SHORT = ("--metrics.max-tokens", "60", "--metrics.bootstrap", "4", "--semi-steps", "2", "--non-steps", "3")
 
@@ -98,12 +98,12 @@ def test_the_estimated_memory_holds_what_benchmarks_took():
 PEAK = """
 import sys, tempfile, torch
 from pathlib import Path
-import repro.cli, repro.workflow
+import repro.cli, repro.commands
 from repro.bench.evaluate import synthetic_sae, write_activations
-from repro.config import MetricsConfig
+from repro.base.config import MetricsConfig
 from repro.evaluate import EvalOptions, open_data
 from repro.evaluate.run import evaluate_sae
-from repro.memory import resident
+from repro.base.memory import resident
 torch.set_num_threads(1)
 d, m, n = map(int, sys.argv[1:])
 begin = resident()

@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 from test_notebooks import NANO
 
-from repro import claims, cli
-from repro.errors import BadInput
-from repro.experiments.tables import fresh
-from repro.fanout import Fanout, status
-from repro.report import commands, runner
+from repro import cli
+from repro.base.errors import BadInput
+from repro.book import runner
+from repro.commands import report as commands
+from repro.jobs.run import Fanout, status
+from repro.sections import ledger as claims
+from repro.sections.tables import fresh
 
 NAMES = ("00_start", "50_comparison", "52_semi_sweep")
 SMALLER = NANO | {"eval_tokens": 150, "released_tokens": 60, "sweep_steps": [0, 5], "bootstrap": 4}

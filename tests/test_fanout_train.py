@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
+from repro.base.config import repo_root
 from repro.cli import main
-from repro.config import repo_root
-from repro.fanout import Fanout, status
-from repro.training.run import TrainConfig, memory_of, run, training_bytes
+from repro.commands.train import TrainConfig, memory_of, run, training_bytes
+from repro.jobs.run import Fanout, status
 
 PROCESS = 350 * 2**20  # a process that has loaded what the benchmark needs
 SHORT = {"m": 24, "steps": 12, "batch_size": 64, "held_out_tokens": 32, "device": "cpu"}

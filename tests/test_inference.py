@@ -5,12 +5,12 @@ import pytest
 import torch
 from sklearn.linear_model import Lasso as SklearnLasso
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.inference import calibrate_lambda, encode_as_released, infer, nearest_root
-from repro.objective import certify, exact_objective, lambda_max, objective
+from repro.sae import BatchTopK, Standard, TopK
 from repro.solvers import Lasso, solve
-from repro.variants import BatchTopK, Standard, TopK
+from repro.solvers.objective import certify, exact_objective, lambda_max, objective
 
 
 def make(cls, d=12, m=40, seed=0, **knobs):

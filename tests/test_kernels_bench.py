@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from repro import bench, ops
+from repro.base.errors import BadInput
 from repro.bench.kernels import Kernels
-from repro.errors import BadInput
 
 
 def rows(path):

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from repro.errors import BadInput
-from repro.training.loca import GROUP_KS, angular_variance, group, group_ks, ranking, regroup, uncentred
-from repro.variants import TopK
+from repro.base.errors import BadInput
+from repro.loca.variance import GROUP_KS, angular_variance, group, group_ks, ranking, regroup, uncentred
+from repro.sae import TopK
 
 GOLDEN = Path(__file__).parent / "golden"
 

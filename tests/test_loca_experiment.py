@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from repro.experiments import loca, loca_view
+from repro.sections.loca import figures as loca_view
+from repro.sections.loca import run as loca
 
 
 @pytest.fixture

@@ -9,18 +9,17 @@ import torch
 from test_training import Rows
 from torch.nn.functional import mse_loss, normalize
 
+from repro.base.errors import BadInput
 from repro.checkpoints import CheckpointError, load_sae
-from repro.errors import BadInput
-from repro.loca import LocaConvert, LocaEvaluate, LocaTrain, convert, evaluate
-from repro.loca import train as train_command
-from repro.sae import SAE
-from repro.training.grouped import LocaJob, LocaTrainer, group_top_k
-from repro.training.loca_files import converted
-from repro.training.phases import Loca, UnitRows, train_loca, unit
+from repro.commands.loca import LocaConvert, LocaEvaluate, LocaTrain, convert, evaluate
+from repro.commands.loca import train as train_command
+from repro.loca.files import converted
+from repro.loca.grouped import LocaJob, LocaTrainer, group_top_k
+from repro.loca.phases import Loca, UnitRows, train_loca, unit
+from repro.loca.released import ReleasedJob, ReleasedTrainer
+from repro.sae import SAE, VARIANTS, LocA
 from repro.training.recipe import Job, Recipe
-from repro.training.released import ReleasedJob, ReleasedTrainer
 from repro.training.trainer import Trainer
-from repro.variants import VARIANTS, LocA
 
 D, M = 24, 50
 SIZES, KS = (13, 13, 12, 12), (3, 2, 1, 1)

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from repro import memory
-from repro.memory import memory_available, workers_that_fit
+from repro.base import memory
+from repro.base.memory import memory_available, workers_that_fit
 
 GB = 10**9
 

@@ -6,14 +6,14 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score as sklearn_f1
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.metrics import METRICS, Firing, Moments, Reconstruction, evaluate_codes, norm_label, pool, probe_metrics
 from repro.metrics.absorption import absorption
 from repro.metrics.gap import bracket, gap_summary
 from repro.metrics.intervals import bootstrap_f1, jackknife, wilson
 from repro.metrics.probing import f1_score, probe
-from repro.variants import Standard
+from repro.sae import Standard
 
 
 def codes_of(z):

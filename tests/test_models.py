@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from repro.activations import fetch, memory, packaged
 from repro.activations.forward import forward
-from repro.activations.memory import weight_bytes
-from repro.activations.models import as_loaded, find_blocks, load_model
-from repro.activations.presets import PRESETS, layer_of
-from repro.activations.sites import part_of, site_of
-from repro.config import ModelConfig, digest
-from repro.errors import BadInput
+from repro.activations.language_models import fetch, memory, packaged
+from repro.activations.language_models.load import as_loaded, find_blocks, load_model
+from repro.activations.language_models.memory import weight_bytes
+from repro.activations.language_models.presets import PRESETS, layer_of
+from repro.activations.language_models.sites import part_of, site_of
+from repro.base.config import ModelConfig, digest
+from repro.base.errors import BadInput
 
 transformers = pytest.importorskip("transformers")
 N = language_models.BLOCKS

@@ -5,8 +5,8 @@ import json
 import nbformat
 import pytest
 
-from repro.config import repo_root
-from repro.report.runner import execute, scale_parameters
+from repro.base.config import repo_root
+from repro.book.runner import execute, scale_parameters
 
 NAMES = [
     "00_start",
@@ -84,4 +84,4 @@ def test_sources_have_no_outputs_and_begin_with_parameters(name):
     assert code[0].metadata.tags == ["parameters"]
     assert not any(c.outputs or c.execution_count for c in code)
     for cell in code[1:]:
-        assert len(cell.source.splitlines()) <= 11, "logic belongs into repro.experiments"
+        assert len(cell.source.splitlines()) <= 11, "logic belongs into repro.sections"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from repro import objective as J
 from repro.codes import SparseCodes
+from repro.solvers import objective as J
 
 
 def unit(a):

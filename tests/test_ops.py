@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from repro import objective, ops
+from repro import ops
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
+from repro.solvers import objective
 
 
 def each(*impls):

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from repro.config import repo_root
-from repro.errors import BadInput
-from repro.report import drawings, facts, front, mime, readme
-from repro.report.book import pages
+from repro.base.config import repo_root
+from repro.base.errors import BadInput
+from repro.book import drawings, facts, front, mime, readme
+from repro.book.build import pages
 
 BOOK = repo_root() / "book"
 PROSE = sorted(p for p in BOOK.rglob("*.md") if p.relative_to(BOOK).parts[0] not in ("_build", "_generated", "vendor"))
@@ -109,7 +109,7 @@ def examples():
 def test_the_variant_passes_what_every_variant_passes(examples, monkeypatch):
     import test_variants as every
 
-    from repro.variants import VARIANTS
+    from repro.sae import VARIANTS
 
     monkeypatch.setitem(VARIANTS, "soft_topk", examples["SoftTopK"])
     every.test_codes_are_nonnegative_and_the_same_in_blocks("soft_topk")
@@ -159,7 +159,7 @@ def test_an_unknown_drawing_is_refused():
 
 
 def test_the_front_page_shows_every_claim_and_no_dead_link():
-    from repro import claims
+    from repro.sections import ledger as claims
 
     built = pages(BOOK)
     whole, parts = front.markdown(built)

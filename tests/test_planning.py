@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from repro.config import SCALES
-from repro.experiments import planning
+from repro.base.config import SCALES
+from repro.sections.performance import scale as planning
 
 
 @pytest.fixture

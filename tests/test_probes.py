@@ -7,11 +7,13 @@ import torch
 
 from repro.codes import SparseCodes
 from repro.evaluate import EvalOptions
-from repro.experiments import probe_draws, probes, probes_words
-from repro.experiments import probe_labels as labels
-from repro.experiments import probe_scores as ps
 from repro.metrics.absorption import AUX
 from repro.metrics.probing import probes as fitted_probes
+from repro.sections.probes import draws as probe_draws
+from repro.sections.probes import labels
+from repro.sections.probes import run as probes
+from repro.sections.probes import scores as ps
+from repro.sections.probes import words as probes_words
 
 O = EvalOptions(bootstrap=50, seed=3)
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy.optimize import nnls
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.solvers import refit
 
 

@@ -85,7 +85,7 @@ def test_lambda_grids_choose_exactly_the_released_lambda(golden):
 
 
 def test_objective_and_gap(golden):
-    from repro.objective import objective
+    from repro.solvers.objective import objective
 
     g, j = golden
     x, d = torch.tensor(g["X"]), torch.tensor(g["D"])

@@ -13,11 +13,13 @@ import nbformat
 import numpy as np
 import pytest
 
-from repro.config import repo_root
-from repro.errors import BadInput, NotebookFailed
-from repro.fanout import Fanout, status
-from repro.report import book, mime, theme
-from repro.report.runner import execute, execute_all, plan, record, scale_parameters
+from repro.base import theme
+from repro.base.config import repo_root
+from repro.base.errors import BadInput, NotebookFailed
+from repro.book import build as book
+from repro.book import mime
+from repro.book.runner import execute, execute_all, plan, record, scale_parameters
+from repro.jobs.run import Fanout, status
 
 v4 = nbformat.v4
 
@@ -174,7 +176,7 @@ def test_killed_report_goes_on_where_it_stopped(tmp_path):
     scales(tmp_path, "a:\nb:\n")
     out = tmp_path / "out"
     script = (
-        "from pathlib import Path\nfrom repro.report.runner import execute\n"
+        "from pathlib import Path\nfrom repro.book.runner import execute\n"
         f"for n in 'ab': execute(n, notebooks_dir=Path({str(tmp_path)!r}), out_dir=Path({str(out)!r}))"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
@@ -213,7 +215,7 @@ def test_the_first_notebook_prepares_and_the_others_run_side_by_side(tmp_path, m
 
 def test_the_report_runs_every_notebook_and_builds_no_book_of_some(monkeypatch, capsys):
     from repro import cli
-    from repro.report import commands
+    from repro.commands import report as commands
 
     asked, failed = [], {"50_comparison": "50_comparison failed in cell [2]."}
     monkeypatch.setattr(commands, "execute_all", lambda *a, **k: asked.append((*a, k)) or failed)
@@ -231,8 +233,9 @@ def test_the_report_runs_every_notebook_and_builds_no_book_of_some(monkeypatch, 
 
 
 def test_claims_are_recomputed_by_the_notebooks_that_they_name(monkeypatch, capsys, tmp_path):
-    from repro import claims, cli
-    from repro.report import runner
+    from repro import cli
+    from repro.book import runner
+    from repro.sections import ledger as claims
 
     asked = []
     monkeypatch.setattr(claims, "write", lambda scale: tmp_path / "ledger.csv")
@@ -356,7 +359,7 @@ def test_pages_load_the_basic_plotly_unless_a_figure_needs_all_of_it():
 def test_tables_lose_white_space_and_nothing_else():
     import pandas as pd
 
-    from repro.report.runner import slim_tables
+    from repro.book.runner import slim_tables
 
     table = pd.DataFrame({"a b": [1.5, 2.0], "c": ["x y", "<z>"]})
     html = table._repr_html_()
@@ -373,7 +376,7 @@ def test_tables_lose_white_space_and_nothing_else():
 
 
 def test_the_computed_parts_of_the_readme_are_current():
-    from repro.report.readme import text
+    from repro.book.readme import text
 
     readme = (repo_root() / "README.md").read_text(encoding="utf-8")
     assert text(readme) == readme, "run `make readme`"

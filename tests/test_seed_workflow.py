@@ -14,8 +14,8 @@ import pytest
 import torch
 import yaml
 
+from repro.base.config import RunConfig, load_yaml
 from repro.cli import main, parse
-from repro.config import RunConfig, load_yaml
 
 ROOT = Path(__file__).parent.parent
 METRICS = {"NMSE", "DeadRate", "DenseRate@0.1", "DenseRate@0.2", "F1@1", "F1@2", "ΔF1", "AbsorptionRate"}
@@ -134,8 +134,8 @@ def test_evaluate_again_skips_what_is_done(seed, capfd):
 
 def test_visualize_draws_every_checkpoint_by_step_and_sparsity(seed, monkeypatch):
     pytest.importorskip("plotly")
-    from repro.experiments import comparison
-    from repro.workflow.figures import draw, with_steps
+    from repro.commands.visualize import draw, with_steps
+    from repro.sections.comparison import run as comparison
 
     out, _ = seed
     monkeypatch.setattr(comparison, "METRICS", ("NMSE", "F1@1"))
@@ -159,8 +159,8 @@ def test_visualize_draws_every_checkpoint_by_step_and_sparsity(seed, monkeypatch
 @pytest.mark.browser
 def test_visualize_writes_html_and_png(seed, monkeypatch):
     pytest.importorskip("kaleido")
-    from repro.experiments import comparison
-    from repro.workflow import figures
+    from repro.commands import visualize as figures
+    from repro.sections.comparison import run as comparison
 
     out, config = seed
     monkeypatch.setattr(comparison, "METRICS", ("NMSE",))

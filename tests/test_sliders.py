@@ -8,9 +8,10 @@ import plotly.graph_objects as go
 import pytest
 from test_book import browser, pytestmark  # noqa: F401 -- fixture and marks
 
-from repro.config import repo_root
-from repro.explore import static
-from repro.report import mime, theme
+from repro.base import theme
+from repro.base.config import repo_root
+from repro.book import mime
+from repro.sections.explorer import static
 
 LABELS = ("zero", "one", "two", "three")
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from repro import objective as J
 from repro import ops
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.solvers import SOLVERS, Ista, Lasso, WorkingSet, pursuit, refit, solve
+from repro.solvers import objective as J
 from repro.solvers.loop import AUTO
 
 SIGNS = pytest.mark.parametrize("nonneg", [True, False], ids=["nonneg", "signed"])
@@ -395,8 +395,8 @@ def test_cuda_agrees_with_the_cpu(nonneg):
 @SIGNS
 def test_compiled_descent_is_its_plain_twin(nonneg):
     pytest.importorskip("numba")
-    from repro.kernels import coordinate_descent as fast
     from repro.kernels import coordinate_descent_torch as plain
+    from repro.kernels.cpu import working_set as fast
 
     for w, dtype in ((1, np.float64), (7, np.float64), (37, np.float64), (37, np.float32)):
         x, atoms = correlated(n=1, d=25, m=w, dtype=torch.float64)

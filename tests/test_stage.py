@@ -15,8 +15,8 @@ import test_store
 from repro.activations import stage
 from repro.activations.stage import staged
 from repro.activations.store import open_store
-from repro.errors import BadInput
-from repro.fanout import Fanout, Task, fan_out
+from repro.base.errors import BadInput
+from repro.jobs.run import Fanout, Task, fan_out
 
 
 def bare(folder):

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 import torch
 
-from repro.config import repo_root
+from repro.base.config import repo_root
 from repro.evaluate import EvalData, EvalOptions, Tokens
-from repro.experiments import sweep, sweep_cost
-from repro.experiments.sweep_steps import Clock, fista, ista
+from repro.evaluate.steps import Clock, fista, ista
+from repro.sae import BatchTopK
+from repro.sections.sweep import costs as sweep_cost
+from repro.sections.sweep import run as sweep
 from repro.solvers import Fista, Ista, Lasso, solve
-from repro.variants import BatchTopK
 
 D, M, STEPS = 8, 24, (0, 1, 4)
 

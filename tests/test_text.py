@@ -9,10 +9,10 @@ import sys
 import hub_text
 import pytest
 
-from repro.activations.splits import parse_split
-from repro.activations.text import _hub_rows, documents, source_fingerprint
-from repro.config import DatasetConfig
-from repro.errors import BadInput
+from repro.activations.text.documents import _hub_rows, documents, source_fingerprint
+from repro.activations.text.splits import parse_split
+from repro.base.config import DatasetConfig
+from repro.base.errors import BadInput
 
 ROWS = [{"text": f"text {i}", "topic": ["b", "a"][i % 2], "n": i} for i in range(5)]
 

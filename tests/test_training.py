@@ -12,19 +12,19 @@ import torch
 from torch.nn.functional import normalize
 
 from repro.activations.store import open_store
+from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
-from repro.checkpoints.dictionary_learning import state_dict
-from repro.errors import BadInput
+from repro.checkpoints.formats.dictionary_learning import state_dict
+from repro.commands.train import TrainConfig, jobs, recipe, run, with_defaults
+from repro.sae import VARIANTS
 from repro.training.language import ce_recovered, of_store
 from repro.training.losses import LOSSES, Situation, auxk
 from repro.training.places import Dense, Sparse
 from repro.training.recipe import TRAINED, Job, Recipe, group_sizes, sparsity_grid
-from repro.training.run import TrainConfig, jobs, recipe, run, with_defaults
 from repro.training.selection import batch_top_k, row_top_k
 from repro.training.train import evaluate, train
 from repro.training.trainer import Trainer, remove_parallel
 from repro.training.weights import Weights, geometric_median
-from repro.variants import VARIANTS
 
 D, M, FEATURES = 32, 80, 40
 
@@ -511,8 +511,8 @@ def test_divergence_and_full_disk_stop_with_a_sentence(data, tmp_path, monkeypat
 
 @pytest.fixture(scope="module")
 def tiny_lm():
-    from repro.activations.models import load_model
-    from repro.config import ModelConfig
+    from repro.activations.language_models.load import load_model
+    from repro.base.config import ModelConfig
 
     return load_model(ModelConfig("tiny"), "cpu")
 
@@ -562,7 +562,7 @@ def test_cross_entropy_recovered(tiny_lm):
 
 def test_finished_runs_report_the_loss_recovered(tiny_lm, tmp_path):
     from repro.activations.collect import collect
-    from repro.config import DatasetConfig, ModelConfig, RunConfig
+    from repro.base.config import DatasetConfig, ModelConfig, RunConfig
 
     data = DatasetConfig(name="tiny", max_tokens=4000, seq_len=64)
     acts = collect(RunConfig(output_dir=str(tmp_path), model=ModelConfig("tiny"), dataset=data, device="cpu"))

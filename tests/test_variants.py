@@ -5,9 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from repro.errors import BadInput
-from repro.sae import SAE
-from repro.variants import VARIANTS, BatchTopK, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, TopK
+from repro.base.errors import BadInput
+from repro.sae import SAE, VARIANTS, BatchTopK, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, TopK
 
 D, M, N = 7, 30, 13
 KNOBS = {"k": 4, "group_sizes": (6, 8, 16), "group_ks": (1, 2, 3)}

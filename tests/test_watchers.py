@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 from repro.training.recipe import Job, Recipe
 from repro.training.train import train
 from repro.training.watchers import watcher

@@ -3,9 +3,9 @@
 import shutil
 import sys
 
-from repro.config import SCALES, repo_root
-from repro.errors import BadInput
-from repro.experiments.tables import committed, fresh
+from repro.base.config import SCALES, repo_root
+from repro.base.errors import BadInput
+from repro.sections.tables import committed, fresh
 
 
 def main(scale: str) -> None:

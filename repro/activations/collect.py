@@ -19,16 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repro.activations.drafts import MOMENTS, PROGRESS, ManyFiles, OneFile, new_array, read_json, save_json
-from repro.activations.fetch import find_model
 from repro.activations.forward import collect_texts, forward, plan, put
-from repro.activations.models import LoadedModel, load_model
-from repro.activations.presets import layer_of
+from repro.activations.language_models.fetch import find_model
+from repro.activations.language_models.load import LoadedModel, load_model
+from repro.activations.language_models.presets import layer_of
 from repro.activations.store import open_store, store_name
 from repro.activations.summary import describe_norms, mean_and_scale, moments
-from repro.activations.text import documents, source_fingerprint
+from repro.activations.text.documents import documents, source_fingerprint
 from repro.activations.tokenise import write_tokens
-from repro.config import RunConfig, digest
-from repro.errors import BadInput
+from repro.base.config import RunConfig, digest
+from repro.base.errors import BadInput
 
 __all__ = ["collect", "collect_texts"]
 

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.activations.models import LoadedModel
+from repro.activations.language_models.load import LoadedModel
 from repro.activations.store import ActivationStore
-from repro.activations.text import Document
+from repro.activations.text.documents import Document
 from repro.activations.tokenise import Count, sequences
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 
 
 def collect_texts(

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from repro.config import file_sha256
-from repro.errors import BadInput
+from repro.base.config import file_sha256
+from repro.base.errors import BadInput
 
 PIECES, PIECE = 16, 4096  # of a file, in its sample
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repro.activations.shards import Shards
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 
 if TYPE_CHECKING:
     from repro.activations.store import ActivationStore

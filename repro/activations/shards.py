@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 
 MANIFEST = "manifest.json"  # its presence says that every shard is complete
 TYPES: dict[str, np.dtype[Any]] = {

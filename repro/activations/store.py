@@ -14,7 +14,7 @@ import torch
 from repro.activations.integrity import check_files, read_manifest
 from repro.activations.rows import Batch, Rows
 from repro.activations.shards import MANIFEST, Shards, layout, map_shard, read_header, shard_name
-from repro.errors import BadInput, nearest
+from repro.base.errors import BadInput, nearest
 
 __all__ = [
     "EXCLUDE",

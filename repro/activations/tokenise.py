@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from repro.activations.models import LoadedModel
+from repro.activations.language_models.load import LoadedModel
 from repro.activations.store import Files
-from repro.activations.text import Document
-from repro.config import DatasetConfig
-from repro.errors import BadInput
+from repro.activations.text.documents import Document
+from repro.base.config import DatasetConfig
+from repro.base.errors import BadInput
 
 FIRST, CALL = 8, 256  # documents in the first call of the tokenizer, and at most; it works on them in parallel
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro import objective, ops
+from repro import ops
 from repro.bench.inference import lam_for_l0, synthetic
 from repro.codes import SparseCodes
-from repro.solvers import Lasso, Solution, solve
+from repro.solvers import Lasso, Solution, objective, solve
 
 Shape = tuple[int, int, int, int]  # n, d, m, k
 CHECKED = 32  # rows that are compared with float64

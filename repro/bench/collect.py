@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from repro.base.config import DatasetConfig, ModelConfig, RunConfig
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
-from repro.config import DatasetConfig, ModelConfig, RunConfig
 
 FORMS = ("npy", "shards")
 
@@ -50,7 +50,7 @@ class Collect:
     def run(self) -> Path:
         """Append a row a form, and one for the longer collection, to collect.csv; returns its path."""
         from repro.activations.forward import forward, plan
-        from repro.activations.models import load_model
+        from repro.activations.language_models.load import load_model
 
         loaded = load_model(ModelConfig(self.model, self.layer), self.device, whole=False)
         path, facts = table("collect", self.out), machine("transformers", device=self.device)

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from repro.config import repo_root, write_atomically
-from repro.machine import commit, processor
+from repro.base.config import repo_root, write_atomically
+from repro.base.machine import commit, processor
 
 
 def flag(default: Any, help: str) -> Any:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from repro.base.config import MetricsConfig
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
-from repro.config import MetricsConfig
 from repro.sae import SAE
 
 PLANTED = 60  # atoms that make up an activation
@@ -89,7 +89,7 @@ class Evaluate:
 
 def synthetic_sae(d: int, m: int, k: int, seed: int) -> SAE:
     """BatchTopK with unit atoms (spectrum i^-1/4), the encoder their transpose times a gain, mean L0 = k."""
-    from repro.variants import BatchTopK
+    from repro.sae import BatchTopK
 
     g = torch.Generator().manual_seed(seed)
     sae = BatchTopK(BatchTopK.Config(d, m, k=k)).requires_grad_(False)

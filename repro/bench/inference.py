@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro import objective
+from repro.base.errors import BadInput
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
 from repro.codes import SparseCodes
-from repro.errors import BadInput
+from repro.solvers import objective
 from repro.solvers.loop import solve
 from repro.solvers.problem import Lasso
 
@@ -203,7 +203,7 @@ def real(acts: Path, sae_path: Path, n: int, seed: int = 0) -> Data:
     """n activations drawn from a store, less the decoder bias, with a trained SAE's dictionary."""
     from repro.activations.store import EXCLUDE, open_store
     from repro.checkpoints import load_sae
-    from repro.workflow.inputs import max_norm_ratio
+    from repro.commands.inputs import max_norm_ratio
 
     sae = load_sae(sae_path)
     store = open_store(acts)

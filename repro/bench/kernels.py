@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 
 from repro import ops
+from repro.base.errors import BadInput
 from repro.bench.cases import Case, Shape, cases, solver_cases
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
-from repro.errors import BadInput
 from repro.kernels.precision import PRECISIONS, operand, torch_products
 
 SHAPES: dict[str, tuple[Shape, ...]] = {

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repro.base.config import CheckpointRoots, MetricsConfig, RunConfig
+from repro.base.errors import BadInput
 from repro.bench.common import append, flag, machine, table, timed
 from repro.bench.evaluate import synthetic_sae, write_activations
-from repro.config import CheckpointRoots, MetricsConfig, RunConfig
-from repro.errors import BadInput
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +65,7 @@ class Scale:
 
     def _prepare(self, folder: Path) -> RunConfig:
         from repro.checkpoints import save_sae
-        from repro.workflow import index
+        from repro.commands import index
 
         for i in range(self.checkpoints):
             sae = synthetic_sae(self.d, self.m, self.k, self.seed + i)
@@ -85,7 +85,7 @@ class Scale:
     def _evaluate(self, config: RunConfig, folder: Path) -> tuple[pd.DataFrame, float]:
         import pandas as pd
 
-        from repro.workflow import evaluate
+        from repro.commands import evaluate
 
         for file in (*folder.glob("rows/*"), *folder.glob("tasks/*")):
             file.unlink()
@@ -121,7 +121,7 @@ class Scale:
 
 
 def _tasks(folder: Path) -> list[dict[str, Any]]:
-    from repro.fanout import status
+    from repro.jobs.run import status
 
     return status(folder)
 

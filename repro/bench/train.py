@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from repro.base.errors import BadInput
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
-from repro.errors import BadInput
 from repro.training.recipe import PREFIXES, TRAINED, Job, Recipe
 from repro.training.train import evaluate
 from repro.training.trainer import Trainer

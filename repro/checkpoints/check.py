@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 from repro.sae import SAE
 
 SCALES = tuple(2.0**i for i in range(-8, 9))

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from repro.checkpoints.dictionary_learning import CLASSES, TRAINERS, state_dict
-from repro.config import write_atomically
+from repro.base.config import write_atomically
+from repro.checkpoints.formats.dictionary_learning import CLASSES, TRAINERS, state_dict
 from repro.sae import SAE
 
 

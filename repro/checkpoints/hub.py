@@ -9,8 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from repro.base.errors import BadInput, missing_extra, nearest
 from repro.checkpoints.locate import WEIGHT_NAMES
-from repro.errors import BadInput, missing_extra, nearest
 
 _SIDE = ("config.json", "cfg.json", "eval_results.json", "loc_angular_meta.pt")
 # variant -> the folder names of (the 0108, the 0107, the trajectory) releases
@@ -172,7 +172,7 @@ def find_sae(
 
 
 def _sparsity_of(config: Path) -> float | None:
-    from repro.checkpoints.dictionary_learning import sparsity
+    from repro.checkpoints.formats.dictionary_learning import sparsity
 
     trainer: dict[str, Any] = json.loads(config.read_text()).get("trainer") or {}
     return sparsity(trainer, None)

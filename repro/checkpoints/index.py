@@ -9,13 +9,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from repro.base.config import file_sha256
+from repro.base.errors import BadInput
 from repro.checkpoints.load import plan_of
 from repro.checkpoints.locate import SUFFIXES, WEIGHT_NAMES, Location, parse_layer, parse_path, read_config
 from repro.checkpoints.plan import Options
 from repro.checkpoints.weights import CheckpointError
-from repro.config import file_sha256
-from repro.errors import BadInput
-from repro.variants import VARIANTS
+from repro.sae import VARIANTS
 
 _EXPECTED = re.compile(rf"^(?:{'|'.join(map(re.escape, WEIGHT_NAMES))}|ae_\d+\.pt)$")
 # files that training leaves beside the weights

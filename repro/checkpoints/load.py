@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from repro.checkpoints import (
+from repro.base.config import file_sha256
+from repro.base.errors import BadInput
+from repro.checkpoints.formats import (
     batch_topk_repo,
     dictionary_learning,
     gemma_scope,
@@ -19,8 +21,6 @@ from repro.checkpoints import (
 from repro.checkpoints.locate import Location, StepNotFound, locate
 from repro.checkpoints.plan import Options, Plan
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.config import file_sha256
-from repro.errors import BadInput
 from repro.sae import SAE
 
 READERS = (

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.errors import BadInput, exhausted
+from repro.base.errors import BadInput, exhausted
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 INTS = ("int64", "int32", "int16", "uint8")

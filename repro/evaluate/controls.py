@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from repro.config import digest
+from repro.base.config import digest
 from repro.evaluate.data import Tokens
 from repro.evaluate.stream import TokenSums
-from repro.sae import SAE
-from repro.variants import TopK
+from repro.sae import SAE, TopK
 
 
 def random_directions(n: int, d: int, norms: Tensor | float, seed: int, what: str) -> Tensor:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.config import MetricsConfig, digest
-from repro.errors import BadInput
+from repro.base.config import MetricsConfig, digest
+from repro.base.errors import BadInput
 from repro.inference import NON_STEPS, SEMI_STEPS
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from repro.evaluate.probes import norm_labels
 from repro.evaluate.stream import KeptCodes
 from repro.inference import GRID_EXP5, NON_STEPS, encode_as_released, grid_lambda, infer, released_lambda
 from repro.metrics import Firing, Reconstruction, probe_metrics
-from repro.objective import certify
 from repro.sae import SAE
 from repro.solvers import Lasso, solve
+from repro.solvers.objective import certify
 
 FIRST = 2000  # tokens on which the batch evaluation searches lambda
 DENSE = 2**22  # numbers of a dense block of codes: released codes are dense, and so take many times this in passing

@@ -11,9 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro.config import digest, file_sha256, write_atomically
-from repro.errors import BadInput
-from repro.evaluate import corrected, released
+from repro.base.config import digest, file_sha256, write_atomically
+from repro.base.errors import BadInput
+from repro.evaluate import released
+from repro.evaluate import ways as corrected
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.inference import CONTROLS, check_mode
 from repro.sae import SAE
@@ -84,9 +85,9 @@ def evaluate_sae(
 def code_key() -> str:
     """Hash of the sources that a row depends on, so that rows of older code are not taken for new ones."""
     package = Path(__file__).parent.parent
-    names = ("objective.py", "codes.py", "ops.py", "sae.py")
-    folders = ("solvers", "kernels", "metrics", "variants", "checkpoints", "inference", "evaluate")
-    files = [package / n for n in names] + [f for folder in folders for f in (package / folder).glob("*.py")]
+    names = ("codes.py", "ops.py")
+    folders = ("solvers", "kernels", "metrics", "sae", "checkpoints", "inference", "evaluate")
+    files = [package / n for n in names] + [f for folder in folders for f in (package / folder).rglob("*.py")]
     return digest([file_sha256(f) for f in sorted(files)])
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.inference.names import SEMI_STEPS, check_mode
-from repro.objective import lambda_max
 from repro.sae import SAE
 from repro.solvers import Lasso, solve
+from repro.solvers.objective import lambda_max
 
 CALIBRATION_TOKENS = 1000
 FEW = 128  # of them, on which the search for lambda begins

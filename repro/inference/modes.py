@@ -8,16 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, spread
 from repro.inference.names import NON_STEPS, SEMI_STEPS, check_mode
 from repro.inference.released import encode_as_released, released_lambda
 from repro.metrics.firing import Firing
 from repro.metrics.gap import bracket
-from repro.objective import certify
 from repro.sae import SAE
 from repro.solvers import Ista, Lasso, Solution, solve
+from repro.solvers.objective import certify
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.errors import BadInput, nearest
+from repro.base.errors import BadInput, nearest
 
 MODES = ("amortized", "semi", "non")
 CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.metrics.absorption import AUX, absorption_of
 from repro.metrics.firing import Firing, Moments
 from repro.metrics.probing import Blocks, Probe, norm_label, norm_label_of, pool, probes

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repro import ops
 from repro.codes import SparseCodes
-from repro.objective import Certificate, certify
+from repro.solvers.objective import Certificate, certify
 from repro.solvers.problem import Lasso
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput, nearest
 from repro.codes import SparseCodes
-from repro.errors import BadInput, nearest
-from repro.objective import Certificate
 from repro.solvers.fista import Fista
 from repro.solvers.ista import Ista
+from repro.solvers.objective import Certificate
 from repro.solvers.problem import Lasso, Solution
 from repro.solvers.pursuit import Pursuit
 from repro.solvers.working_set import WorkingSet

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
-from repro.objective import lipschitz
+from repro.solvers.objective import lipschitz
 
 LARGEST, SMALLEST = 1e15, 1e-15
 """Values of float32 x and atoms beyond this are refused, and dictionaries below it: their squares leave float32."""

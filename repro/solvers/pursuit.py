@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
-from repro.objective import Certificate, certify
+from repro.solvers.objective import Certificate, certify
 from repro.solvers.problem import Lasso
 from repro.solvers.refit import least_squares
 

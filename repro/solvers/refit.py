@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.errors import BadInput
 from repro.solvers.problem import Lasso
 
 NUMBERS = 2**23  # float64 numbers of gathered atoms and Gram matrices that a block of rows may need

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from repro.base.errors import missing_extra
 from repro.codes import SparseCodes
-from repro.errors import missing_extra
-from repro.objective import CHUNK, Certificate
 from repro.solvers.base import dense_block, largest_codes
+from repro.solvers.objective import CHUNK, Certificate
 from repro.solvers.problem import Lasso
 from repro.solvers.working_set_batched import BatchedState
 
@@ -27,7 +27,7 @@ GRAM_NUMBERS = 2**28  # Gram matrices of a block that may be kept, in numbers of
 def compiled() -> Any:
     """The compiled passes; BadInput where numba is missing."""
     try:
-        from repro.kernels import coordinate_descent
+        from repro.kernels.cpu import working_set as coordinate_descent
     except ImportError:
         raise missing_extra("numba", "cpu") from None
     return coordinate_descent

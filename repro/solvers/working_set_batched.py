@@ -8,8 +8,8 @@ from torch import Tensor
 from repro import ops
 from repro.codes import SparseCodes
 from repro.kernels.precision import torch_products
-from repro.objective import Certificate, certificate_of
 from repro.solvers.base import largest_codes
+from repro.solvers.objective import Certificate, certificate_of
 from repro.solvers.problem import Lasso
 
 NUMBERS = {"cpu": 2**22, "cuda": 2**29}  # of gathered atoms and Gram matrices at a time

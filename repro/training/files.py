@@ -16,16 +16,15 @@ from typing import Any
 
 import torch
 
-from repro.checkpoints.dictionary_learning import CLASSES, state_dict
-from repro.checkpoints.native import save_sae
-from repro.config import digest, write_atomically
-from repro.errors import BadInput, disk_full
-from repro.sae import SAE
-from repro.training.grouped import LocaJob, LocaTrainer
+from repro.base.config import digest, write_atomically
+from repro.base.errors import BadInput, disk_full
+from repro.checkpoints.formats.dictionary_learning import CLASSES, state_dict
+from repro.checkpoints.formats.native import save_sae
+from repro.loca.grouped import LocaJob, LocaTrainer
+from repro.loca.released import ReleasedJob, ReleasedTrainer
+from repro.sae import SAE, VARIANTS
 from repro.training.recipe import Job, Recipe
-from repro.training.released import ReleasedJob, ReleasedTrainer
 from repro.training.trainer import BETAS, Trainer
-from repro.variants import VARIANTS
 
 TRAINER_CLASS = {
     "standard": "StandardTrainerAprilUpdate",

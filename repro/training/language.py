@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from repro.activations.models import LoadedModel, load_model
+from repro.activations.language_models.load import LoadedModel, load_model
 from repro.activations.store import ActivationStore, Rows
-from repro.config import Device, ModelConfig
-from repro.errors import BadInput
+from repro.base.config import Device, ModelConfig
+from repro.base.errors import BadInput
 from repro.sae import SAE
 
 Replace = Callable[[Tensor], Tensor]

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from repro.errors import BadInput, nearest
-from repro.variants import VARIANTS
+from repro.base.errors import BadInput, nearest
+from repro.sae import VARIANTS
 
 SAEBENCH_STEPS = 244_140
 LR_MAX = 8e-3

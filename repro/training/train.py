@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repro.activations.models import pick_device
-from repro.config import Device
-from repro.errors import BadInput
-from repro.lock import only_one
+from repro.activations.language_models.load import pick_device
+from repro.base.config import Device
+from repro.base.errors import BadInput
+from repro.base.lock import only_one
 from repro.metrics import Firing, Reconstruction
 from repro.sae import SAE, Source
 from repro.training.files import Run, bytes_needed

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from repro.errors import BadInput, missing_extra
+from repro.base.errors import BadInput, missing_extra
 
 Watch = Callable[[Path, dict[str, Any]], None]
 Service = Literal["tensorboard", "wandb"]

@@ -7,10 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from repro.errors import BadInput
-from repro.sae import SAE, Source
+from repro.base.errors import BadInput
+from repro.sae import SAE, VARIANTS, Source
 from repro.training.recipe import Job
-from repro.variants import VARIANTS
 
 STANDARD_NORM = 0.1  # initial norm of Standard's atoms, whose norms are free (Anthropic's April 2024 update)
 

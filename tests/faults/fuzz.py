@@ -16,19 +16,19 @@ import atheris
 
 with atheris.instrument_imports(include=["repro"]):
     import repro.activations.store
-    import repro.activations.text
+    import repro.activations.text.documents
+    import repro.base.config
+    import repro.book.runner
     import repro.checkpoints
-    import repro.config
-    import repro.report.runner
-    import repro.workflow.files
+    import repro.commands.files
 
 import nbformat
 import numpy as np
 import pandas as pd
 import torch
 
-from repro.config import DatasetConfig, RunConfig
-from repro.errors import BadInput
+from repro.base.config import DatasetConfig, RunConfig
+from repro.base.errors import BadInput
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
 CORPUS = Path(__file__).with_name("corpus.zip")  # what earlier runs covered: the files of their FOLDER/corpus
@@ -36,14 +36,14 @@ LARGEST = 64_000
 
 
 def read_texts(path):
-    list(repro.activations.text.documents(DatasetConfig(name=str(path))))
+    list(repro.activations.text.documents.documents(DatasetConfig(name=str(path))))
 
 
 READERS = {
-    "run.yaml": lambda path: repro.config.load_yaml(RunConfig, path),
+    "run.yaml": lambda path: repro.base.config.load_yaml(RunConfig, path),
     "acts_layer0.npy": lambda path: repro.activations.store.open_store(path).select().take(5),
-    "table.parquet": lambda path: repro.workflow.files.read_table(path, ("path",)),
-    "one.ipynb": lambda path: repro.report.runner.plan("one", notebooks_dir=path.parent),
+    "table.parquet": lambda path: repro.commands.files.read_table(path, ("path",)),
+    "one.ipynb": lambda path: repro.book.runner.plan("one", notebooks_dir=path.parent),
     **{f"text.{kind}": read_texts for kind in ("parquet", "csv", "jsonl", "jsonl.gz")},
 }
 

@@ -22,13 +22,13 @@ import torch
 from safetensors.torch import load_file
 
 from repro import cli
-from repro.config import repo_root
+from repro.base.config import repo_root
 
 CLOCK = {"seconds", "tokens_per_second", "tokens_per_s", "time", "pid"}
 PRELOAD = [
-    *("repro.cli", "repro.activations.collect", "repro.workflow", "repro.training.run", "repro.training.phases"),
+    *("repro.cli", "repro.activations.collect", "repro.commands", "repro.commands.train", "repro.loca.phases"),
     "repro.checkpoints.index",  # a child must not read sources that somebody is editing
-    *("repro.report.runner", "tyro", "pandas", "sklearn.linear_model", "papermill", "nbclient", "jupyter_client"),
+    *("repro.book.runner", "tyro", "pandas", "sklearn.linear_model", "papermill", "nbclient", "jupyter_client"),
     *("transformers.models.gpt_neox.modeling_gpt_neox", "transformers.models.auto.tokenization_auto"),
 ]
 
@@ -121,7 +121,7 @@ def notebooks(shared, out):
 
 
 def execute_both(folder, out):
-    from repro.report.runner import execute
+    from repro.book.runner import execute
 
     for name in "ab":
         execute(name, notebooks_dir=folder, out_dir=out)

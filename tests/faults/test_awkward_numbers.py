@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from repro.errors import BadInput
+from repro.base.errors import BadInput
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_sae
-from repro.variants import VARIANTS
+from repro.sae import VARIANTS
 
 FAMILY = "awkward numbers"
 D, M, N = 6, 14, 60

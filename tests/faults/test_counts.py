@@ -2,7 +2,7 @@
 
 import pytest
 
-from repro.experiments import faults
+from repro.sections.performance import faults
 
 ROWS = """family,cases,refused,right,failed,date,commit
 damaged files,1000,900,100,0,2026-01-02 03:04,012345678901

@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from repro.activations.store import open_store
-from repro.activations.text import documents
+from repro.activations.text.documents import documents
+from repro.base.config import DatasetConfig, RunConfig, load_yaml
+from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
-from repro.config import DatasetConfig, RunConfig, load_yaml
-from repro.errors import BadInput
 
 FAMILY = "damaged files"
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoints"
@@ -246,7 +246,7 @@ def test_tables(kind, tmp_path, capsys, tally):
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_notebooks(kind, name, tmp_path, tally):
     nbformat = pytest.importorskip("nbformat")
-    from repro.report.runner import plan, record
+    from repro.book.runner import plan, record
 
     cells = [nbformat.v4.new_code_cell("n: int = 1", metadata={"tags": ["parameters"]}, id="first")]
     metadata = {"repro": {"key": "k"}}
@@ -276,8 +276,8 @@ NEWER = {
 @pytest.mark.parametrize("name", NEWER)
 def test_files_of_a_version_that_nobody_knows_yet(name, tmp_path, tally):
     pytest.importorskip("nbformat")
-    from repro.report.runner import plan
-    from repro.workflow.files import read_table
+    from repro.book.runner import plan
+    from repro.commands.files import read_table
 
     (tmp_path / name).write_bytes(NEWER[name])
     read = {".ipynb": lambda p: plan("one", notebooks_dir=tmp_path), ".npy": open_store, ".parquet": read_table}
@@ -291,8 +291,8 @@ FOUND = Path(__file__).parent / "found"
 
 
 def reader(suffix):
-    from repro.report.runner import plan
-    from repro.workflow.files import read_table
+    from repro.book.runner import plan
+    from repro.commands.files import read_table
 
     notebook = lambda path: plan(path.stem, notebooks_dir=path.parent)  # noqa: E731
     return {".npy": open_store, ".parquet": read_table, ".ipynb": notebook}.get(suffix, load_sae)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from repro.activations.store import open_store
+from repro.base.config import RunConfig, load_yaml
+from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
-from repro.config import RunConfig, load_yaml
-from repro.errors import BadInput
 
 FAMILY, ENDS = "hostile input", "refused"
 CONFIG = {"trainer": {"dict_class": "AutoEncoderTopK", "activation_dim": 4, "dict_size": 8, "k": 2}}
@@ -130,7 +130,7 @@ def test_yaml_tags_and_aliases(name, tmp_path):
 def test_a_manifest_that_leads_out_of_its_folder(name, tmp_path):
     pytest.importorskip("transformers")
     from repro.activations.collect import collect
-    from repro.config import DatasetConfig
+    from repro.base.config import DatasetConfig
 
     data = DatasetConfig("tiny-labels", split="all", max_tokens=64, seq_len=16, packing=False)
     for form, tokens in (("one", None), ("many", 32)):
@@ -153,7 +153,7 @@ def test_names_of_checkpoints_are_text_in_figures_and_tables(tmp_path, tally):
     pytest.importorskip("plotly")
     import pandas as pd
 
-    from repro.workflow import figures
+    from repro.commands import visualize as figures
 
     rows = [
         {"variant": EVIL, "trainer": 0, "step": s, "sparsity": 8.0, "mode": m, "protocol": "corrected", "NMSE": 0.1 * s}
@@ -201,8 +201,8 @@ def test_an_index_that_leads_elsewhere_gives_a_reason_and_not_what_lies_there(pa
 
 
 PAGE = f"""import pandas as pd
-from repro.report import theme
-from repro.workflow import figures
+from repro.book import theme
+from repro.commands import figures
 theme.use_theme()
 rows = [
     dict(variant={EVIL!r}, trainer=0, step=s, sparsity=8.0, mode=m, protocol="corrected", NMSE=0.1 * s, L0=8.0)
@@ -225,8 +225,8 @@ def test_names_and_texts_of_the_book_are_text_in_a_browser(tmp_path, tally):
     import runs
     from playwright.sync_api import sync_playwright
 
-    from repro.report.book import build
-    from repro.report.runner import execute
+    from repro.book.build import build
+    from repro.book.runner import execute
 
     evil = EVIL.replace("alert(", "window.harmed=(")
     cells = [PAGE.replace("alert(", "window.harmed=("), f"table.assign(text={evil!r}).set_index('variant')"]

@@ -12,8 +12,8 @@ import pytest
 import runs
 from runs import RUNS, contents
 
-from repro.errors import exhausted
-from repro.workflow.files import read_table
+from repro.base.errors import exhausted
+from repro.commands.files import read_table
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a fork server and Linux's limits")

@@ -13,16 +13,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from repro import claims
 from repro.activations.store import open_store
+from repro.base.config import RunConfig, Scale, digest, from_mapping
+from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
-from repro.claims import FAILS, HOLDS, Effect
 from repro.codes import SparseCodes
-from repro.config import RunConfig, Scale, digest, from_mapping
-from repro.errors import BadInput
 from repro.metrics import Firing, Reconstruction
 from repro.metrics.firing import Moments
 from repro.metrics.intervals import wilson
+from repro.sections import ledger as claims
+from repro.sections.ledger import FAILS, HOLDS, Effect
 
 FAMILY = "properties (hypothesis)"
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
@@ -137,7 +137,7 @@ def changed(value, path, new):
 def stores(tmp_path_factory):
     pytest.importorskip("transformers")
     from repro.activations.collect import collect
-    from repro.config import DatasetConfig
+    from repro.base.config import DatasetConfig
 
     out = tmp_path_factory.mktemp("stores")
     data = DatasetConfig("tiny-labels", label_column="label", split="all", max_tokens=200, seq_len=16, packing=False)

@@ -7,8 +7,8 @@ import sys
 import pytest
 import runs
 
-from repro.errors import BadInput
-from repro.lock import only_one
+from repro.base.errors import BadInput
+from repro.base.lock import only_one
 
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a fork server")

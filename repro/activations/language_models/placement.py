@@ -1,0 +1,89 @@
+"""Where a language model's weights go: only the blocks that are needed, on one device or spread over several."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from repro.base.errors import BadInput, missing_extra, nearest
+
+SPREADS = ("auto", "balanced", "balanced_low_0", "sequential")  # words of transformers
+
+
+def read_device_map(text: str) -> str | dict[str, Any]:
+    """What model.device_map says -> what transformers takes: a word of `SPREADS`, or {module: device}.
+
+    Raises BadInput where it is neither, names a device that is not here, or accelerate is missing.
+    """
+    if importlib.util.find_spec("accelerate") is None:
+        raise missing_extra("accelerate", "lm")
+    if text in SPREADS:
+        return text
+    places: Any = {"": text}
+    if text.lstrip().startswith("{"):
+        try:
+            places = json.loads(text)
+        except ValueError:
+            places = {}
+        if not places:
+            raise BadInput(f"model.device_map is no JSON object: {text}; write, say, " + '\'{"": "cuda:0"}\'.')
+    return {module: _place(place) for module, place in places.items()}
+
+
+def _place(place: Any) -> str:
+    name = f"cuda:{place}" if isinstance(place, int) else str(place)
+    if name == "disk":  # weights stay in their file until a block runs
+        return name
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise BadInput(
+            f"model.device_map names '{name}'{nearest(name, SPREADS)}: give {', '.join(SPREADS)}, a device "
+            "(cpu, cuda:1), or JSON {module: device}."
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise BadInput(f"model.device_map names {name}, and there are {torch.cuda.device_count()} CUDA devices here.")
+    return name
+
+
+def keep_blocks(settings: Any, blocks: int) -> None:
+    """Change a transformers config so that only the first blocks are built and their weights read."""
+    text = settings.get_text_config()
+    total = int(text.num_hidden_layers)
+    for name, value in vars(text).items():
+        if "layer" in name and isinstance(value, list) and len(value) == total:  # a kind for every block, as in Gemma
+            setattr(text, name, value[:blocks])
+    text.num_hidden_layers = blocks
+
+
+@contextmanager
+def hushed(transformers: Any) -> Iterator[None]:
+    """No warnings of transformers: it lists the weights that a model of fewer blocks leaves in the file."""
+    log = transformers.utils.logging
+    before = log.get_verbosity()
+    log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        log.set_verbosity(before)
+
+
+def input_device(model: nn.Module) -> torch.device:
+    """Where token ids have to be; weights that are fetched when they are needed run elsewhere than they lie."""
+    some: Any = model
+    embedding = some.get_input_embeddings()
+    place = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)
+    return embedding.weight.device if place is None else torch.device(place)
+
+
+def places_of(model: nn.Module) -> dict[str, str]:
+    """{module: device} as transformers has placed a model; "" is the whole of it."""
+    some: Any = model
+    places = getattr(some, "hf_device_map", None) or {"": some.device}
+    return {module: f"cuda:{place}" if isinstance(place, int) else str(place) for module, place in places.items()}

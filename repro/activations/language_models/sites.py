@@ -1,0 +1,82 @@
+"""Where in a block activations are read: the residual stream, or what attention or the MLP adds to it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from repro.base.config import ModelConfig
+from repro.base.errors import BadInput
+
+STREAM = ("resid_post", "resid_pre")
+PARTS = {"attn_out": ("self_attn", "attention", "attn"), "mlp_out": ("mlp", "fc2")}  # as the families name them
+# Gemma-2 and -3 (and OLMo-2) normalise what attention and MLP give before they add it.
+NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
+
+
+def site_of(config: ModelConfig) -> str:
+    """resid_post, resid_pre, attn_out or mlp_out; layer_convention hidden_states means resid_pre."""
+    if config.layer_convention == "block_output":
+        return config.site
+    if config.site not in STREAM:
+        raise BadInput(
+            f"model.layer_convention: hidden_states means the stream before a block; drop it for site {config.site}."
+        )
+    return "resid_pre"
+
+
+def part_of(block: nn.Module, site: str) -> nn.Module:
+    """The submodule whose output is added to the residual stream. Raises BadInput if the block is of another make.
+
+    In every family resid_post = resid_pre + attn_out + mlp_out. In Gemma-2 and -3 the parts are therefore the outputs
+    of the norms after attention and MLP, as in GemmaScope's MLP SAEs; elsewhere of attention and MLP themselves.
+    """
+    normed = hasattr(block, NORMED["mlp_out"])
+    for name in (NORMED[site],) if normed else PARTS[site]:
+        part = getattr(block, name, None)
+        if isinstance(part, nn.Module):
+            return part
+    raise BadInput(f"Cannot find the {site} of {type(block).__name__}; set model.site: resid_post or resid_pre.")
+
+
+def read(run: Any, block: nn.Module, site: str, shape: torch.Size) -> Tensor:
+    """Call run() and leave it as soon as the site has been computed: [B, T, d], shape = (B, T)."""
+    seen: list[Tensor] = []
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        seen.append(args[0] if args else kwargs["hidden_states"])
+        raise _Stop
+
+    def after(module: nn.Module, args: tuple, output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple) else output)
+        raise _Stop
+
+    if site == "resid_pre":
+        handle = block.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = (block if site == "resid_post" else part_of(block, site)).register_forward_hook(after)
+    try:
+        run()
+    except _Stop:
+        pass
+    finally:
+        handle.remove()
+    return seen[0].reshape(*shape, -1)  # OPT's MLP works on [B T, d]
+
+
+class _Stop(Exception):
+    """Leaves the forward pass once the site has been read."""
+
+
+def check_sum(pre: Tensor, attn: Tensor, mlp: Tensor, post: Tensor, kind: str) -> None:
+    """Raise BadInput unless the parts add up to the block, token by token, within rounding."""
+    values = [v.double() for v in (pre, attn, mlp, post)]
+    sizes = torch.stack([v.norm(dim=-1) for v in values])
+    error = (values[0] + values[1] + values[2] - values[3]).norm(dim=-1)
+    if bool((error > 8 * torch.finfo(post.dtype).eps * sizes.sum(0)).any()):
+        raise BadInput(
+            f"The outputs of attention and MLP do not add up to what a block of {kind} adds to the residual stream; "
+            "set model.site: resid_post or resid_pre."
+        )

@@ -1,0 +1,406 @@
+"""Every knob of the workflow as frozen dataclasses, one docstring line a field. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from repro.base.errors import BadInput, nearest
+
+Protocol = Literal["as_released", "corrected", "both"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+LATER = {"digest": "unless default"}
+"""Metadata of a field that was added later: at its default it leaves `digest`, and thus what is cached, as it was."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which language model, and where its residual stream is read."""
+
+    name: str = "tiny"
+    """A preset (tiny, smollm2-135m, gemma-3-270m, pythia-160m-deduped, gemma-2-2b), a hub id, or a folder."""
+    layer_index: int | None = None
+    """Block L that is read; the preset's layer if not given."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the forward pass; auto = the preset's."""
+    revision: str | None = None
+    """Hub revision to pin; recorded in the provenance."""
+    layer_convention: Literal["block_output", "hidden_states"] = "block_output"
+    """block_output = output of block L; hidden_states = hidden_states[L], the output of block L-1 (as released)."""
+    site: Literal["resid_post", "resid_pre", "attn_out", "mlp_out"] = field(default="resid_post", metadata=LATER)
+    """The stream after block L (resid_post) or before it (resid_pre), or what its attention or MLP adds to it."""
+    device_map: str | None = field(default=None, metadata=LATER)
+    """Spread the weights as transformers does (needs accelerate), instead of `device`: auto, balanced, sequential, a
+    device such as cuda:1, or JSON {module: device}, where a device may be cpu or disk."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which text, and how it becomes sequences of tokens."""
+
+    name: str = "tiny"
+    """tiny (bundled English), tiny-labels (bundled glosses), a name of `repro fetch-text`, a hub data set, or a
+    txt/jsonl/csv/parquet file or folder."""
+    config: str | None = None
+    """Configuration (subset) of a hub data set."""
+    split: str = "train"
+    """Split of the data set, or a part of one: train[1000:2000] by rows, train[:5%]."""
+    text_column: str = "text"
+    """Column that holds the text."""
+    label_column: str | None = None
+    """Column that holds a class label, kept per document and per token."""
+    skip_documents: int = 0
+    """Documents to skip first, so that evaluation text is disjoint from training text."""
+    max_tokens: int = 100_000
+    """Tokens to collect, padding not counted."""
+    seq_len: int = 128
+    """Tokens per sequence."""
+    packing: bool = True
+    """Pack documents end to end (True), or one document a sequence, right-padded (False)."""
+    batch_size: int = 32
+    """Sequences per forward pass."""
+
+
+@dataclass(frozen=True)
+class CheckpointRoots:
+    """Where the checkpoints of one variant lie."""
+
+    name: str = ""
+    """Name of the variant in tables; the key of the entry if not given."""
+    roots: tuple[str, ...] = ()
+    """Folders that are searched for checkpoints."""
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """What evaluation computes, and on how many tokens."""
+
+    max_tokens: int = 10_000
+    """Tokens of the store that are evaluated."""
+    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
+    """Token positions that are not evaluated, out of pad, bos, eos, first; pad only = as released."""
+    max_norm_ratio: float | None = None
+    """Drop tokens whose norm exceeds this many median norms; none are dropped if not given."""
+    amortization_gap: bool = True
+    """Compute the amortization gap of the encoder's codes."""
+    probe_ks: tuple[int, ...] = (1, 2)
+    """Numbers of latents the sparse probes may use."""
+    bootstrap: int = 200
+    """Bootstrap resamples behind each 95 % interval."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The keys of a workflow YAML: collect, index, evaluate and visualize read the same file."""
+
+    output_dir: str = "outputs"
+    """Folder for everything that is written."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The language model."""
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    """The text."""
+    sae_checkpoints: Mapping[str, CheckpointRoots] = field(default_factory=dict)
+    """Checkpoint folders by variant."""
+    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
+    """Inference modes to evaluate, and controls (corrected only): random_dictionary, random_encoder, pca,
+    encoder_refit, pursuit."""
+    semi_steps: int = 30
+    """ISTA steps from the encoder's code (semi-amortized)."""
+    non_steps: int = 200
+    """ISTA steps from zero (non-amortized, as released; corrected mode solves to a certified gap)."""
+    target_dense_semi_non: float = 0.1
+    """Target density of the released lambda search (as released only; corrected matches the encoder's L0)."""
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
+    """Metrics."""
+    seed: int = 0
+    """Seed of every random draw."""
+    protocol: Protocol = "both"
+    """as_released, corrected, or both."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+    engine: Literal["local", "dask", "slurm"] = "local"
+    """evaluate: where checkpoints are evaluated side by side: processes here, a dask cluster, or Slurm jobs."""
+    workers: int = 1
+    """evaluate: processes, dask workers or jobs at a time; 1 of engine local = in this process."""
+    scheduler: str | None = None
+    """evaluate: address of a running dask scheduler (tcp://…); local = try Slurm's jobs on this machine."""
+    threads: int | None = None
+    """evaluate: threads of each worker; cores divided by workers, at most $OMP_NUM_THREADS, if not given."""
+    retries: int = 2
+    """evaluate: tries after the first for a checkpoint that failed or whose worker died."""
+    gpus: int = 0
+    """evaluate: GPUs of each host; every worker takes one."""
+    minutes: int = 240
+    """evaluate with slurm: time limit of a job."""
+    stage: str | None = None
+    """evaluate: folder on a disk of each host, such as '$TMPDIR': its workers read one copy of activations there."""
+    shard_tokens: int | None = None
+    """collect: tokens a file of a folder acts_layer{L}/ of safetensors shards; one .npy if not given."""
+    verify: bool = False
+    """collect: read a store that is there in full and compare every sha256; what is damaged is collected again."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One dial for everything an experiment needs; notebooks take its name and may change any field."""
+
+    name: str = "tiny"
+    """Name of the scale: where its tables lie under data/results/."""
+    model: str = "tiny"
+    """Language model (preset, hub id or folder)."""
+    layer: int | None = None
+    """Block whose output is read; the preset's if not given."""
+    dataset: str = "tiny"
+    """Text that activations are collected from; training tokens come first, evaluation tokens after them."""
+    labelled: str = "tiny-labels"
+    """Labelled documents for the probes."""
+    train_tokens: int = 200_000
+    """Tokens that SAEs are trained on."""
+    eval_tokens: int = 1_000
+    """Tokens of the corrected protocol, after the training tokens."""
+    released_tokens: int = 300
+    """Tokens of the as_released protocol (the first of the evaluation tokens; the paper took 10,000)."""
+    label_docs: int = 320
+    """Labelled documents: half order and fit the probes, half score them."""
+    seq_len: int = 128
+    """Tokens a sequence."""
+    m: int = 512
+    """Latents of every SAE."""
+    steps: int = 400
+    """Training steps."""
+    batch_size: int = 1024
+    """Tokens a training step."""
+    lr: float | None = None
+    """Peak learning rate; grows as training gets shorter if not given (`training.recipe.Recipe.scaled`)."""
+    l1: tuple[float, ...] = (0.15, 0.3)
+    """L1 coefficients of the Standard SAEs."""
+    ks: tuple[int, ...] = (16, 32)
+    """k of the Top-K and BatchTopK SAEs."""
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Sparsities by variant, trained instead of `l1` and `ks`: k, target L0 (jumprelu) or L1 coefficient."""
+    sweep_steps: tuple[int, ...] = (0, 1, 2, 5, 10, 15, 20, 25, 30, 40, 50)
+    """ISTA steps of the semi sweep."""
+    max_norm_ratio: float | None = None
+    """Drop tokens whose norm exceeds this many medians, in training and evaluation."""
+    tol: float = 1e-3
+    """Relative duality gap of certified codes."""
+    bootstrap: int = 200
+    """Bootstrap resamples of the probes' intervals."""
+    seed: int = 0
+    """Seed of every random draw."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+
+
+SCALES: dict[str, Scale] = {
+    "tiny": Scale(),
+    "small": Scale(
+        name="small",
+        model="smollm2-135m",
+        train_tokens=300_000,
+        eval_tokens=4_000,
+        released_tokens=1_000,
+        label_docs=800,
+        m=4096,
+        steps=1_000,
+        batch_size=1024,
+        l1=(0.1,),
+        ks=(24, 64),
+        max_norm_ratio=5.0,
+    ),
+    "paper": Scale(
+        name="paper",
+        model="pythia-160m-deduped",
+        dataset="monology/pile-uncopyrighted",
+        train_tokens=500_000_000,
+        eval_tokens=10_000,
+        released_tokens=10_000,
+        label_docs=8_000,
+        seq_len=128,
+        m=16_384,
+        steps=244_140,
+        batch_size=2048,
+        lr=3e-4,
+        l1=(0.012, 0.015, 0.02, 0.03, 0.04, 0.06),
+        ks=(20, 40, 80, 160, 320, 640),
+        bootstrap=1000,
+    ),
+}
+
+
+K_TINY = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+TRAJECTORIES: dict[str, Scale] = {
+    "tiny": dataclasses.replace(
+        SCALES["tiny"],
+        train_tokens=1_200_000,  # each seen four times and a little: 5.12 million in all
+        eval_tokens=2_000,
+        steps=2_500,
+        batch_size=2048,
+        grid={
+            "standard": (0.03, 0.05, 0.08, 0.12, 0.2, 0.3),
+            "gated": (0.05, 0.08, 0.12, 0.2, 0.3, 0.5),
+            "topk": K_TINY,
+            "batch_topk": K_TINY,
+            "matryoshka_batch_topk": K_TINY,
+            "jumprelu": K_TINY,
+        },
+    ),
+    "small": dataclasses.replace(
+        SCALES["small"],
+        dataset="tiny-training",
+        train_tokens=2_043_498,  # with the evaluation's and 5 % to spare, 2.15 million are collected
+        m=2048,
+        steps=1_000,
+        batch_size=2048,
+        grid={
+            "standard": (0.02, 0.035, 0.06, 0.1, 0.15, 0.22),
+            "topk": (10.0, 20.0, 40.0, 80.0, 160.0, 320.0),
+            "gated": (0.1, 0.2),
+            "batch_topk": (20.0, 80.0),
+            "matryoshka_batch_topk": (20.0, 80.0),
+            "jumprelu": (20.0, 80.0),
+        },
+    ),
+}
+"""Settings of the trajectories of all variants (§4.3), by scale; SAEBench's grids, moved to what these models need."""
+
+
+def scale_of(name: str, **changes: Any) -> Scale:
+    """A scale by name with some fields changed; None leaves a field as it is. Raises BadInput for unknown names."""
+    if name not in SCALES:
+        raise BadInput(f"No scale '{name}'{nearest(name, SCALES)}; there are {', '.join(SCALES)}.")
+    known = [f.name for f in dataclasses.fields(Scale)]
+    for key in changes:
+        if key not in known:
+            raise BadInput(f"A scale has no '{key}'{nearest(key, known)}; it has {', '.join(known)}.")
+    given = {k: v for k, v in changes.items() if v is not None}
+    return from_mapping(Scale, dataclasses.asdict(SCALES[name]) | given)
+
+
+RELEASED = {
+    "model_name": "model.name",
+    "layer_index": "model.layer_index",
+    "device": "device, on the first level",
+    "text_field": "text_column",
+    "max_seq_len": "seq_len",
+    "num_sequences": "max_tokens, which counts tokens",
+    "streaming": "nothing: the hub is always streamed",
+    "correlation_subsample": "max_tokens",
+    **dict.fromkeys(("dense_thresholds", "dead_threshold", "absorption_topk", "normalize_mse"), "fixed as there"),
+}
+"""Keys of the released YAML files that have another name or place here."""
+
+
+def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
+    """Build a (nested) config dataclass from YAML values; an unknown key or a wrong type raises BadInput."""
+    import types
+    import typing
+
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{where or 'the config'} must be a mapping of keys to values, not {type(values).__name__}.")
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        path = f"{where}.{key}" if where else str(key)
+        if key not in known:
+            hint = f" (of the release; here {RELEASED[key]})" if key in RELEASED else nearest(str(key), known)
+            raise BadInput(f"Unknown key '{path}'{hint}; known keys: {', '.join(known)}.")
+        out[key] = _convert(hints[key], value, path, types, typing)
+    return cls(**out)
+
+
+def _convert(hint: Any, value: Any, path: str, types: Any, typing: Any) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_mapping(hint, value, path)
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path, types, typing)
+    if origin is Literal:
+        if value not in args:
+            raise BadInput(f"{path} is '{value}'; it must be one of {', '.join(map(str, args))}.")
+        return value
+    if origin is tuple:
+        if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+            raise BadInput(f"{path} must be a list, not {value!r}.")
+        return tuple(_convert(args[0], v, f"{path}[{i}]", types, typing) for i, v in enumerate(value))
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise BadInput(f"{path} must be a mapping, not {value!r}.")
+        return {k: _convert(args[1], v, f"{path}.{k}", types, typing) for k, v in value.items()}
+    if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise BadInput(f"{path} must be {hint.__name__}, not {value!r}.")
+    return value
+
+
+def load_yaml(cls: type, path: str | Path) -> Any:
+    """Read a YAML file into a config dataclass."""
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise BadInput(f"No config file at {path}; give --config the path of a YAML file.")
+    try:
+        values = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    return from_mapping(cls, values)
+
+
+def digest(*parts: Any) -> str:
+    """A short stable hash of JSON-able values and dataclasses: the key of everything that is cached."""
+
+    def plain(o: Any) -> Any:
+        if not dataclasses.is_dataclass(o) or isinstance(o, type):
+            return str(o)
+        fields = ((f, getattr(o, f.name)) for f in dataclasses.fields(o))
+        return {f.name: value for f, value in fields if f.metadata != LATER or value != f.default}
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: str | Path) -> str:
+    """sha256 of a file, read in blocks."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomically(path: str | Path, write: Any) -> Path:
+    """Call write(temporary path in the same folder), then rename it: no half-written file has a final name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.draft{path.suffix}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def repo_root() -> Path:
+    """The checkout that holds data/ and notebooks/ (this package is installed from it with pip install -e)."""
+    return Path(__file__).resolve().parent.parent.parent
+
+
+def cache_dir() -> Path:
+    """Where prepared data goes: $REPRO_CACHE, or data/cache in the checkout."""
+    return Path(os.environ.get("REPRO_CACHE") or repo_root() / "data" / "cache")

@@ -1,0 +1,164 @@
+"""One look for every figure: colours that survive colour blindness and dark mode, and a few short helpers."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from repro.base.errors import missing_extra
+
+# Seven colours. Each has a contrast of about 3 or more on white and on the book's dark page, and any two stay
+# apart (CIELAB distance over 20) for normal, protan, deutan and tritan sight; tests/test_report.py computes both.
+BLUE, VERMILION, GREEN, PINK, AMBER, VIOLET, GREY = PALETTE = (
+    "#1a66b6",
+    "#b0441a",
+    "#16a85c",
+    "#bb7db1",
+    "#cd8300",
+    "#9747f9",
+    "#6a7068",
+)
+
+MODE_COLORS = {"amortized": VERMILION, "semi": AMBER, "non": BLUE, "local": GREEN}
+MODE_SYMBOLS = {"amortized": "circle", "semi": "diamond", "non": "square", "local": "triangle-up"}
+PROTOCOL_DASHES = {"corrected": "solid", "as_released": "dot"}
+VARIANT_COLORS = {
+    "standard": VERMILION,
+    "topk": BLUE,
+    "batch_topk": GREEN,
+    "jumprelu": AMBER,
+    "gated": PINK,
+    "matryoshka_batch_topk": VIOLET,
+    "loca": GREY,
+}
+
+HEIGHT = 420  # pixels of a figure that does not say
+FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+# (text, axis line, grid, hover box). "neutral" is what a notebook stores: greys that read on white and on black,
+# because JupyterLab and a PNG do not know the page behind them. The book swaps in light or dark.
+INKS = {
+    "neutral": ("#7a7f87", "#8a8f98", "rgba(128,134,145,0.22)", "#2b313a"),
+    "light": ("#2f3742", "#9aa1ac", "rgba(30,41,59,0.10)", "#ffffff"),
+    "dark": ("#d5dae1", "#6b7480", "rgba(203,213,225,0.13)", "#2a313b"),
+}
+
+
+def template(ink: str = "neutral") -> dict[str, Any]:
+    """The plotly template as a plain dict; ink is neutral, light or dark."""
+    text, line, grid, box = INKS[ink]
+    axis = {
+        "automargin": True,
+        "gridcolor": grid,
+        "linecolor": line,
+        "showline": True,
+        "tickcolor": line,
+        "ticklen": 4,
+        "ticks": "outside",
+        "title": {"standoff": 10},
+        "zeroline": False,
+    }
+    bare = {"outlinewidth": 0, "thickness": 12, "ticklen": 4, "tickcolor": line}
+    scene = {"backgroundcolor": "rgba(0,0,0,0)", "gridcolor": grid, "linecolor": line, "zerolinecolor": line}
+    return {
+        "layout": {
+            "annotationdefaults": {"arrowcolor": line, "arrowhead": 0, "arrowwidth": 1, "font": {"size": 12}},
+            "autosize": True,
+            "autotypenumbers": "strict",
+            "coloraxis": {"colorbar": bare},
+            "colorscale": {"sequential": "Cividis", "sequentialminus": "Cividis", "diverging": "RdBu"},
+            "colorway": list(PALETTE),
+            "font": {"color": text, "family": FONT, "size": 13},
+            "height": HEIGHT,
+            "hoverlabel": {
+                "align": "left",
+                "bgcolor": box,
+                "bordercolor": line,
+                "font": {"color": "#f2f4f7" if ink == "neutral" else text, "family": FONT, "size": 13},
+            },
+            "hovermode": "closest",
+            # Above the plot and left-aligned: the one place that never collides with the x title at phone width.
+            "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+            "margin": {"b": 48, "l": 56, "r": 12, "t": 40},
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "scene": {"xaxis": scene, "yaxis": scene, "zaxis": scene},
+            "shapedefaults": {"line": {"color": line, "width": 1.5}},
+            "title": {
+                "automargin": True,
+                "font": {"size": 15},
+                "pad": {"b": 12},
+                "x": 0,
+                "xanchor": "left",
+                "xref": "paper",
+                "yref": "container",
+            },
+            "xaxis": axis,
+            "yaxis": axis,
+        },
+        "data": {
+            "bar": [{"marker": {"line": {"width": 0}}, "error_y": {"color": text, "thickness": 1.5, "width": 3}}],
+            # Said again for heat maps: left alone, plotly.js paints them in a diverging scale.
+            "heatmap": [{"colorbar": bare, "colorscale": "Cividis"}],
+            "contour": [{"colorbar": bare, "colorscale": "Cividis"}],
+            "histogram2d": [{"colorbar": bare, "colorscale": "Cividis"}],
+            "scatter": [{"line": {"width": 2}, "marker": {"size": 8}, "error_y": {"thickness": 1.5, "width": 3}}],
+        },
+    }
+
+
+def use_theme() -> None:
+    """Make this the default look, and let figures travel as plotly JSON (drawn by JupyterLab and by the book).
+
+    With REPRO_PNG=1 each figure carries a PNG too, for viewers that cannot draw plotly (needs kaleido and a
+    Chromium named by BROWSER_PATH). Raises BadInput when plotly, or kaleido if asked for, is missing.
+    """
+    try:
+        import plotly.graph_objects as go
+        import plotly.io as pio
+    except ImportError:
+        raise missing_extra("plotly", "book") from None
+    pio.templates["repro"] = go.layout.Template(template())
+    pio.templates.default = "repro"
+    pio.renderers.default = "plotly_mimetype"
+    if os.environ.get("REPRO_PNG") == "1":
+        try:
+            import kaleido
+        except ImportError:
+            raise missing_extra("kaleido", "png") from None
+        kaleido.start_sync_server(silence_warnings=True)  # one browser for all figures: 0.2 s each after the first
+        png = pio.renderers["png"]
+        png.width, png.height, png.scale = 800, None, 2
+        pio.renderers.default = "plotly_mimetype+png"
+
+
+def mode_style(mode: str, protocol: str = "corrected") -> dict[str, Any]:
+    """line and marker of a go.Scatter for an inference mode under a protocol: `go.Scatter(..., **mode_style("semi"))`.
+
+    Colour and symbol say the mode; a solid line with filled symbols is corrected, dotted and hollow is as released.
+    """
+    key = mode.removesuffix("_amortized")
+    color, symbol = MODE_COLORS[key], MODE_SYMBOLS[key]
+    return {
+        "line": {"color": color, "dash": PROTOCOL_DASHES[protocol]},
+        "marker": {"color": color, "symbol": symbol if protocol == "corrected" else f"{symbol}-open"},
+    }
+
+
+def interval(value: Any, low: Any, high: Any) -> dict[str, Any]:
+    """error_y (or error_x) that reaches from `low` to `high` around `value`; each a sequence of equal length."""
+    triples = list(zip(value, low, high))
+    # six digits: a page holds hundreds of these
+    up, down = [float(f"{h - v:.6g}") for v, _, h in triples], [float(f"{v - l:.6g}") for v, l, _ in triples]
+    return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
+
+
+def caption(figure: Any, text: str, alt: str | None = None) -> Any:
+    """Attach a caption (what to see) and a text alternative; the book prints and speaks them. Returns the figure.
+
+    A legend goes above the titles of panels, where there are any: both would stand at the upper edge of the plot.
+    """
+    titles = [a for a in figure.layout.annotations if a.yref == "paper" and a.yanchor == "bottom" and a.y > 0.99]
+    if titles and any(trace.showlegend is not False and trace.name for trace in figure.data):
+        inner = (figure.layout.height or HEIGHT) - 112  # margins above and below
+        figure.update_layout(legend_y=1 + 26 / inner, margin_t=72)
+    return figure.update_layout(meta={"caption": text, "alt": alt or text})

@@ -1,0 +1,129 @@
+"""Sphinx extension of the book: no request leaves a page, plotly.js only where needed, numbers and figures by name.
+
+Role {fact}`…` prints a number of a committed table (`facts`), directive {drawn} a figure (`drawings`); what they cannot
+find is a warning, and the book is built with warnings as errors.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.logging import getLogger
+from sphinx.util.nodes import make_refnode
+
+from repro.base.errors import BadInput
+from repro.book import docstrings
+from repro.book.drawings import drawing
+from repro.book.facts import fact
+from repro.book.mime import DATA, figure_nodes, page_scripts, plotly_js_name
+
+LOG = getLogger(__name__)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Entry point, named in book/_config.yml under sphinx.extra_extensions (which load after Jupyter Book's own)."""
+    drop_thebe(app)
+    app.connect("builder-inited", add_static_files)
+    app.connect("build-finished", copy_plotly)
+    app.connect("html-page-context", drop_mathjax, priority=900)  # after Sphinx has added it
+    app.connect("html-page-context", add_plotly)
+    app.connect("missing-reference", nearest_object)
+    docstrings.connect(app)
+    app.add_role("fact", FactRole())
+    app.add_directive("drawn", Drawn)
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def drop_thebe(app: Sphinx) -> None:
+    """Jupyter Book always loads sphinx-thebe, which declares a constant twice and names an address outside."""
+    for listeners in app.events.listeners.values():
+        listeners[:] = [entry for entry in listeners if entry.handler.__module__ != "sphinx_thebe"]
+    app.registry.css_files[:] = [entry for entry in app.registry.css_files if entry[0] != "sphinx-thebe.css"]
+
+
+def add_static_files(app: Sphinx) -> None:
+    """book/vendor goes to _static/ as it is. Not through _static/: Jupyter Book loads all scripts found there."""
+    vendor = Path(app.srcdir) / "vendor"
+    if str(vendor) not in app.config.html_static_path:
+        app.config.html_static_path.append(str(vendor))
+
+
+def copy_plotly(app: Sphinx, error: Exception | None) -> None:
+    """All of plotly.js comes from the wheel that made the figures. Beside it, what large figures draw."""
+    if error is None and app.builder.format == "html":
+        import plotly
+
+        source = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+        static = Path(app.outdir) / "_static"
+        shutil.copyfile(source, static / plotly_js_name())
+        if (Path(app.srcdir) / DATA).is_dir():
+            shutil.copytree(Path(app.srcdir) / DATA, static / "figures", dirs_exist_ok=True)
+
+
+class FactRole(SphinxRole):
+    """{fact}`small/sweep.csv steps=5 …: NMSE .3f`: the number, with its table as the tooltip."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        try:
+            found = fact(self.text)
+        except BadInput as error:
+            LOG.warning(str(error), location=self.get_location())
+            return [nodes.inline(self.rawtext, "?")], []
+        return [nodes.abbreviation(self.rawtext, found.text, explanation=found.source, classes=["fact"])], []
+
+
+class Drawn(SphinxDirective):
+    """```{drawn} name: a figure of `drawings`, with its caption, text alternative and picture."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        try:
+            figure = drawing(self.arguments[0])
+        except BadInput as error:
+            LOG.warning(str(error), location=self.get_location())
+            return []
+        found: list[nodes.Node] = list(figure_nodes(figure, Path(self.env.srcdir)))
+        found[0]["drawn"] = page_scripts(figure)  # type: ignore[index]
+        return found
+
+
+def drop_mathjax(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Sphinx loads MathJax, 2 MB, on a page without equations if one below it has some; so on the first page."""
+    if not app.env.domains["math"].data["has_equations"].get(page) and not page.startswith("executed/"):
+        scripts = context["script_files"]
+        scripts[:] = [script for script in scripts if app.config.mathjax_path not in str(script.filename)]
+
+
+def add_plotly(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document | None) -> None:
+    """Scripts for the figures of a prose page; myst-nb sees to those of notebooks."""
+    wanted: dict[str, Any] = {}
+    for node in doctree.findall(nodes.raw) if doctree is not None else ():
+        wanted |= node.get("drawn", {})
+    for file, attributes in wanted.values():
+        app.add_js_file(file, **attributes)
+
+
+def nearest_object(app: Sphinx, env: Any, node: pending_xref, content: nodes.Element) -> nodes.Node | None:
+    """References that autodoc writes for annotations: a link where the name is documented, plain text elsewhere.
+
+    Annotations name the module that defines an object, pages the package that exports it. A reference that a prose page
+    makes is left alone: if it leads nowhere, the build fails.
+    """
+    if node.get("refdomain") != "py" or not node["refdoc"].startswith("api/"):
+        return None
+    target = node["reftarget"]
+    last = target.rsplit(".", 1)[-1]
+    if target.startswith("repro.") or "." not in target:
+        documented = env.domains["py"].objects
+        for name in (target, *sorted(key for key in documented if key.rsplit(".", 1)[-1] == last)):
+            if name in documented and documented[name].objtype != "attribute":
+                entry = documented[name]
+                return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, name)
+    return content

@@ -1,0 +1,193 @@
+"""SAELens: cfg.json + sae_weights.safetensors, versions 3 to 6, inference and training checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro.base.errors import nearest
+from repro.checkpoints.hooks import layer_of
+from repro.checkpoints.locate import Location
+from repro.checkpoints.plan import Options, Plan, constant, scaled
+from repro.checkpoints.weights import CheckpointError, Lazy, Weights
+from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
+
+CLASSES: dict[str, type[SAE]] = {
+    "standard": Standard,
+    "gated": Gated,
+    "jumprelu": JumpReLU,
+    "topk": TopK,
+    # training checkpoints only: for inference the library saves both as jumprelu
+    "batchtopk": BatchTopK,
+    "matryoshka_batchtopk": MatryoshkaBatchTopK,
+}
+_NORMALISATIONS = {
+    "none": "none",
+    "expected_average_only_in": "none",  # one factor for all tokens, folded into the weights below
+    "constant_norm_rescale": "sqrt_d_norm",
+    "layer_norm": "layer_norm",
+}
+
+
+def by_config(weights: Weights, config: dict[str, Any]) -> bool:
+    """Does the config say so? Old files have no `architecture`."""
+    return "d_sae" in config and "d_in" in config
+
+
+def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+    """Never: whether b_dec is subtracted, or tokens are normalised, stands in cfg.json only."""
+    return False
+
+
+def plan(weights: Weights, where: Location, options: Options) -> Plan:
+    """Decide how to build the SAE. CheckpointError for architectures without exact inference here."""
+    config = where.config
+    architecture, k = _architecture(weights, config)
+    cls = CLASSES[architecture]
+    d, m = weights.matrix("W_enc")
+    if (config["d_in"], config["d_sae"]) != (d, m):
+        raise CheckpointError(
+            f"{weights.path} has d_in, d_sae = {d}, {m}, but its cfg.json says {config['d_in']}, {config['d_sae']}; "
+            "they do not belong together."
+        )
+    tensors: dict[str, Lazy] = {
+        "W_enc": weights.tensor("W_enc", d, m),
+        "W_dec": weights.tensor("W_dec", m, d),
+        "b_dec": weights.tensor("b_dec", d),
+    }
+    extra: dict[str, Any] = {"centred": bool(config.get("apply_b_dec_to_input", True))}
+    if cls is Gated:
+        tensors["b_enc"] = constant(torch.zeros(m))
+        for ours, theirs in (("gate_bias", "b_gate"), ("mag_bias", "b_mag"), ("r_mag", "r_mag")):
+            tensors[ours] = weights.tensor(theirs, m)
+    else:
+        tensors["b_enc"] = weights.tensor("b_enc", m)
+    if cls is JumpReLU:
+        tensors["threshold"] = _jumprelu_threshold(weights, m)
+    if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
+        if k is None:
+            raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
+        if k != int(k):
+            raise CheckpointError(f"{weights.path} was trained with k = {k}; save it for inference with SAELens first.")
+        extra["k"] = int(k)
+        tensors["threshold"] = constant(torch.tensor(-1.0))
+    if cls in (BatchTopK, MatryoshkaBatchTopK):
+        tensors["threshold"] = constant(torch.tensor(weights.number("topk_threshold")))
+        extra["eval_activation"] = options.eval_activation or "threshold"
+    if cls is MatryoshkaBatchTopK:
+        extra["group_sizes"] = _group_sizes(weights, config, m)
+    _ignore_unit_scale(weights, m)
+    if config.get("rescale_acts_by_decoder_norm", "batchtopk" in architecture):
+        _fold_decoder_norms(tensors)
+    extra["normalisation"], notes = _normalisation(weights, config, options, tensors)
+    meta = {**config, **(config.get("metadata") or {})}
+    layer, note = layer_of(str(meta.get("hook_name") or meta.get("hook_point") or ""))
+    source = Source(
+        family=architecture,
+        step=where.step,
+        layer=where.layer if layer is None else layer,
+        lm_name=str(meta.get("model_name") or ""),
+        sparsity=None if k is None else float(k),
+        k=extra.get("k"),
+        extra={"format": "saelens", "config": config},
+    )
+    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=[*notes, *([note] if note else [])])
+
+
+def _architecture(weights: Weights, config: dict[str, Any]) -> tuple[str, float | None]:
+    """The architecture's name and k; before version 6, TopK was a standard SAE with another activation."""
+    architecture = str(config.get("architecture") or "standard")
+    activation = config.get("activation_fn_str") or config.get("activation_fn") or "relu"
+    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
+    if architecture == "standard" and activation == "topk":
+        architecture = "topk"
+    elif architecture == "standard" and activation != "relu":
+        raise CheckpointError(f"{weights.path} uses the activation '{activation}', which this project does not have.")
+    if architecture not in CLASSES:
+        raise CheckpointError(
+            f"{weights.path} is a SAELens '{architecture}', which is not one of {', '.join(CLASSES)}"
+            f"{nearest(architecture, CLASSES)}; it has no exact inference here."
+        )
+    return architecture, k
+
+
+def _jumprelu_threshold(weights: Weights, m: int) -> Lazy:
+    if "log_threshold" in weights:  # training checkpoints before version 6.4x
+        read = weights.tensor("log_threshold", m)
+        return lambda: read().exp_()
+    return weights.tensor("threshold", m)
+
+
+def _group_sizes(weights: Weights, config: dict[str, Any], m: int) -> tuple[int, ...]:
+    """Matryoshka widths are nested prefixes there, and the last one may be left out."""
+    widths = [int(w) for w in config.get("matryoshka_widths") or []]
+    if not widths or widths[-1] != m:
+        widths.append(m)
+    return tuple(b - a for a, b in zip([0, *widths], widths, strict=False))
+
+
+def _ignore_unit_scale(weights: Weights, m: int) -> None:
+    """Old files carry a scaling_factor of ones; any other is a fine-tuned SAE."""
+    if "scaling_factor" in weights:
+        scale = weights.tensor("scaling_factor", m)()
+        if not torch.allclose(scale, torch.ones(m)):
+            raise CheckpointError(
+                f"{weights.path} was fine-tuned with a scaling_factor per latent, which SAELens stopped reading; "
+                "fold it into W_dec and save it again."
+            )
+
+
+def _fold_decoder_norms(tensors: dict[str, Lazy]) -> None:
+    """Scores are multiplied by the atoms' norms before selection: the same as unit atoms and a longer encoder."""
+    kept: dict[str, torch.Tensor] = {}
+
+    def atoms() -> torch.Tensor:
+        if "W_dec" not in kept:
+            kept["W_dec"] = read["W_dec"]()
+            kept["norms"] = kept["W_dec"].norm(dim=1).clamp_min(1e-8)
+            kept["W_dec"].div_(kept["norms"][:, None])
+        return kept["W_dec"]
+
+    def norms() -> torch.Tensor:
+        atoms()
+        return kept["norms"]
+
+    read = dict(tensors)
+    tensors["W_dec"] = atoms
+    tensors["W_enc"] = lambda: read["W_enc"]().mul_(norms())
+    tensors["b_enc"] = lambda: read["b_enc"]().mul_(norms())
+
+
+def _normalisation(
+    weights: Weights, config: dict[str, Any], options: Options, tensors: dict[str, Lazy]
+) -> tuple[str, list[str]]:
+    """Our name of the normalisation; a factor common to all tokens is folded into the weights."""
+    name = config.get("normalize_activations") or "none"
+    if isinstance(name, bool):  # before version 3
+        name = "expected_average_only_in"
+    if name not in _NORMALISATIONS:
+        raise CheckpointError(
+            f"{weights.path} normalises activations by '{name}', which cannot be undone from its files; "
+            "save it for inference with SAELens, which folds it into the weights."
+        )
+    if name != "expected_average_only_in":
+        return _NORMALISATIONS[name], []
+    factor = options.norm_scaling_factor or config.get("norm_scaling_factor") or _scaler(weights.path.parent)
+    if factor is None:
+        return "none", [
+            "Trained on activations scaled to mean norm sqrt(d), and the factor is not in its files: codes are what "
+            "SAELens computes for the activations it is given; pass norm_scaling_factor to fold it in."
+        ]
+    tensors["W_enc"] = scaled(tensors["W_enc"], factor)
+    for key in ("W_dec", "b_dec"):
+        tensors[key] = scaled(tensors[key], 1 / factor)
+    return "none", [f"Scaling of activations by {factor:g} is folded into the weights."]
+
+
+def _scaler(folder: Path) -> float | None:
+    """The factor that a training checkpoint keeps beside its weights."""
+    file = folder / "activation_scaler.json"
+    return json.loads(file.read_text()).get("scaling_factor") if file.is_file() else None

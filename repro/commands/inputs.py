@@ -1,0 +1,144 @@
+"""What the commands on one SAE share: their flags, and the SAE and the activations that these mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from repro.activations.language_models.presets import PRESETS
+from repro.activations.store import open_store
+from repro.base.config import DatasetConfig, Device, MetricsConfig, ModelConfig, Protocol, RunConfig
+from repro.base.errors import BadInput
+from repro.evaluate import EvalData, EvalOptions, evaluate_sae, open_data
+from repro.evaluate.run import passes, plan
+
+if TYPE_CHECKING:
+    from repro.sae import SAE
+
+PILE = "monology/pile-uncopyrighted"
+
+
+@dataclass(frozen=True)
+class OneSae:
+    """One SAE and the tokens that it is evaluated on."""
+
+    model_name: str = "tiny"
+    """Language model: a preset, a hub id or a folder; names the file."""
+    sae_path: str | None = None
+    """Checkpoint file or folder, any supported format."""
+    out_dir: str = "outputs"
+    """Folder for the JSON file."""
+    acts: str | None = None
+    """Saved activations [n, d] or [sequences, seq_len, d] to evaluate instead of collecting them."""
+    dataset: str | None = None
+    """Text to collect from; the Pile for a model of the hub, the bundled English for others, if not given."""
+    layer: int | None = None
+    """Block whose output is read; the preset's if not given."""
+    max_tokens: int = 10_000
+    """Tokens to evaluate."""
+    skip_documents: int = 0
+    """Documents to skip first (those that the SAE was trained on)."""
+    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
+    """Positions that are not evaluated, out of pad, bos, eos, first."""
+    max_norm_ratio: float | None = None
+    """Drop tokens beyond this many median norms; the preset's if not given."""
+    protocol: Protocol = "both"
+    """as_released, corrected, or both."""
+    seed: int = 0
+    """Seed of every random draw."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+
+
+def known_as(model: str) -> str:
+    """The preset's name for the hub id of a preset (its layer and precision are known then); else the name itself."""
+    return next((name for name, preset in PRESETS.items() if preset.kind == "hub" and preset.source == model), model)
+
+
+def of_hub(model: str) -> bool:
+    """Is this a language model of the hub: a preset that lies there, or owner/name and no folder here?"""
+    if known_as(model) in PRESETS:
+        return PRESETS[known_as(model)].kind == "hub"
+    return model.count("/") == 1 and not Path(model).expanduser().is_dir()
+
+
+def default_text(model: str) -> str:
+    """The text that a language model reads where none is given."""
+    return PILE if of_hub(model) else "tiny"
+
+
+def max_norm_ratio(model: str, given: float | None) -> float | None:
+    """The ratio that is given, else the one that the model's preset needs, else None: no token is dropped."""
+    preset = PRESETS.get(known_as(model))
+    return given if given is not None or preset is None else preset.max_norm_ratio
+
+
+def find_sae(config: OneSae, variant: str) -> SAE:
+    """The SAE of a comparison: the given path, the bundled recipe's for `tiny`, or SAEBench's for its models."""
+    from repro.checkpoints import load_sae
+    from repro.checkpoints.hub import find_sae as find_released
+
+    if config.sae_path is not None:
+        return load_sae(config.sae_path, layer=None)
+    if config.model_name == "tiny":
+        from repro.base.config import scale_of
+        from repro.sections.setup import prepare
+
+        finals = prepare(scale_of("tiny")).finals(variant)
+        if finals:
+            return load_sae(finals[0]["path"])
+    if of_hub(config.model_name):
+        return load_sae(find_released(config.model_name, variant, layer=config.layer))
+    raise BadInput(
+        f"Which {variant} SAE of {config.model_name}? Give --sae-path a checkpoint file or folder "
+        "(`repro train` writes them, `repro fetch-sae` downloads them)."
+    )
+
+
+def find_data(config: OneSae) -> EvalData:
+    """Evaluation tokens: the given activations, or collected ones under out_dir."""
+    from repro.activations.collect import collect
+
+    ratio = max_norm_ratio(config.model_name, config.max_norm_ratio)
+    metrics = MetricsConfig(max_tokens=config.max_tokens, exclude=config.exclude, max_norm_ratio=ratio)
+    if config.acts is not None:
+        return open_data(
+            config.acts, metrics, skip=tokens_of_first(config.skip_documents, config.acts, metrics), stream=True
+        )
+    dataset = DatasetConfig(
+        name=config.dataset or default_text(config.model_name),
+        max_tokens=int(config.max_tokens * 1.1) + 128,
+        skip_documents=config.skip_documents,
+    )
+    run = RunConfig(
+        output_dir=str(Path(config.out_dir) / f"acts-{safe(config.model_name)}"),
+        model=ModelConfig(name=known_as(config.model_name), layer_index=config.layer),
+        dataset=dataset,
+        device=config.device,
+    )
+    return open_data(collect(run), metrics, stream=True)
+
+
+def tokens_of_first(documents: int, acts: str, metrics: MetricsConfig) -> int:
+    """How many usable tokens the first documents of a store have; a sequence is a document where nothing says more."""
+    store = open_store(acts)
+    usable = store.select(metrics.exclude, metrics.max_norm_ratio).index
+    return int((store.docs.reshape(-1)[usable] < documents).sum())
+
+
+def measure(sae: SAE, data: EvalData, options: EvalOptions, title: str) -> Iterator[dict[str, Any]]:
+    """The rows of one SAE, one a protocol and mode, under a bar that counts tokens."""
+    total = passes(plan(options), data, options)
+    with tqdm(desc=title, unit="token", unit_scale=True, total=total) as bar:
+        yield from evaluate_sae(sae, data, options, bar=bar)
+        bar.total = bar.n
+
+
+def safe(name: str) -> str:
+    """A model or variant name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", Path(name).name or name)

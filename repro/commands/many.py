@@ -1,0 +1,184 @@
+"""Many checkpoints: `repro index` lists them, `repro evaluate` fills a row for each mode and protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from repro.activations.stage import staged
+from repro.activations.store import find_stores, open_store, store_name
+from repro.base.config import RunConfig, digest, from_mapping, write_atomically
+from repro.base.errors import BadInput, TasksFailed
+from repro.base.lock import only_one
+from repro.commands.files import read_table
+from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
+from repro.evaluate.run import unfinished
+from repro.inference.calibration import CALIBRATION_TOKENS
+from repro.jobs.run import Fanout, Task, fan_out
+from repro.sections.performance.scale import weight_bytes
+from repro.sections.setup import device_of
+from repro.sections.tables import provenance
+
+LIBRARIES = 3 * 2**28  # numba, scikit-learn and scipy at work take this or less; tests hold it to measured peaks
+
+
+def protocols(word: str) -> tuple[str, ...]:
+    """as_released, corrected, or both of them."""
+    return ("as_released", "corrected") if word == "both" else (word,)
+
+
+def acts_file(config: RunConfig) -> Path:
+    """The store that `repro collect` wrote into output_dir: acts_layer{L}.npy, or a folder of shards of that name."""
+    folder, model = Path(config.output_dir), config.model
+    layer = r"\d+" if model.layer_index is None else model.layer_index
+    name = store_name(0, model.site).replace("0", f"{layer}", 1)
+    found = [p for p in find_stores(folder) if re.fullmatch(name, p.stem)]
+    if len(found) != 1:
+        what = "no activations" if not found else "activations of several layers"
+        raise BadInput(f"There are {what} in {folder}; run `repro collect` first and set model.layer_index.")
+    return found[0]
+
+
+def index(config: RunConfig) -> Path:
+    """Write output_dir/checkpoint_index.parquet."""
+    import pandas as pd
+
+    from repro.checkpoints.index import index_checkpoints
+
+    if not config.sae_checkpoints:
+        raise BadInput("No sae_checkpoints in the config; add, say, sae_checkpoints: {topk: {roots: [FOLDER]}}.")
+    roots = {entry.name or key: entry.roots for key, entry in config.sae_checkpoints.items()}
+    for name, paths in roots.items():
+        if not paths:
+            raise BadInput(f"sae_checkpoints.{name} has no roots; name the folders of its checkpoints, or drop it.")
+    table = pd.DataFrame(index_checkpoints(roots))
+    for name in set(roots) - set(table["name"]):
+        raise BadInput(
+            f"No checkpoint of {name} below {', '.join(map(str, roots[name]))}; correct its roots, or drop it."
+        )
+    out = Path(config.output_dir) / "checkpoint_index.parquet"
+    return write_atomically(out, lambda path: table.to_parquet(path, index=False))
+
+
+def evaluate(config: RunConfig) -> Path:
+    """Write output_dir/metrics.parquet: a row a checkpoint x mode x protocol. Finished rows are kept and reused.
+
+    `attrs` of the table, as pandas reads it: the config, which tokens were left out and how many, commit and machine.
+    """
+    import pandas as pd
+
+    folder = Path(config.output_dir)
+    listing = folder / "checkpoint_index.parquet"
+    if not listing.is_file():
+        raise BadInput(f"There is no {listing}; run `repro index` with the same config first.")
+    table = read_table(listing, ("path",))
+    if "reason" in table:
+        table = table[table["reason"].isna() | (table["reason"] == "")]
+    if len(table) == 0:
+        raise BadInput(f"{listing} lists no readable checkpoint; check sae_checkpoints.*.roots and run `repro index`.")
+    entries = [{str(k): v for k, v in row.items() if pd.notna(v)} for row in table.to_dict("records")]
+    for entry in entries:
+        for name in ("trainer", "step"):
+            if name in entry:
+                entry[name] = int(entry[name])
+    with only_one(folder, "repro evaluate"):
+        how = fanout_of(config)
+        data, options = opened(config, None if how.apart else config.stage)
+        todo = unfinished(entries, data, options, folder / "rows")
+        failed = evaluate_apart(todo, config) if how.apart else {}
+        rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device), failed)
+        spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
+        names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
+        out = pd.DataFrame(rows)
+        out.insert(0, "name", out["path"].map(names.get))
+        if "mode" in out:
+            out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
+        out.attrs = {"config": dataclasses.asdict(config), "tokens": data.tokens.info, **provenance()}
+        written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
+        if failed:
+            raise TasksFailed(
+                f"{len(failed)} of {len(entries)} checkpoints failed; {written} has the rest, and the reasons as notes."
+            )
+        return written
+
+
+def opened(config: RunConfig, stage: str | None = None) -> tuple[EvalData, EvalOptions]:
+    """What a config evaluates on, left on disk, and how. stage: read a copy there (`activations.stage`)."""
+    acts = acts_file(config)
+    acts = staged(acts, stage) if stage else acts
+    labelled = acts if open_store(acts).labels is not None else None
+    data = open_data(acts, config.metrics, labelled, stream=True)
+    options = EvalOptions(
+        modes=config.eval_modes,
+        protocols=protocols(config.protocol),
+        semi_steps=config.semi_steps,
+        non_steps=config.non_steps,
+        target_dense=config.target_dense_semi_non,
+        gap=config.metrics.amortization_gap,
+        released_tokens=config.metrics.max_tokens,
+        probe_ks=config.metrics.probe_ks,
+        bootstrap=config.metrics.bootstrap,
+        seed=config.seed,
+    )
+    return data, options
+
+
+def fanout_of(config: RunConfig) -> Fanout:
+    """Where a config evaluates."""
+    return Fanout(
+        config.engine,
+        config.workers,
+        config.scheduler,
+        config.threads,
+        config.retries,
+        config.gpus,
+        config.minutes,
+        config.stage,
+    )
+
+
+def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str, str]:
+    """Evaluate checkpoints in other processes, on this machine or others that see the same files.
+
+    Each leaves its rows in output_dir/rows, where the table is put together afterwards; returns {path: reason} of
+    those that failed every time.
+    """
+    folder = Path(config.output_dir)
+    on_cpu = not config.gpus and device_of(config.device) == "cpu"
+    tasks = [Task(digest(e), _named(e), evaluate_entry, (e, config), memory_of(e) if on_cpu else 0) for e in entries]
+    failed = fan_out(tasks, fanout_of(config), folder)
+    return {entry["path"]: failed[task.key] for entry, task in zip(entries, tasks, strict=True) if task.key in failed}
+
+
+def memory_of(entry: dict[str, Any]) -> int:
+    """Bytes that evaluating it on a CPU takes beyond a process that has only started; 0 where its shape is unknown.
+
+    What libraries take once they have compiled and fitted something, the SAE and what solvers keep of its dictionary,
+    and dense blocks of codes: two at a time, of the default block or of the tokens that lambda is calibrated on.
+    """
+    if "d" not in entry or "m" not in entry:
+        return 0
+    d, m = int(entry["d"]), int(entry["m"])
+    tokens = max(EvalOptions().block_of(m), CALIBRATION_TOKENS)
+    return LIBRARIES + 2 * weight_bytes(d, m) + 2 * 4 * tokens * m
+
+
+def evaluate_entry(entry: dict[str, Any], config: RunConfig) -> None:
+    """All rows of one checkpoint, in this process (what a worker does)."""
+    data, options = _opened_once(json.dumps(dataclasses.asdict(config)))
+    rows = Path(config.output_dir) / "rows"
+    evaluate_checkpoints([entry], data, options, rows, device_of(config.device), progress=False)
+
+
+@lru_cache(maxsize=1)
+def _opened_once(config: str) -> tuple[EvalData, EvalOptions]:
+    read = from_mapping(RunConfig, json.loads(config))
+    return opened(read, read.stage)
+
+
+def _named(entry: dict[str, Any]) -> str:
+    return f"{entry.get('variant', 'SAE')} {entry.get('sparsity', '')} step {entry.get('step', 'final')}"

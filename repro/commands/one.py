@@ -1,0 +1,113 @@
+"""One SAE: `repro compare` in three modes, `repro sweep` at several numbers of ISTA steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from repro.base.errors import BadInput
+from repro.commands.files import SEED_MODES, about, plain, seed_keys, write_json
+from repro.commands.inputs import OneSae, find_data, find_sae, measure, safe
+from repro.commands.many import protocols
+from repro.evaluate import EvalData, EvalOptions
+from repro.sections.setup import device_of
+
+if TYPE_CHECKING:
+    from repro.sae import SAE
+
+
+@dataclass(frozen=True)
+class CompareConfig(OneSae):
+    """One SAE, three modes, both protocols."""
+
+    sae_variant: str = "batch_topk"
+    """Variant of the SAE; names the files, and finds a checkpoint where no path is given."""
+    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
+    """Ways to codes: these three, and controls (corrected only): random_dictionary, random_encoder, pca, encoder_refit,
+    pursuit."""
+    semi_steps: int = 30
+    """ISTA steps of the semi mode."""
+    non_steps: int = 200
+    """ISTA steps of the released non mode."""
+    tol: float = 1e-3
+    """Relative duality gap of the certified optimum (corrected)."""
+
+
+@dataclass(frozen=True)
+class SweepConfig(CompareConfig):
+    """Semi-amortized inference at several numbers of ISTA steps, both protocols."""
+
+    steps: str = "5,10,15,20,25,30"
+    """Numbers of steps, separated by commas."""
+
+
+def _options(config: CompareConfig) -> EvalOptions:
+    return EvalOptions(
+        modes=config.eval_modes,
+        protocols=protocols(config.protocol),
+        semi_steps=config.semi_steps,
+        non_steps=config.non_steps,
+        target_dense=float("nan"),
+        released_k=False,
+        released_tokens=config.max_tokens,
+        tol=config.tol,
+        seed=config.seed,
+    )
+
+
+def _checked(config: CompareConfig) -> tuple[SAE, EvalData]:
+    sae = find_sae(config, config.sae_variant)
+    data = find_data(config)
+    sae.check_input(data.tokens.x[:1])
+    return sae.to(device_of(config.device)), data
+
+
+def compare(config: CompareConfig) -> Path:
+    """Write out_dir/{model}_{variant}_3modes.json: the released keys per mode, and everything corrected beside them."""
+    sae, data = _checked(config)
+    out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant}
+    for row in measure(sae, data, _options(config), f"{config.model_name}, {config.sae_variant}"):
+        mode = SEED_MODES.get(row["mode"], row["mode"])
+        if row["protocol"] == "as_released":
+            out[mode] = seed_keys(row)
+            out.setdefault("as_released", {})[mode] = plain(row)
+        else:
+            out.setdefault("corrected", {})[mode] = plain(row)
+    out["provenance"] = about(config, sae, data)
+    return write_json(Path(config.out_dir) / f"{safe(config.model_name)}_{safe(config.sae_variant)}_3modes.json", out)
+
+
+def sweep(config: SweepConfig) -> Path:
+    """Write out_dir/{model}_{variant}_semi_sweep.json: the released keys by number of steps, corrected beside them."""
+    from repro.sections.sweep.run import sweep as rows_of
+
+    try:
+        steps = sorted({int(s) for s in config.steps.replace(",", " ").split()})
+    except ValueError:
+        raise BadInput(f"--steps is '{config.steps}'; give whole numbers separated by commas, say 5,10,30.") from None
+    if not steps or steps[0] < 0:
+        raise BadInput(f"--steps is '{config.steps}'; give at least one number of steps, none below 0.")
+    sae, data = _checked(config)
+    out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant, "semi_amortized": {}}
+    wanted = protocols(config.protocol)
+    with tqdm(desc="sweep", unit="token", unit_scale=True, total=3 * len(data.tokens)) as bar:
+        rows = list(rows_of(sae, data, [0, *steps], _options(config), bar=bar))
+    for row in rows:
+        if row["protocol"] not in wanted:
+            continue
+        if row["protocol"] == "corrected":
+            count = {None: "note", -1: "certified"}.get(row.get("steps"), str(row.get("steps")))
+            out.setdefault("corrected", {})[count] = plain(row)
+            continue
+        named = seed_keys(row) | {"lambda": row["lam"]}
+        out.setdefault("as_released", {})[str(row["steps"])] = plain(row)
+        if row["steps"] == 0:
+            out["amortized"] = named
+        if row["steps"] in steps:
+            out["semi_amortized"][str(row["steps"])] = named
+    out["provenance"] = about(config, sae, data)
+    name = f"{safe(config.model_name)}_{safe(config.sae_variant)}_semi_sweep.json"
+    return write_json(Path(config.out_dir) / name, out)

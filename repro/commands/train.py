@@ -1,0 +1,208 @@
+"""`repro train`: SAEs of one or more variants and sparsities on an activation file, in dictionary_learning's layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro.activations.language_models.load import pick_device
+from repro.activations.rows import WINDOW_BYTES
+from repro.activations.stage import staged
+from repro.activations.store import EXCLUDE, ActivationStore, Rows, open_store
+from repro.base.config import Device
+from repro.base.errors import BadInput, TasksFailed
+from repro.jobs.run import Fanout, Task, fan_out
+from repro.sae import SAE
+from repro.training.language import of_store
+from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
+from repro.training.train import alone, train
+from repro.training.watchers import Service, watcher
+
+LIBRARIES, DENSE_BATCHES = 2**28, 16  # of `training_bytes`
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `repro train` trains, on what, and for how long. Every combination is trained on the same batches."""
+
+    acts: str
+    """Activations: a .npy file of `repro collect` (or any [n, d] or [sequences, seq_len, d]), or its folder."""
+    output_dir: str
+    """Folder for {variant}/resid_post_layer_{layer}/trainer_{i}."""
+    variant: tuple[str, ...] = ("batch_topk",)
+    """standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu."""
+    sparsity: tuple[float, ...] | None = None
+    """k (top-k families), L1 coefficient (standard, gated) or target L0 (jumprelu); six of SAEBench's if not given."""
+    m: int | None = None
+    """Latents of every SAE; 4,096, or twice the width of activations narrower than 512, if not given."""
+    steps: int | None = None
+    """Training steps; one pass over the training tokens, at least 400 and at most 244,140 steps, if not given."""
+    batch_size: int | None = None
+    """Tokens a step; 2,048, or 1,024 below a million training tokens, if not given."""
+    lr: float | None = None
+    """Peak learning rate; 3e-4 at SAEBench's length, growing as training gets shorter, if not given."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the initial weights; one SAE each."""
+    data_seed: int = 0
+    """Seed of the order of the tokens."""
+    train_tokens: int | None = None
+    """Tokens to train on, the first of the file; all but the held-out ones if not given."""
+    held_out_tokens: int = 8192
+    """Tokens after the training tokens that eval_results.json is computed on (at most a tenth of the file)."""
+    ce_tokens: int = 2048
+    """Tokens after the training tokens for the language model's loss recovered in eval_results.json; 0 = none."""
+    exclude: tuple[str, ...] = EXCLUDE
+    """Token positions that are left out, of pad, bos, eos, first."""
+    max_norm_ratio: float | None = None
+    """Leave out tokens whose norm exceeds this many medians."""
+    model_name: str | None = None
+    """Language model, for the records; the activation file's if not given."""
+    layer: int | None = None
+    """Layer, for the records and the folder; the activation file's if not given."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+    state_every: int | None = None
+    """Steps between saved states, from which an interrupted run goes on; a tenth of the run, at most 1,000."""
+    log_to: tuple[Service, ...] = ()
+    """Where the log goes besides log.jsonl: tensorboard, wandb."""
+    fanout: Fanout = field(default_factory=Fanout)
+    """Where SAEs are trained side by side, an SAE a task; together in this process if not given."""
+
+
+def run(config: TrainConfig, progress: bool = True) -> list[Path]:
+    """Train what the config says -> the folders of the SAEs. Raises BadInput before training where it cannot.
+
+    With several workers every SAE is a task of its own, which reads the same batches: its weights are those of a run
+    together, to the bit on a CPU where an SAE has as many threads there (`training.train` shares them out). Raises
+    TasksFailed when the others have ended.
+    """
+    if not config.fanout.apart:
+        return train_some(config, progress=progress)
+    paths = train_some(config, (), progress=False)  # a mistake is told before any worker starts
+    names = [f"{path.parent.parent.name} {path.name}" for path in paths]
+    takes = memory_of(config)
+    tasks = [Task(name.replace(" ", "-"), name, _worker, (config, i), takes) for i, name in enumerate(names)]
+    with alone(paths):
+        failed = fan_out(tasks, config.fanout, config.output_dir, progress)
+    if failed:
+        reasons = "; ".join(f"{task.name}: {failed[task.key]}" for task in tasks if task.key in failed)
+        raise TasksFailed(f"{len(failed)} of {len(tasks)} SAEs were not trained. {reasons}")
+    return paths
+
+
+def memory_of(config: TrainConfig) -> int:
+    """Bytes that training one SAE on a CPU takes beyond a process that has only started; 0 = unknown, on a GPU.
+
+    Weights, gradients and Adam's two moments; batches of dense codes; the window of a sharded store.
+    """
+    if config.fanout.gpus or pick_device(config.device).type != "cpu":
+        return 0
+    store = open_store(config.acts)
+    filled = with_defaults(config, store.mask.size, store.d)
+    window = min(WINDOW_BYTES, store.mask.size * store.d * 4) if store.path.is_dir() else 0
+    return training_bytes(store.d, filled.m or 0, filled.batch_size or 0) + window
+
+
+def training_bytes(d: int, m: int, batch: int) -> int:
+    """Bytes of one SAE in training beyond its process; the constants are held to measured peaks by a test."""
+    return LIBRARIES + 4 * 4 * 2 * d * m + DENSE_BATCHES * 4 * batch * m
+
+
+def _worker(config: TrainConfig, i: int) -> None:
+    train_some(config, (i,), progress=False)
+
+
+def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progress: bool = True) -> list[Path]:
+    """Train some jobs of a config, by index, in this process (all if not given) -> the folders of all."""
+    watch = watcher(config.log_to) if config.log_to else None
+    stage = config.fanout.stage if only is None or only else None
+    store = open_store(staged(config.acts, stage) if stage else config.acts)
+    rows = store.select(config.exclude, config.max_norm_ratio)
+    part, rest = split(rows, config.train_tokens, config.held_out_tokens)
+    config = with_defaults(config, part.n, store.d)
+    known = store.meta.get("model", {})
+    return train(
+        part,
+        jobs(config, store.d),
+        recipe(config),
+        config.output_dir,
+        config.model_name if config.model_name is not None else known.get("name", ""),
+        config.layer if config.layer is not None else store.meta.get("layer"),
+        config.device,
+        only=only,
+        held_out=rest.take(rest.n).x if rest.n else None,
+        language=language(store, rows, part.n, config.ce_tokens, config.device),
+        state_every=config.state_every,
+        watch=watch,
+        progress=progress,
+    )
+
+
+def split(rows: Rows, train_tokens: int | None, held_out_tokens: int) -> tuple[Rows, Rows]:
+    """The first tokens for training, and the held-out ones behind them. BadInput for more than there are."""
+    held = min(held_out_tokens, rows.n // 10)
+    tokens = rows.n - held if train_tokens is None else train_tokens
+    if not 0 < tokens <= rows.n:
+        raise BadInput(
+            f"train_tokens is {tokens}, but {rows.store.path} has {rows.n} usable tokens; ask for at most those."
+        )
+    about = rows.describe() | {"training_tokens": tokens}
+    return (
+        dataclasses.replace(rows, index=rows.index[:tokens], description=about),
+        dataclasses.replace(rows, index=rows.index[tokens : tokens + held]),
+    )
+
+
+def with_defaults(config: TrainConfig, tokens: int, d: int) -> TrainConfig:
+    """The config with m, steps and batch_size filled in, from the data they are for."""
+    batch = config.batch_size or min(2048 if tokens >= 1_000_000 else 1024, tokens)
+    steps = config.steps or min(max(400, tokens // batch), SAEBENCH_STEPS)
+    return dataclasses.replace(config, m=config.m or (4096 if d >= 512 else 2 * d), steps=steps, batch_size=batch)
+
+
+def language(
+    store: ActivationStore, rows: Rows, skip: int, tokens: int, device: Device
+) -> Callable[[SAE], dict[str, Any]] | None:
+    """What the language model's loss adds to eval_results.json, or why it could not be had; lazily."""
+    if store.tokens is None or tokens < 1:
+        return None
+    found: list[Any] = []
+
+    def results(sae: SAE) -> dict[str, Any]:
+        if not found:
+            found.append(of_store(store, rows, skip, tokens, device))
+        if found[0] is None or isinstance(found[0], str):
+            return {} if found[0] is None else {"loss_note": found[0]}
+        return found[0](sae)
+
+    return results
+
+
+def jobs(config: TrainConfig, d: int) -> list[Job]:
+    """The SAEs of a config: variants x sparsities x seeds."""
+    if not config.variant:
+        raise BadInput("No variant to train: give --variant one or more names.")
+    if config.sparsity is not None and not config.sparsity:
+        raise BadInput("The list of sparsities is empty: give at least one, or leave it out for six of SAEBench's.")
+    m = config.m or 4096
+    kinds = {Job(v, 1, m).sparsity_name for v in config.variant}
+    if config.sparsity is not None and "l1_penalty" in kinds and len(kinds) > 1:
+        raise BadInput(
+            f"--sparsity would mean {' and '.join(sorted(kinds))} at once: train {', '.join(config.variant)} in two "
+            "commands, or leave it out for SAEBench's values."
+        )
+    return [
+        Job(variant, sparsity, m, seed)
+        for variant in config.variant
+        for sparsity in (config.sparsity or sparsity_grid(variant, m, d))
+        for seed in config.seeds
+    ]
+
+
+def recipe(config: TrainConfig) -> Recipe:
+    """The recipe of a config: SAEBench's, scaled to its length."""
+    given = {"seed": config.data_seed} | ({} if config.lr is None else {"lr": config.lr})
+    return Recipe.scaled(config.steps or 2000, config.batch_size or 2048, **given)

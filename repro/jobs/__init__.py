@@ -1,0 +1,1 @@
+"""Many tasks in other processes: on this machine, on dask, on Slurm."""

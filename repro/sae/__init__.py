@@ -1,0 +1,29 @@
+"""SAEs: `base.SAE`, and a file for each variant; VARIANTS lists the variants by name."""
+
+from repro.sae.base import SAE, Config, Source
+from repro.sae.batch_topk import BatchTopK
+from repro.sae.gated import Gated
+from repro.sae.jumprelu import JumpReLU
+from repro.sae.loca import LocA
+from repro.sae.matryoshka import MatryoshkaBatchTopK
+from repro.sae.standard import Standard, StandardUncentred
+from repro.sae.topk import TopK
+
+VARIANTS: dict[str, type[SAE]] = {
+    cls.name: cls for cls in (Standard, StandardUncentred, TopK, BatchTopK, MatryoshkaBatchTopK, Gated, JumpReLU, LocA)
+}
+
+__all__ = [
+    "SAE",
+    "VARIANTS",
+    "BatchTopK",
+    "Config",
+    "Gated",
+    "JumpReLU",
+    "LocA",
+    "MatryoshkaBatchTopK",
+    "Source",
+    "Standard",
+    "StandardUncentred",
+    "TopK",
+]

@@ -1,0 +1,50 @@
+"""TopK: the k largest latents of each token (Gao et al. 2024)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from repro import ops, sae
+from repro.base.errors import BadInput
+from repro.codes import SparseCodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(sae.Config):
+    """Knobs of TopK."""
+
+    k: int
+    """Latents a token may use."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.k <= self.m:
+            raise BadInput(f"k is {self.k}; it must lie between 1 and the number of latents, {self.m}.")
+
+
+class TopK(sae.SAE):
+    """z = the k largest of ReLU((x - b_dec) W_enc + b_enc) in each row, so L0 <= k.
+
+    ReLU first, as dictionary_learning; libraries that select first agree except where scores tie at 0.
+    The buffer `threshold` [] is a training statistic (-1 = unset) that inference does not use.
+    """
+
+    name = "topk"
+    latents_compete = True
+    Config: ClassVar[type[Any]] = Config
+    threshold: Tensor
+
+    def __init__(self, config: Any, source: sae.Source | None = None):
+        super().__init__(config, source)
+        self.register_buffer("threshold", torch.tensor(-1.0))
+
+    def activate(self, pre: Tensor) -> Tensor:
+        best = pre.relu().topk(self.config.k, dim=-1, sorted=False)
+        return torch.zeros_like(pre).scatter(-1, best.indices, best.values)
+
+    def encode_block(self, x: Tensor) -> SparseCodes:
+        return ops.encode_topk(self.encoder_input(x), self.W_enc, self.b_enc, self.config.k)

@@ -1,0 +1,1 @@
+"""From as_released to corrected, one rule at a time."""

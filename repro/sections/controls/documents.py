@@ -1,0 +1,251 @@
+"""§5 on many SAEs and held-out documents: what refinement changes at matched L0, resampling documents and SAEs.
+
+The other tables give an interval for a mean over SAEs, which share their text. Here documents are resampled too: each
+draw takes documents with replacement, the same for every SAE and mode, and then SAEs with replacement. What is left is
+the uncertainty about other text and other SAEs of the same training set.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from repro.base.config import TRAJECTORIES, Scale
+from repro.base.errors import BadInput
+from repro.codes import SparseCodes
+from repro.metrics.intervals import centred
+from repro.sections.setup import prepare
+from repro.sections.tables import need_table, save_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+MODES = ("semi", "non", "pursuit")
+METRICS = ("NMSE", "dead_rate", "dense@0.1")
+DRAWS = 1000
+DENSEST = 0.25  # share of d that an encoder's L0 may be: denser codes cost minutes an SAE, and are hardly sparse
+GREEDY = 64  # latents a token that pursuit, which adds one after the other, is asked for at most
+SAMPLE = 400  # tokens on which lambda is calibrated
+ALL = "all SAEs"
+
+
+@dataclass(frozen=True)
+class PerDocument:
+    """Sums over the tokens of each of D documents: all that resampled documents need."""
+
+    tokens: Tensor
+    """[D]"""
+    error: Tensor
+    """Σ‖x − x̂‖², [D] float64."""
+    energy: Tensor
+    """Σ‖x‖², [D] float64."""
+    nonzeros: Tensor
+    """[D]"""
+    fired: Tensor
+    """Tokens on which each latent is > 0, [D, m] int32."""
+
+    @classmethod
+    def of(cls, x: Tensor, x_hat: Tensor, codes: SparseCodes, docs: Tensor) -> PerDocument:
+        """x, x_hat [n, d]; codes [n, m]; docs [n] numbers documents 0, 1, … D - 1."""
+        size = int(docs.max()) + 1
+
+        def total(v: Tensor) -> Tensor:
+            return torch.zeros(size, dtype=torch.float64).index_add_(0, docs, v.double().cpu())
+
+        flat = (docs[:, None].to(codes.indices.device) * codes.m + codes.indices)[codes.values > 0]
+        fired = torch.bincount(flat, minlength=size * codes.m).view(size, codes.m).int().cpu()
+        return cls(
+            torch.bincount(docs, minlength=size),
+            total((x - x_hat).square().sum(1)),
+            total(x.square().sum(1)),
+            total(codes.l0),
+            fired,
+        )
+
+    def values(self, weights: Tensor) -> dict[str, Tensor]:
+        """Metrics under document weights [B, D] -> name: [B] float64."""
+        w = weights.double()
+        rate = (w @ self.fired.double()) / (w @ self.tokens.double())[:, None]
+        return {
+            "NMSE": (w @ self.error) / (w @ self.energy),
+            "dead_rate": (rate == 0).double().mean(1),
+            "dense@0.1": (rate >= 0.1).double().mean(1),
+            "L0": (w @ self.nonzeros) / (w @ self.tokens.double()),
+        }
+
+
+def draws(documents: int, n: int, seed: int) -> Tensor:
+    """How often each document is in each of n resamples, [n, documents]; the first row is the data itself."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(documents, [1 / documents] * documents, n)
+    return torch.from_numpy(np.concatenate([np.ones((1, documents), dtype=counts.dtype), counts]))
+
+
+def table(scale: str, recompute: bool = False, tokens: int = 8_000) -> pd.DataFrame:
+    """The stored table of a scale's trajectories (`config.TRAJECTORIES`), or computed anew on held-out tokens."""
+    if not recompute:
+        return need_table("documents", scale)
+    if scale not in TRAJECTORIES:
+        raise BadInput(f"No SAEs are set up for scale '{scale}'; there are {', '.join(TRAJECTORIES)}.")
+    return run(TRAJECTORIES[scale], tokens)
+
+
+def run(scale: Scale, tokens: int) -> pd.DataFrame:
+    """A row a trained SAE, mode and metric, and a row over all SAEs: encoder, refined, difference and its interval.
+
+    SAEs whose encoder uses more latents than a quarter of the dimensions are left out.
+    """
+    from repro.checkpoints import load_sae
+    from repro.inference import spread
+
+    started = time.perf_counter()
+    ready = prepare(scale)
+    x, docs = held_out(ready, scale, tokens)
+    weights = draws(int(docs.max()) + 1, DRAWS, scale.seed)
+    kept: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]] = []
+    for final in tqdm(ready.finals(), desc="documents", unit="SAE"):
+        sae = load_sae(final["path"]).to(ready.device)
+        sample = x[spread(len(x), SAMPLE)].to(ready.device)
+        if float(sae.encode_sparse(sample).l0.double().mean()) > DENSEST * sae.config.d:
+            continue
+        found = {mode: sums.values(weights) for mode, sums in by_mode(sae, x, docs, scale.tol).items()}
+        kept.append(({k: final[k] for k in ("variant", "trainer", "sparsity")}, found))
+    facts = {"tokens": len(x), "documents": weights.shape[1]}
+    rows = [row | facts for who, found in kept for row in differences(who, found)]
+    rows += [row | facts for row in over_saes([found for _, found in kept], scale.seed)]
+    return save_table("documents", scale, rows, time.perf_counter() - started, draws=DRAWS)
+
+
+def held_out(ready: Any, scale: Scale, tokens: int) -> tuple[Tensor, Tensor]:
+    """The first tokens behind the training tokens that make up whole documents: x [n, d], docs [n] from 0."""
+    from repro.activations.rows import Rows
+
+    store = ready.rows.store
+    behind = store.select(max_norm_ratio=scale.max_norm_ratio).index[ready.rows.n :]
+    rows = Rows(store, behind, {})
+    docs = torch.from_numpy(rows.docs.astype("int64")).unique_consecutive(return_inverse=True)[1]
+    whole = torch.nonzero((docs > 0) & (docs < docs.max())).squeeze(1)  # the first was trained on, the last is cut
+    if len(whole) > tokens:
+        whole = whole[docs[whole] < docs[whole[tokens]]]
+    if len(whole) == 0:
+        raise BadInput("Fewer than three documents are left behind the training tokens; collect more text.")
+    return rows.read(whole.numpy()), docs[whole] - 1
+
+
+@torch.no_grad()
+def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) -> dict[str, PerDocument]:
+    """Sums a document of the encoder and of each mode at the encoder's L0; modes that have no lambda are left out."""
+    from repro.inference import calibrate_lambda, infer, spread
+    from repro.solvers import pursuit
+
+    device = sae.W_dec.device
+    sample = x[spread(len(x), SAMPLE)].to(device)
+    target = float(sae.encode_sparse(sample).l0.double().mean())
+    shared: dict[str, Any] = {}
+    out: dict[str, PerDocument] = {}
+    for mode in ("amortized", *MODES):
+        lam = None
+        try:
+            if mode in ("semi", "non"):
+                lam = calibrate_lambda(sae, sample, target, mode, solve_tol=tol, shared=shared)
+        except BadInput:  # denser than any optimum
+            continue
+        if mode == "pursuit" and target > GREEDY:
+            continue
+        codes, hats = [], []
+        for rows in x.split(block):
+            rows = rows.to(device)
+            if mode == "pursuit":
+                k = min(max(1, round(target)), sae.config.m)
+                found = pursuit(sae.target(rows), sae.W_dec.detach(), k)
+                codes.append(found)
+                hats.append(sae.decode(found, rows))
+            else:
+                result = infer(sae, rows, mode, lam=lam, tol=tol, gap=False, shared=shared)
+                codes.append(result.codes)
+                hats.append(result.x_hat)
+        out[mode] = PerDocument.of(x, torch.cat(hats).cpu(), SparseCodes.cat(codes), docs)
+    return out
+
+
+def differences(who: dict[str, Any], found: dict[str, dict[str, Tensor]]) -> list[dict[str, Any]]:
+    """Rows of one SAE: each mode against its encoder on the same resampled documents."""
+    rows = []
+    for mode in (m for m in MODES if m in found):
+        for metric in METRICS:
+            a, b = found["amortized"][metric], found[mode][metric]
+            low, high = centred((b - a)[1:], float(b[0] - a[0]))
+            row = {**who, "mode": mode, "metric": metric, "encoder": float(a[0]), "refined": float(b[0])}
+            row |= {"difference": float(b[0] - a[0]), "low": low, "high": high, "saes": 1}
+            rows.append(row | {"L0_encoder": float(found["amortized"]["L0"][0]), "L0": float(found[mode]["L0"][0])})
+    return rows
+
+
+def over_saes(found: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict[str, Any]]:
+    """Rows over all SAEs: the mean difference, resampling documents and then SAEs."""
+    rng = np.random.default_rng(seed + 1)
+    rows = []
+    for mode in MODES:
+        both = [f for f in found if mode in f]
+        if len(both) < 2:
+            continue
+        pick = rng.integers(0, len(both), (DRAWS, len(both)))
+        for metric in METRICS:
+            a, b = (torch.stack([f[name][metric] for f in both]).numpy() for name in ("amortized", mode))
+            change = b - a  # [SAEs, 1 + DRAWS]
+            drawn = change[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)
+            estimate = float(change[:, 0].mean())
+            low, high = centred(drawn, estimate)
+            row = {"variant": ALL, "mode": mode, "metric": metric, "encoder": float(a[:, 0].mean())}
+            row |= {"refined": float(b[:, 0].mean()), "difference": estimate}
+            rows.append(row | {"low": low, "high": high, "saes": len(both)})
+    return rows
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows over all SAEs, and how many SAEs change beyond doubt by themselves."""
+    whole = table[table["variant"] == ALL].set_index(["metric", "mode"])
+    alone = table[table["variant"] != ALL]
+    keys = [alone["metric"], alone["mode"]]
+    whole = whole.assign(lowered=(alone["high"] < 0).groupby(keys).sum(), raised=(alone["low"] > 0).groupby(keys).sum())
+    columns = ["encoder", "refined", "difference", "low", "high", "saes", "lowered", "raised", "documents", "tokens"]
+    return whole[columns].round(4)
+
+
+def figure(table: pd.DataFrame, metric: str) -> Figure:
+    """The difference that each mode makes to each SAE, with intervals over documents, against the encoder's L0."""
+    import plotly.graph_objects as go
+
+    from repro.base.theme import AMBER, BLUE, GREEN, caption, interval
+    from repro.sections.comparison.run import LABELS
+
+    colors = dict(zip(MODES, (AMBER, BLUE, GREEN), strict=True))
+    drawn = go.Figure()
+    part = table[(table["metric"] == metric) & (table["variant"] != ALL)]
+    for mode, rows in part.groupby("mode", sort=False):
+        drawn.add_trace(
+            go.Scatter(
+                x=rows["L0_encoder"].round(2),
+                y=rows["difference"].round(4),
+                error_y=interval(rows["difference"], rows["low"], rows["high"]),
+                mode="markers",
+                name=str(mode),
+                marker={"color": colors[str(mode)], "size": 6},
+                hovertext=[f"{v} {s:g}" for v, s in zip(rows["variant"], rows["sparsity"])],
+            )
+        )
+    drawn.add_hline(y=0, line_width=1)
+    drawn.update_xaxes(type="log", title_text="L0 of the encoder")
+    drawn.update_yaxes(title_text=f"{LABELS.get(metric, metric)}: refined − encoder")
+    return caption(
+        drawn,
+        f"What refinement does to {LABELS.get(metric, metric)} at the encoder's own L0, an SAE a column of points; "
+        "bars are 95 % intervals over resampled documents. Below the line is better.",
+    )

@@ -1,0 +1,1 @@
+"""Section 4.3: metrics and gap along training."""

@@ -1,0 +1,1 @@
+"""The live explorer, and its copy for the book."""

@@ -1,0 +1,1 @@
+"""Codes that are known: how many latents each inference mode finds."""

@@ -1,0 +1,201 @@
+"""Where the truth is known: sparse codes of a known dictionary, found by encoder, steps, optimum and pursuit."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.base.config import Scale, cache_dir, digest
+from repro.base.errors import BadInput
+from repro.codes import SparseCodes
+from repro.inference import calibrate_lambda, infer
+from repro.metrics import Reconstruction
+from repro.sae import SAE, TopK
+from repro.sections.setup import device_of
+from repro.sections.tables import save_table
+from repro.solvers import pursuit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TRAIN_ROWS, MOST_STEPS = 100_000, 4_000
+WAYS = ("encoder", "semi", "certified", "certified_k", "pursuit")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Sparse codes z [n, N] >= 0 of random unit atoms D [N, M], K of them a row: x = z D + noise."""
+
+    N: int = 16
+    """Sources."""
+    M: int = 8
+    """Dimensions; fewer than N = superposition."""
+    K: int = 3
+    """Sources that are on in a row, a uniform draw of the N."""
+    noise: float = 0.01
+    """Standard deviation of Gaussian noise, in each dimension."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.K <= self.N or self.M < 1 or self.noise < 0:
+            raise BadInput(f"A problem needs 1 <= K <= N, M >= 1 and noise >= 0, not {self}.")
+
+    @property
+    def name(self) -> str:
+        """For tables and figures."""
+        return f"{self.N} sources in {self.M}, {self.K} on"
+
+    def dictionary(self, seed: int) -> Tensor:
+        """D [N, M], unit rows in Gaussian directions."""
+        rows = torch.randn(self.N, self.M, generator=torch.Generator().manual_seed(seed))
+        return rows / rows.norm(dim=1, keepdim=True)
+
+    def draw(self, n: int, atoms: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """(x [n, M], z [n, N]); values that are on are uniform in [0.5, 1.5], so that a support is worth finding."""
+        g = torch.Generator().manual_seed(seed)
+        on = torch.rand(n, self.N, generator=g).topk(self.K, dim=1).indices
+        z = torch.zeros(n, self.N).scatter_(1, on, 0.5 + torch.rand(n, self.K, generator=g))
+        return z @ atoms + self.noise * torch.randn(n, self.M, generator=g), z
+
+
+PROBLEMS = (Problem(), Problem(256, 64, 6))
+"""O'Neill, Gumran and Klindt (2025): 16 sources in 8 dimensions; and a larger one in superposition."""
+
+
+def run(scale: Scale, seeds: int = 3, problems: Sequence[Problem] = PROBLEMS) -> pd.DataFrame:
+    """Every problem x seed x dictionary (true, learned) x way to codes, one row each; writes table `ground_truth`.
+
+    A seed draws dictionary, codes and initial weights anew. Training takes five times the steps of the scale, at most
+    4,000, and finished SAEs are found again; tests are on as many fresh rows as the scale evaluates.
+    """
+    started = time.perf_counter()
+    rows = []
+    for problem in problems:
+        for seed in range(scale.seed, scale.seed + seeds):
+            for row in measure(problem, seed, min(5 * scale.steps, MOST_STEPS), scale.eval_tokens, scale):
+                rows.append({"problem": problem.name, **vars(problem), "seed": seed, **row})
+    return save_table("ground_truth", scale, rows, time.perf_counter() - started)
+
+
+def measure(problem: Problem, seed: int, steps: int, n: int, scale: Scale) -> Iterator[dict[str, Any]]:
+    """Rows of one draw: both dictionaries, every way to codes at the true number of nonzeros K."""
+    atoms = problem.dictionary(1_000 + seed)
+    train_x, train_z = problem.draw(TRAIN_ROWS, atoms, 2_000 + seed)
+    x, z = problem.draw(n, atoms, 3_000 + seed)
+    learned = trained(problem, train_x, seed, steps, scale)
+    for name, sae in (("true", with_best_encoder(problem, atoms, train_x, train_z)), ("learned", learned)):
+        match = assignment(cosines(sae.W_dec.detach(), atoms))
+        agreement = float(cosines(sae.W_dec.detach(), atoms)[match].mean())
+        for way in WAYS:
+            facts: dict[str, Any] = {"dictionary": name, "way": way, "MCC_dictionary": agreement}
+            try:
+                codes = codes_of(sae, x, way, problem)
+            except BadInput as error:
+                yield facts | {"note": str(error)}
+                continue
+            found = codes.to_dense()
+            yield {
+                **facts,
+                "L0": float(codes.l0.double().mean()),
+                "support_F1": support_f1(found[:, match[0]] > 0, z[:, match[1]] > 0),
+                "MCC_codes": mcc(found, z),
+                **Reconstruction.of(x, sae.decode(codes, x).detach()).value(),
+            }
+
+
+def codes_of(sae: SAE, x: Tensor, way: str, problem: Problem) -> SparseCodes:
+    """Codes by one way, of K nonzeros a row: exactly, or on average (semi, certified: lambda by bisection).
+
+    certified_k keeps the K largest codes of a row's optimum at lambda = σ√(2 ln N), above what noise of the problem's σ
+    correlates with N atoms. Encoder and pursuit are given K for every row, and so is this.
+    """
+    k = problem.K
+    if way == "encoder":
+        return sae.encode_sparse(x)
+    if way == "pursuit":
+        return pursuit(sae.target(x), sae.W_dec.detach(), k)
+    if way == "certified_k":
+        lam = max(problem.noise, 1e-3) * (2 * math.log(problem.N)) ** 0.5
+        codes = infer(sae, x, "non", lam=lam, gap=False).codes
+        values, slots = codes.values.topk(min(k, codes.values.shape[1]), dim=1)
+        return SparseCodes(values, codes.indices.gather(1, slots), codes.m)
+    mode = {"semi": "semi", "certified": "non"}[way]
+    lam = calibrate_lambda(sae, x[:1000], float(k), mode)
+    return infer(sae, x, mode, lam=lam, gap=False).codes
+
+
+# --- dictionaries -----------------------------------------------------------------------------------
+
+
+def trained(problem: Problem, x: Tensor, seed: int, steps: int, scale: Scale) -> SAE:
+    """A Top-K SAE with as many latents as there are sources and their true k, trained on x; kept in the cache."""
+    from repro.activations.store import ActivationStore
+    from repro.checkpoints import load_sae
+    from repro.training.recipe import Job, Recipe
+    from repro.training.train import train
+
+    values = x.numpy()[:, None]
+    docs = np.arange(len(x), dtype=np.int32)[:, None]
+    store = ActivationStore(Path("generated"), values, np.ones(docs.shape, bool), docs, flat=True)
+    batch = min(1024, scale.batch_size)
+    recipe = Recipe.scaled(steps, batch, seed=seed, checkpoints=(1.0,))
+    folder = cache_dir() / "experiments" / "ground-truth" / digest(problem, seed, len(x), recipe)
+    job = Job("topk", problem.K, problem.N, seed)
+    device = device_of(scale.device)
+    return load_sae(train(store.select(exclude=()), [job], recipe, folder, device=device, progress=False)[0])
+
+
+def with_best_encoder(problem: Problem, atoms: Tensor, x: Tensor, z: Tensor) -> TopK:
+    """The true dictionary with the linear encoder that fits the true codes best (least squares), and top-k of it.
+
+    No encoder of this form that was only shown x knows more, so what it misses is the price of amortization.
+    """
+    sae = TopK(TopK.Config(problem.M, problem.N, k=problem.K)).requires_grad_(False)
+    wide = torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
+    solution = torch.linalg.lstsq(wide, z.double()).solution.float()
+    sae.W_dec.copy_(atoms)
+    sae.W_enc.copy_(solution[:-1])
+    sae.b_enc.copy_(solution[-1])
+    return sae
+
+
+# --- scores -----------------------------------------------------------------------------------------
+
+
+def cosines(a: Tensor, b: Tensor) -> Tensor:
+    """Cosines of the rows of a [m, d] and b [N, d], [m, N]; 0 for a row of zeros."""
+    unit = [t.double() / t.double().norm(dim=1, keepdim=True).clamp_min(1e-12) for t in (a, b)]
+    return unit[0] @ unit[1].T
+
+
+def correlations(a: Tensor, b: Tensor) -> Tensor:
+    """Pearson correlations of the columns of a [n, m] and b [n, N], [m, N]; 0 for a constant column."""
+    return cosines((a.double() - a.double().mean(0)).T, (b.double() - b.double().mean(0)).T)
+
+
+def assignment(score: Tensor) -> tuple[Tensor, Tensor]:
+    """(rows, columns) of the one-to-one assignment with the largest sum (Hungarian method)."""
+    from scipy.optimize import linear_sum_assignment
+
+    rows, columns = linear_sum_assignment(score.cpu().numpy(), maximize=True)
+    return torch.from_numpy(rows), torch.from_numpy(columns)
+
+
+def mcc(a: Tensor, b: Tensor) -> float:
+    """Mean correlation coefficient: of the columns of a and b, matched one to one so that it is largest."""
+    score = correlations(a, b)
+    return float(score[assignment(score)].mean())
+
+
+def support_f1(found: Tensor, true: Tensor) -> float:
+    """F1 of all "is it on?" decisions together, [n, N] bool each."""
+    hits = float((found & true).sum())
+    total = float(found.sum() + true.sum())
+    return 2 * hits / total if total else 1.0

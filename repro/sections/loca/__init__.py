@@ -1,0 +1,1 @@
+"""Section 6: LocA-SAE beside a standard SAE."""

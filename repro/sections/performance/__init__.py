@@ -1,0 +1,1 @@
+"""Timings, faults and scale."""

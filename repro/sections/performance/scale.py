@@ -1,0 +1,228 @@
+"""Planning: what SAEBench at full size would take on many workers, from the measured costs of committed rows."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.base.config import SCALES
+from repro.sections.performance.timings import bench, facts
+from repro.sections.setup import LABELLED_LENGTH
+from repro.sections.tables import about, need_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+SEEDS = 3
+WORKERS = (1, 8, 64)
+MODES = ("amortized", "semi", "non")
+PROTOCOLS = ("as_released", "corrected")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Checkpoints that are evaluated in every mode, protocol and seed; a task is a checkpoint and a seed."""
+
+    name: str
+    d: int
+    """Width of the activations."""
+    each: int
+    """Checkpoints of every number of latents."""
+    m: tuple[int, ...]
+    """Numbers of latents."""
+
+
+WIDTHS = (4096, 16384, 65536)
+GRIDS = (
+    Grid("trajectories, Gemma-2-2B (84 = 2 families × 6 sparsities × 7 steps)", 2304, 2 * 6 * 7, (16384,)),
+    Grid("final SAEs, Pythia-160M (7 families × 6 sparsities × 3 widths)", 768, 7 * 6, WIDTHS),
+    Grid("final SAEs, Gemma-2-2B (7 families × 6 sparsities × 3 widths)", 2304, 7 * 6, WIDTHS),
+)
+
+
+def costs(scale: str = "small") -> pd.DataFrame:
+    """Seconds a token and GFLOP a second of each protocol and mode: medians over the SAEs of a committed comparison.
+
+    `seconds_per_gflop` is the time of a row over 4 d m FLOP a token, one product with the dictionary and one back:
+    that many times as long as it takes, per token, is what a row of another shape is taken to cost.
+    """
+    table = need_table("comparison", scale)
+    table = table[table["mode"].isin(MODES)]
+    a_token = table["seconds"] / table["n_tokens"]
+    table = table.assign(ms_per_token=1e3 * a_token, seconds_per_gflop=a_token / (4e-9 * table["d"] * table["m"]))
+    grouped = table.groupby(["protocol", "mode"], sort=False)
+    found = grouped[["n_tokens", "d", "m", "ms_per_token", "seconds_per_gflop"]].median()
+    return found.assign(rows=grouped.size()).reset_index()
+
+
+def check(scale: str = "small", other: str = "tiny") -> pd.DataFrame:
+    """The rule on shapes that were measured too: ms a token at another scale predicted from `scale`, and measured."""
+    ours, theirs = costs(scale), costs(other)
+    both = theirs.merge(ours[["protocol", "mode", "seconds_per_gflop"]], on=["protocol", "mode"], suffixes=("", "_of"))
+    predicted = 1e3 * both["seconds_per_gflop_of"] * 4e-9 * both["d"] * both["m"]
+    columns = ["protocol", "mode", "d", "m", "ms_per_token"]
+    out = both[columns].assign(source=f"{other}/comparison", predicted=predicted)
+    measured = bench("evaluate")
+    if measured is not None:
+        part = measured[_on_cpu(measured) & measured["mode"].isin(MODES)]
+        part = part.merge(ours[["protocol", "mode", "seconds_per_gflop"]], on=["protocol", "mode"])
+        predicted = 1e3 * part["seconds_per_gflop"] * 4e-9 * part["d"] * part["m"]
+        part = part.assign(ms_per_token=1e3 / part["tokens_per_second"], predicted=predicted, source="bench evaluate")
+        out = _stack([out, part[[*columns, "source", "predicted"]]])
+    return out.assign(predicted_over_measured=out["predicted"] / out["ms_per_token"]).round(3)
+
+
+def plan(scale: str = "small", grids: tuple[Grid, ...] = GRIDS, seeds: int = SEEDS) -> pd.DataFrame:
+    """A row a grid and number of workers: hours, GiB a worker, and what goes over the network.
+
+    Every task reads its checkpoint, every worker the activations of all tokens and labelled documents once.
+    """
+    import pandas as pd
+
+    rate = costs(scale).groupby(["protocol", "mode"])["seconds_per_gflop"].first()
+    tokens = {"as_released": SCALES["paper"].released_tokens, "corrected": SCALES["paper"].eval_tokens}
+    a_unit = sum(rate[p, mode] * tokens[p] for p in PROTOCOLS for mode in MODES)  # seconds of a task per GFLOP a token
+    documents = max(tokens.values()) * SCALES[scale].label_docs / SCALES[scale].eval_tokens
+    stored = max(tokens.values()) + documents * LABELLED_LENGTH
+    rows = []
+    for grid in grids:
+        sizes = [m for m in grid.m for _ in range(grid.each * seeds)]
+        seconds = [a_unit * 4e-9 * grid.d * m for m in sizes]
+        read = sum(weight_bytes(grid.d, m) for m in sizes)
+        for workers in WORKERS:
+            hours = makespan(seconds, workers) / 3600
+            copies = workers * stored * grid.d * 4
+            rows.append(
+                {
+                    "grid": grid.name,
+                    "tasks": len(sizes),
+                    "rows": len(sizes) * len(MODES) * len(PROTOCOLS),
+                    "workers": workers,
+                    "hours": hours,
+                    "worker hours": sum(seconds) / 3600,
+                    "hours on as many GPUs": gpu_hours(seconds, scale, workers),
+                    "longest task, hours": max(seconds) / 3600,
+                    "GiB a worker": memory_gib(grid.d, max(grid.m)),
+                    "GB read": (read + copies) / 1e9,
+                    "mean Mbit/s": 8e-6 * (read + copies) / (3600 * hours),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def makespan(seconds: list[float], workers: int) -> float:
+    """When the last task ends if each worker takes the next one as soon as it is free."""
+    free = [0.0] * workers
+    for task in seconds:
+        heapq.heapreplace(free, free[0] + task)
+    return max(free)
+
+
+def weight_bytes(d: int, m: int) -> int:
+    """Bytes of an SAE in float32: two matrices and two biases."""
+    return 4 * (2 * d * m + m + d)
+
+
+def memory_gib(d: int, m: int) -> float:
+    """Weights, and the largest memory beyond them that a measured evaluation on a CPU took, or in proportion to d m.
+
+    What is beyond the weights holds blocks of fixed size and copies of the dictionary; a dictionary larger than any
+    that was measured is taken to need as much more as it is larger.
+    """
+    table = bench("evaluate")
+    if table is None:
+        return float("nan")
+    part = table[_on_cpu(table)]
+    largest = part.loc[part["peak_mib_beyond_weights"].idxmax()]
+    grown = max(1.0, d * m / (largest["d"] * largest["m"]))
+    return weight_bytes(d, m) / 2**30 + largest["peak_mib_beyond_weights"] * grown / 1024
+
+
+def gpu_hours(seconds: list[float], scale: str, workers: int) -> float | str:
+    """Hours on GPUs, where every protocol and mode was measured on one by `repro bench evaluate`; else "not measured".
+
+    A task takes on the GPU its time here times the ratio of both measured costs, summed over protocols and modes.
+    """
+    table = bench("evaluate")
+    part = None if table is None else table[~_on_cpu(table) & table["mode"].isin(MODES)]
+    if part is None or len(part.drop_duplicates(["protocol", "mode"])) < len(MODES) * len(PROTOCOLS):
+        return "not measured"
+    rate = 1 / (part["tokens_per_second"] * 4e-9 * part["d"] * part["m"])
+    there = rate.groupby([part["protocol"], part["mode"]]).median().sum()
+    here = costs(scale)["seconds_per_gflop"].sum()
+    return makespan([s * there / here for s in seconds], workers) / 3600
+
+
+def overhead(folder: Path | None = None) -> str:
+    """What handing out a task adds, from `repro bench scale`, in a sentence."""
+    table = bench("scale", folder)
+    if table is None:
+        return "What handing out a task adds has not been measured yet: `repro bench scale`."
+    part = table.dropna(subset=["overhead_seconds_a_task"])
+    worst = part.loc[part["overhead_seconds_a_task"].idxmax()]
+    return (
+        f"Handing out a task costs a worker {part['overhead_seconds_a_task'].min():.2f} to "
+        f"{worst['overhead_seconds_a_task']:.2f} s (most with {worst['engine']}). {facts(table)}"
+    )
+
+
+def findings(scale: str = "small") -> str:
+    """The assumptions and the plan in sentences, every number from a table."""
+    table, made = plan(scale), about("comparison", scale)
+    lines = []
+    for grid, part in table.groupby("grid", sort=False):
+        hours = part.set_index("workers")["hours"]
+        spans = ", ".join(f"{_time(h)} on {w}" for w, h in hours.items())
+        few = part.iloc[-1]
+        lines.append(
+            f"- **{grid}**: {few['tasks']:,} tasks, {few['rows']:,} rows, {few['worker hours']:,.0f} worker hours; "
+            f"{spans}. {few['GiB a worker']:.1f} GiB a worker; {few['GB read']:,.0f} GB are read by {few['workers']} "
+            f"workers, {few['mean Mbit/s']:,.1f} Mbit/s on average."
+        )
+    gpus = (
+        "No evaluation on a GPU is committed, so hours on GPUs are not measured and none are given."
+        if (table["hours on as many GPUs"] == "not measured").all()
+        else "Hours on GPUs are taken from the rows that one has measured."
+    )
+    base = costs(scale).iloc[0]
+    intro = (
+        f"A worker is what measured the rows: {made.get('device', 'unknown')}. Its median seconds a token at "
+        f"{base['d']:.0f} × {base['m']:,.0f} are scaled by the FLOP of a pass over the dictionary, 4 d m, to "
+        f"{SCALES['paper'].eval_tokens:,} tokens, {SEEDS} seeds, {len(MODES)} modes and {len(PROTOCOLS)} protocols, "
+        "with as many labelled documents a token as there. Certified inference does not visit all atoms, so that its "
+        f"hours are too many rather than too few. {gpus}"
+    )
+    return intro + "\n\n" + "\n".join(lines)
+
+
+def figure(scale: str = "small") -> Figure:
+    """Hours against workers, a line a grid."""
+    import plotly.graph_objects as go
+
+    from repro.base.theme import PALETTE, caption
+
+    drawn = go.Figure()
+    for i, (grid, part) in enumerate(plan(scale).groupby("grid", sort=False)):
+        style = {"color": PALETTE[i % len(PALETTE)]}
+        name = str(grid).partition(" (")[0]
+        drawn.add_trace(go.Scatter(x=part["workers"], y=part["hours"], mode="lines+markers", name=name, line=style))
+    drawn.update_xaxes(type="log", title_text="workers", tickvals=list(WORKERS))
+    drawn.update_yaxes(type="log", title_text="hours")
+    return caption(drawn, "Hours until the last task ends, planned from measured rows; a task is never divided.")
+
+
+def _on_cpu(table: pd.DataFrame) -> pd.Series:
+    return table["device"].str.contains("threads")
+
+
+def _stack(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(parts, ignore_index=True)
+
+
+def _time(hours: float) -> str:
+    return f"{hours / 24:,.0f} days" if hours > 72 else f"{hours:,.1f} hours"

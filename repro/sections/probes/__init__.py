@@ -1,0 +1,1 @@
+"""Probes under several labels."""

@@ -1,0 +1,197 @@
+"""§5: the same dictionaries and inference judged by real held-out labels, beside the released label of the norm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from repro import ops
+from repro.base.config import Scale
+from repro.base.errors import BadInput
+from repro.codes import SparseCodes
+from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_checkpoints
+from repro.evaluate.probes import norm_labels
+from repro.evaluate.stream import KeptCodes
+from repro.evaluate.ways import Corrected, Way
+from repro.metrics import pool
+from repro.metrics.probing import Blocks
+from repro.sections.probes import scores as ps
+from repro.sections.probes.draws import Crossed, crossed
+from repro.sections.probes.labels import Question, probe_text, questions
+from repro.sections.setup import Prepared, options, prepare
+from repro.sections.tables import save_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODES = ("amortized", "semi", "non", "random_encoder")
+DOCUMENTS = 256  # pooled at a time
+
+Draws = dict[tuple[str, str], list[dict[str, np.ndarray] | None]]
+"""(label, mode) -> for each SAE its metrics, the estimate and then the resampled ones; None where it has no codes."""
+
+
+def run(scale: Scale) -> pd.DataFrame:
+    """Every final SAE x mode x label, corrected; the released label also as released, in sample.
+
+    Writes `probes` (a row an SAE, mode and label), `probe_classes` (main latents, class by class) and `probe_means`
+    (means over SAEs, and what refinement changes in them, with intervals over resampled documents).
+    """
+    from repro.checkpoints import load_sae
+
+    started = time.perf_counter()
+    ready = prepare(scale)
+    text = probe_text(scale, ready)
+    glosses = ready.data.labelled
+    assert glosses is not None
+    asked = questions(text, glosses, max(4, scale.label_docs // 8), scale.seed)
+    x = {
+        ("general", "token"): text.tokens.x,
+        ("general", "document"): _mean_by(text.tokens.x, text.tokens.docs),
+        ("glosses", "document"): torch.cat([_mean_by(*part) for part in _by_document(glosses)]),
+    }
+    known = {q.label: ps.references(x[q.text, q.unit][q.rows], q.ys, q.train, scale.seed) for q in asked}
+    o = options(scale, gap=False, refit=False)
+    rows: list[dict[str, Any]] = []
+    classes: list[dict[str, Any]] = []
+    draws: Draws = {(q.label, mode): [] for q in asked for mode in MODES}
+    finals = ready.finals()
+    with tqdm(total=len(finals) * len(MODES), desc="probes", unit="mode") as bar:
+        for entry in finals:
+            sae = load_sae(entry["path"], fallback_batch_topk=True).to(ready.device)
+            job = Corrected(sae, EvalData(text.tokens, None, ""), o, tqdm(disable=True))
+            for mode in MODES:
+                where = {k: entry[k] for k in ("variant", "sparsity")} | {"protocol": "corrected", "mode": mode}
+                bar.set_postfix_str(f"{entry['variant']} {entry['sparsity']:g} {mode}")
+                try:
+                    way = getattr(job, mode)()
+                except BadInput as error:
+                    rows.append(where | {"note": str(error)})
+                    for q in asked:
+                        draws[q.label, mode].append(None)
+                    bar.update()
+                    continue
+                codes = Codes(way, job, text.tokens, glosses)
+                for q in asked:
+                    row, found, drawn = answer(q, codes.of(q), o)
+                    facts = {"label": q.label, "unit": q.unit, "classes": len(q.names), "rows": len(q.rows)}
+                    rows.append(where | facts | {"L0": codes.l0[q.text]} | row | known[q.label])
+                    draws[q.label, mode].append(drawn)
+                    classes += [
+                        where
+                        | {"label": q.label, "class": q.names[c], "half": h}
+                        | {"latent": int(found.latents[h, c]), "r_main": float(found.r[h, c])}
+                        for h, c in np.ndindex(found.r.shape)
+                    ]
+                bar.update()
+    rows += released(scale, ready)
+    seconds, extra = time.perf_counter() - started, {"key": ready.data.key, "documents": len(text.ids)}
+    save_table("probe_classes", scale, classes, seconds, **extra)
+    save_table("probe_means", scale, means(draws), seconds, **extra)
+    return save_table("probes", scale, rows, seconds, **extra)
+
+
+class Codes:
+    """Codes of both texts by one way, by token and by document, kept as their nonzeros."""
+
+    def __init__(self, way: Way, job: Corrected, general: Tokens, glosses: Labelled):
+        m, device = job.sae.config.m, job.device
+        tokens, gloss_docs, docs = (KeptCodes(m, device) for _ in range(3))
+        nonzeros = dict.fromkeys(("general", "glosses"), 0)
+        for rows, x in general.blocks(job.size, device):
+            codes = way.codes(x, rows)
+            nonzeros["general"] += int(codes.l0.sum())
+            tokens.append(codes)
+        for numbers, x in glosses.tokens.documents(job.size, device):
+            codes = way.codes(x, None)
+            nonzeros["glosses"] += int(codes.l0.sum())
+            gloss_docs.append(pool(codes, numbers))
+        ends = torch.bincount(general.docs).cumsum(0).tolist()
+        for first in range(0, len(ends), DOCUMENTS):
+            start, stop = ends[first - 1] if first else 0, ends[min(first + DOCUMENTS, len(ends)) - 1]
+            docs.append(pool(tokens[start:stop], general.docs[start:stop] - first))
+        self.kept = {("general", "token"): tokens, ("general", "document"): docs, ("glosses", "document"): gloss_docs}
+        self.l0 = {"general": nonzeros["general"] / len(general), "glosses": nonzeros["glosses"] / len(glosses.tokens)}
+
+    def of(self, q: Question) -> Blocks:
+        """Codes of the rows of a question, block by block."""
+        kept = self.kept[q.text, q.unit]
+        wanted = torch.zeros(len(kept), dtype=torch.bool)
+        wanted[q.rows] = True
+
+        def blocks() -> Iterator[SparseCodes]:
+            start = 0
+            for block in kept.blocks():
+                part = block[wanted[start : start + len(block)].to(block.values.device)]
+                start += len(block)
+                if len(part):
+                    yield part
+
+        return blocks
+
+
+def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float], Crossed, dict[str, np.ndarray]]:
+    """One row of metrics with intervals, the probes that each half of the documents picked, and the draws.
+
+    Cross-fitted: latents picked and probes fitted on one half are scored on the other, and the other way round; every
+    draw does both, so there are half as many as `bootstrap` says.
+    """
+    found = crossed(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
+    drawn = ps.scores(found.counts.sum(0))
+    fired, start = None, 0
+    for block in blocks():
+        here = ops.firing_stats(block[q.train[start : start + len(block)].to(block.values.device)]).fired
+        fired = here if fired is None else fired + here
+        start += len(block)
+    assert fired is not None
+    latents = ps.some_latents(fired, len(q.names), o.seed).to(fired.device)
+    columns = torch.cat([block.columns(latents).clamp(min=0).cpu() for block in blocks()])
+    row = ps.with_interval(drawn) | ps.signs(found.r.ravel(), np.concatenate(found.counts[:, 0]))
+    return row | {"F1@1_random": ps.random_latents(columns, q.ys, q.train)}, found, drawn
+
+
+def means(draws: Draws) -> list[dict[str, Any]]:
+    """Mean over SAEs of each metric by label and mode, and its change against the encoder, paired by SAE and document.
+
+    Intervals resample documents, pick latents anew each time, and take the SAEs as given; `falls` counts SAEs whose
+    estimate is below the encoder's.
+    """
+    rows = []
+    for (label, mode), each in draws.items():
+        pairs = [(a, b) for a, b in zip(each, draws[label, "amortized"], strict=True) if a and b]
+        for name in ps.METRICS if pairs else ():
+            mine, change = [a[name] for a, _ in pairs], [a[name] - b[name] for a, b in pairs]
+            value = ps.with_interval({"value": np.mean(mine, 0), "change": np.mean(change, 0)})
+            falls = sum(float(c[0]) < 0 for c in change)
+            rows.append({"label": label, "mode": mode, "metric": name, **value, "falls": falls, "saes": len(pairs)})
+    return rows
+
+
+def released(scale: Scale, ready: Prepared) -> list[dict[str, Any]]:
+    """Rows of the released label under the released protocol, in sample; those of the comparison if it has been run."""
+    o = options(scale, protocols=("as_released",))
+    label = norm_labels(ready.data.tokens.first(o.released_tokens), 4096).numpy()
+    names = ["variant", "sparsity", "protocol", "mode", "L0", "F1@1", "F1@2", "dF1", "r_main"]
+    names += ["absorption", "absorption_null"]
+    return [
+        {name: row[name] for name in names}
+        | {"label": "norm", "unit": "token", "classes": 1, "rows": len(label), "F1_always": ps.always_f1(label)}
+        | {"anticorrelated": float(row["r_main"] < 0), "excess": row["absorption"] - row["absorption_null"]}
+        for row in evaluate_checkpoints(ready.finals(), ready.data, o, ready.folder / "rows", ready.device)
+        if "F1@1" in row
+    ]
+
+
+def _by_document(labelled: Labelled) -> Iterator[tuple[Tensor, Tensor]]:
+    return ((x, docs) for docs, x in labelled.tokens.documents(8192))
+
+
+def _mean_by(x: Tensor, docs: Tensor) -> Tensor:
+    out = torch.zeros(int(docs.max()) + 1, x.shape[1], dtype=torch.float64).index_add_(0, docs, x.double())
+    return out / torch.bincount(docs)[:, None]

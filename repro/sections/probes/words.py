@@ -1,0 +1,86 @@
+"""Probes in words: what one latent knows of each label, and whether refinement does the same for all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from repro.sections.probes.figures import BASELINES, LABELS, METRICS, MODES, corrected, labels_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def findings(table: pd.DataFrame) -> str:
+    """What the labels say about one latent, in sentences, every number from the table."""
+    held = corrected(table)
+    mean = held.groupby(["label", "mode"])[["F1@1", "anticorrelated"]].mean()
+    known = held.groupby("label")[list(BASELINES)].mean()
+    out = [
+        f"**{LABELS[label]}**: one latent of the encoder has F1 {mean['F1@1'][label, 'amortized']:.2f}, of a random "
+        f"encoder {mean['F1@1'][label, 'random_encoder']:.2f}; always yes {known['F1_always'][label]:.2f}, a random "
+        f"direction {known['F1@1_direction'][label]:.2f}, all coordinates {known['F1_dense'][label]:.2f}."
+        for label in labels_of(held)
+        if (label, "random_encoder") in mean.index and (label, "amortized") in mean.index
+    ]
+    below = [LABELS[label] for label in labels_of(held) if mean["F1@1"][label, "amortized"] < known["F1_always"][label]]
+    out.append(f"One latent does worse than always yes on: {', '.join(below) or 'none'}.")
+    main = held[held["mode"] != "random_encoder"].groupby("label")["anticorrelated"].mean()
+    flipped = ", ".join(f"{LABELS[label]} {main[label]:.0%}" for label in labels_of(held) if main[label] > 0)
+    out.append(f"Main latents that are anti-correlated with their class, held out: {flipped or 'none'}.")
+    raw = table[table["protocol"] == "as_released"]
+    if len(raw):
+        encoder = raw[raw["mode"] == "amortized"]
+        out.append(
+            f"As released (the norm's label, in sample) {raw['anticorrelated'].mean():.0%} are, and F1@1 of the "
+            f"encoder is {encoder['F1@1'].mean():.2f} where always yes has {encoder['F1_always'].mean():.2f}."
+        )
+    return "\n\n".join(out)
+
+
+def direction(row: Any) -> str:
+    """falls or rises where the interval of the change excludes 0, else open."""
+    return "falls" if row["change_high"] < 0 else "rises" if row["change_low"] > 0 else "open"
+
+
+def depends(means: pd.DataFrame, metric: str, mode: str) -> tuple[str, dict[str, list[str]]]:
+    """(yes, no or open; labels by direction): does what `mode` changes in a metric depend on the label?
+
+    Rule: yes, if the metric falls for one label and rises for another, or two intervals do not overlap; no, if it falls
+    for all, rises for all, and intervals overlap; else open: too few documents to say.
+    """
+    part = means[(means["metric"] == metric) & (means["mode"] == mode)].dropna(subset=["change_low"])
+    by: dict[str, list[str]] = {}
+    for _, row in part.iterrows():
+        by.setdefault(direction(row), []).append(str(row["label"]))
+    if {"falls", "rises"} <= set(by) or part["change_low"].max() > part["change_high"].min():
+        return "yes", by
+    return ("no" if len(by) == 1 and "open" not in by else "open"), by
+
+
+def verdict(means: pd.DataFrame) -> str:
+    """Do conclusions about ΔF1 and absorption under refinement depend on the label? In sentences."""
+    words = {"yes": "depends on the label", "no": "is the same for every label", "open": "is not settled"}
+    out = []
+    for metric in ("dF1", "absorption", "excess"):
+        for mode in ("semi", "non"):
+            answer, by = depends(means, metric, mode)
+            part = means[(means["metric"] == metric) & (means["mode"] == mode)].set_index("label")
+            if not by:
+                continue
+            groups = "; ".join(
+                f"{name}: " + ", ".join(f"{LABELS[label]} {_shown(part.loc[label])}" for label in by[name])
+                for name in ("falls", "rises", "open")
+                if name in by
+            )
+            out.append(f"- **{METRICS[metric]}, {MODES[mode]} instead of the encoder: {words[answer]}.** {groups}.")
+    rule = (
+        "\n\nRule: a change falls or rises where its 95 % interval excludes 0 (documents resampled, latents picked and "
+        "probes fitted anew each time; the SAEs are taken as given). It depends on the label if it falls for one and "
+        "rises for another, or if two intervals do not overlap; it is the same if it falls for all or rises for all, "
+        "with overlapping intervals; otherwise it is not settled."
+    )
+    return "\n".join(out) + rule
+
+
+def _shown(row: Any) -> str:
+    return f"{row['change']:+.3f} [{row['change_low']:+.3f}, {row['change_high']:+.3f}]"

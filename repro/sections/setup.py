@@ -1,0 +1,127 @@
+"""What every section needs first: activations, labelled activations and trained SAEs, cached by hash."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from repro.base.config import DatasetConfig, Device, MetricsConfig, ModelConfig, RunConfig, Scale, cache_dir, digest
+from repro.evaluate import EvalData, EvalOptions, open_data
+
+LABELLED_LENGTH = 64  # tokens of a labelled document that are kept
+TOKENS_A_GLOSS = 40  # upper bound of the mean length of the bundled glosses
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything the sections read."""
+
+    data: EvalData
+    """Evaluation tokens and labelled documents, disjoint from what the SAEs were trained on."""
+    checkpoints: list[dict[str, Any]]
+    """Final and intermediate checkpoints: path, variant, trainer, step, sparsity, final."""
+    rows: Any
+    """The training tokens (`activations.store.Rows`)."""
+    folder: Path
+    """Where all of it lies."""
+    device: Literal["cpu", "cuda"]
+
+    def finals(self, variant: str | None = None) -> list[dict[str, Any]]:
+        """Checkpoints at the end of training, of one variant if given."""
+        return [c for c in self.checkpoints if c["final"] and variant in (None, c["variant"])]
+
+
+def device_of(name: Device) -> Literal["cpu", "cuda"]:
+    """auto -> cuda where there is one, else cpu."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name
+
+
+def activations(scale: Scale) -> tuple[Path, Path, Path]:
+    """Collect (or find) the activations of a scale: (folder, store of general text, store of labelled text)."""
+    from repro.activations.collect import collect
+
+    model = ModelConfig(name=scale.model, layer_index=scale.layer)
+    key = digest(
+        model, scale.dataset, scale.labelled, scale.train_tokens, scale.eval_tokens, scale.label_docs, scale.seq_len
+    )
+    folder = cache_dir() / "experiments" / f"{scale.name}-{key}"
+    spare = 1.02 if scale.max_norm_ratio is None else 1.05  # excluded positions
+    wanted = int((scale.train_tokens + scale.eval_tokens) * spare) + scale.seq_len
+    text = DatasetConfig(name=scale.dataset, max_tokens=wanted, seq_len=scale.seq_len)
+    labelled = DatasetConfig(
+        name=scale.labelled,
+        split="all",
+        label_column="label",
+        max_tokens=scale.label_docs * (TOKENS_A_GLOSS if scale.labelled == "tiny-labels" else LABELLED_LENGTH),
+        seq_len=LABELLED_LENGTH,
+        packing=False,
+    )
+    stores = [
+        collect(RunConfig(output_dir=str(folder / sub), model=model, dataset=data, device=scale.device))
+        for sub, data in (("text", text), ("labelled", labelled))
+    ]
+    return folder, stores[0], stores[1]
+
+
+def prepare(scale: Scale) -> Prepared:
+    """Activations, SAEs and evaluation data of a scale; what exists is not made again, nor by two at a time."""
+    from filelock import FileLock
+
+    lock = cache_dir() / "locks" / f"prepare-{scale.name}-{digest(scale)}"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        return _prepare(scale)
+
+
+def _prepare(scale: Scale) -> Prepared:
+    from repro.activations.rows import Rows
+    from repro.activations.store import open_store
+    from repro.training.recipe import Job, Recipe
+    from repro.training.train import train
+
+    device = device_of(scale.device)
+    folder, text, labelled = activations(scale)
+    metrics = MetricsConfig(max_tokens=scale.eval_tokens, max_norm_ratio=scale.max_norm_ratio)
+    store = open_store(text)
+    usable = store.select(metrics.exclude, metrics.max_norm_ratio)
+    train_tokens = min(scale.train_tokens, usable.n - scale.eval_tokens)
+    rows = Rows(store, usable.index[:train_tokens], usable.describe() | {"training_tokens": train_tokens})
+    grid = scale.grid or {"standard": scale.l1, "topk": scale.ks, "batch_topk": scale.ks}
+    jobs = [Job(variant, sparsity, scale.m, scale.seed) for variant, values in grid.items() for sparsity in values]
+    given = {} if scale.lr is None else {"lr": scale.lr}
+    recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **given)
+    saes = folder / f"saes-{digest(jobs, recipe)}"
+    held_out = Rows(store, usable.index[train_tokens : train_tokens + scale.eval_tokens], {}).take(scale.eval_tokens).x
+    layer = store.meta.get("layer")
+    folders = train(rows, jobs, recipe, saes, scale.model, layer, device, held_out=held_out)
+    data = open_data(text, metrics, labelled, scale.label_docs, skip=train_tokens)
+    checkpoints = []
+    for job, path in zip(jobs, folders, strict=True):
+        known = {"variant": job.variant, "trainer": int(path.name.rpartition("_")[2]), "sparsity": job.sparsity}
+        steps = sorted(int(p.stem.rpartition("_")[2]) for p in (path / "checkpoints").glob("ae_*.pt"))
+        for step in steps:
+            if step < scale.steps:
+                file = path / "checkpoints" / f"ae_{step}.pt"
+                checkpoints.append({**known, "path": str(file), "step": step, "final": False})
+        checkpoints.append({**known, "path": str(path), "step": scale.steps, "final": True})
+    return Prepared(data, checkpoints, rows, folder, device)
+
+
+def options(scale: Scale, **changes: Any) -> EvalOptions:
+    """Evaluation options of a scale; the comparison scripts' lambda target and density unless changed."""
+    import dataclasses
+
+    base = EvalOptions(
+        released_tokens=scale.released_tokens,
+        bootstrap=scale.bootstrap,
+        tol=scale.tol,
+        seed=scale.seed,
+        target_dense=float("nan"),
+        released_k=False,
+    )
+    return dataclasses.replace(base, **changes)

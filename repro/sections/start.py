@@ -1,0 +1,167 @@
+"""The start: what the language model's activations look like, what was trained, and one token seen three ways."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repro.base.config import Scale
+from repro.sections.setup import Prepared, prepare
+from repro.sections.tables import save_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+    from repro.sae import SAE
+
+
+def activation_summary(ready: Prepared) -> pd.DataFrame:
+    """Size, norms and exclusions of the evaluation tokens, one row a quantity."""
+    import pandas as pd
+
+    x = ready.data.tokens.x
+    norms = x.norm(dim=1)
+    rows: dict[str, Any] = {
+        "width d": x.shape[1],
+        "training tokens": ready.rows.n,
+        "evaluation tokens": len(x),
+        "documents": int(ready.data.tokens.docs.max()) + 1,
+        "median norm": float(norms.median()),
+        "largest norm": float(norms.max()),
+        "share of energy in the mean": float(x.mean(0).square().sum() / x.square().sum(1).mean()),
+    }
+    return pd.DataFrame({"value": rows})
+
+
+def trained(ready: Prepared) -> pd.DataFrame:
+    """Every final SAE with FVE, L0, dead and dense latents of its real encoder on the evaluation tokens."""
+    import pandas as pd
+
+    from repro.checkpoints import load_sae
+    from repro.metrics import Firing, Reconstruction
+
+    x = ready.data.tokens.x.to(ready.device)
+    rows = []
+    for entry in ready.finals():
+        sae = load_sae(entry["path"]).to(ready.device)
+        codes = sae.encode_sparse(x)
+        values = Reconstruction.of(x, sae.decode(codes, x).detach()).value() | Firing.of(codes).value()
+        rows.append({"variant": entry["variant"], "sparsity": entry["sparsity"], "m": sae.config.m, **values})
+    return pd.DataFrame(rows)
+
+
+def card(sae: SAE) -> pd.DataFrame:
+    """What an SAE is and where it comes from, one row a fact; no path of this machine."""
+    import pandas as pd
+
+    facts = {k: v for k, v in sae.describe().items() if k != "source"}
+    facts |= {k: v for k, v in vars(sae.source).items() if k != "path" and v not in ("", None, {})}
+    return pd.DataFrame({"value": {k: str(v)[:64] for k, v in facts.items()}})
+
+
+def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> pd.DataFrame:
+    """What leaving tokens out does to the numbers: the first such SAE on the evaluation text under three rules."""
+    import numpy as np
+
+    from repro.checkpoints import load_sae
+    from repro.metrics import Reconstruction
+
+    started = time.perf_counter()
+    sae = load_sae(ready.finals(variant)[0]["path"]).to(ready.device)
+    store = ready.rows.store
+    ratio = ready.data.tokens.info.get("max_norm_ratio")
+    rules: dict[str, Any] = {
+        "every real token": (("pad",), None),
+        "without special tokens and position 0": (("pad", "bos", "eos", "first"), None),
+    }
+    if ratio is not None:
+        rules[f"and without norms over {ratio:g} medians"] = (("pad", "bos", "eos", "first"), ratio)
+    last = int(ready.rows.index[-1])
+    out: list[dict[str, Any]] = []
+    for name, (exclude, limit) in rules.items():
+        rows = store.select(exclude, limit)
+        x = rows.read(np.flatnonzero(rows.index > last)[: len(ready.data.tokens.x)]).to(ready.device)
+        norms = x.norm(dim=1)
+        value = Reconstruction.of(x, sae(x)).value()
+        facts = {"tokens": len(x), "median norm": float(norms.median()), "largest norm": float(norms.max())}
+        out.append({"tokens evaluated": name, "n": facts.pop("tokens"), **facts, **value})
+    table = save_table("exclusions", scale, out, time.perf_counter() - started, variant=variant, m=sae.config.m)
+    return table.set_index("tokens evaluated")
+
+
+def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(largest codes of one token by encoder, semi and optimum; objective and gap of each) of the first such SAE."""
+    import pandas as pd
+
+    from repro.checkpoints import load_sae
+    from repro.inference import calibrate_lambda, infer, spread
+
+    x = ready.data.tokens.x
+    sae = load_sae(ready.finals(variant)[0]["path"])
+    sample = x[spread(len(x), 500)]
+    lam = calibrate_lambda(sae, sample, float(sae.encode_sparse(sample).l0.double().mean()))
+    one = x[token : token + 1]
+    parts, facts = {}, {"lambda": lam}
+    for mode in ("amortized", "semi", "non"):
+        result = infer(sae, one, mode, lam=lam, tol=1e-6)
+        parts[mode] = result.codes.to_dense()[0]
+        assert result.objective is not None and result.gap_upper is not None
+        facts[f"J({mode})"] = float(result.objective[0])
+        facts[f"gap({mode}) at most"] = float(result.gap_upper[0])
+    table = pd.DataFrame({mode: z.numpy() for mode, z in parts.items()})
+    table.index.name = "latent"
+    used = table[(table > 0).any(axis=1)]
+    return used.sort_values("non", ascending=False).head(40), pd.DataFrame({"value": facts}).round(4)
+
+
+def code_figure(table: pd.DataFrame) -> Figure:
+    """The codes of one token under the three modes, side by side."""
+    import plotly.graph_objects as go
+
+    from repro.base.theme import MODE_COLORS, caption
+
+    figure = go.Figure()
+    names = {"amortized": "encoder", "semi": "30 ISTA steps", "non": "certified optimum"}
+    for mode, name in names.items():
+        x = [str(j) for j in table.index]
+        figure.add_trace(go.Bar(x=x, y=table[mode], name=name, marker_color=MODE_COLORS[mode]))
+    figure.update_layout(barmode="group", xaxis_title="latent", yaxis_title="code z", xaxis_type="category")
+    return caption(figure, "The same token, the same dictionary, three codes: which latents fire, and how strongly.")
+
+
+def firing_figure(table_of: dict[str, torch.Tensor]) -> Figure:
+    """Histogram of log10 firing rates, one curve an SAE."""
+    import plotly.graph_objects as go
+
+    from repro.base.theme import caption
+
+    figure = go.Figure()
+    for name, rate in table_of.items():
+        alive = rate[rate > 0].log10()
+        edges = torch.arange(math.floor(float(alive.min())) if len(alive) else -1, 0.3, 0.2)
+        counts = torch.histogram(alive.float(), edges)[0]
+        figure.add_trace(go.Bar(x=edges[:-1] + 0.1, y=counts, width=0.2, name=name, opacity=0.55))
+    figure.update_layout(
+        barmode="overlay", xaxis_title="log10 firing rate (dead latents left out)", yaxis_title="latents"
+    )
+    return caption(figure, "How often latents fire on the evaluation tokens. Dense latents lie right of −1.")
+
+
+def rates(ready: Prepared) -> dict[str, torch.Tensor]:
+    """Firing rate [m] of the sparsest final SAE of each variant, by the real encoder."""
+    from repro.checkpoints import load_sae
+    from repro.metrics import Firing
+
+    out = {}
+    x = ready.data.tokens.x
+    for variant in dict.fromkeys(c["variant"] for c in ready.checkpoints):
+        entry = ready.finals(variant)[0]
+        out[f"{variant} {entry['sparsity']:g}"] = Firing.of(load_sae(entry["path"]).encode_sparse(x)).rate
+    return out
+
+
+__all__ = ["Scale", "activation_summary", "code_figure", "firing_figure", "one_token", "prepare", "rates", "trained"]

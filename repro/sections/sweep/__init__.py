@@ -1,0 +1,1 @@
+"""The semi sweep: metrics by number of steps."""
