@@ -1,4 +1,4 @@
-"""SparseCodes: what inference returns and what metrics read."""
+"""SparseCodes: the nonzeros of codes, which inference returns and metrics read."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "path", sorted((repo_root() / "notebooks" / "params" / "seed").glob("*.yaml")), ids=lambda p: p.stem
+    "path", sorted((repo_root() / "notebooks" / "params" / "release").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_example_configs_are_valid(path):
     config = load_yaml(RunConfig, path)

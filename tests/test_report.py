@@ -380,3 +380,27 @@ def test_the_computed_parts_of_the_readme_are_current():
 
     readme = (repo_root() / "README.md").read_text(encoding="utf-8")
     assert text(readme) == readme, "run `make readme`"
+    assert len(readme.splitlines()) <= 120
+
+
+def test_the_readme_names_every_command():
+    from repro.cli import commands
+
+    readme = (repo_root() / "README.md").read_text(encoding="utf-8")
+    table = readme.split("| command |")[1].split("\n\n")[0]
+    named = {word for quoted in re.findall(r"`([^`]+)`", table) for word in quoted.split()}
+    assert named >= {word for command in commands() for word in command.split()}
+
+
+def test_the_tree_of_the_readme_names_every_folder(tmp_path):
+    from repro.book.readme import tree
+
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f'"""About {name}.\n\nMore.\n"""\n')
+    (tmp_path / "cli.py").write_text('"""Flags."""\n')
+    assert tree(["two/", "cli.py", "one/"], tmp_path).split("\n") == [
+        f"  {name:14s} {line}" for name, line in (("two/", "About two"), ("cli.py", "Flags"), ("one/", "About one"))
+    ]
+    with pytest.raises(ValueError, match="differ in cli.py, three/"):
+        tree(["one/", "two/", "three/"], tmp_path)

@@ -1,1 +1,1 @@
-"""Text, language models, and the activations on disk."""
+"""From text through a language model to activations on disk, and rows of them."""

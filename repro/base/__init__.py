@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, configuration, files, the machine. No torch at import."""
+"""Errors, configuration, files, locks and the machine; imports no torch."""

@@ -1,4 +1,7 @@
-"""`repro bench NAME`: a dataclass each, its fields as flags; argparse, because a bare GPU machine has no tyro."""
+"""Timings: `repro bench NAME` appends rows to data/bench/NAME.csv.
+
+A dataclass for each bench, its fields as flags; argparse, because a bare GPU machine has no tyro.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The report: figure theme, strict notebook runner, and what turns executed notebooks into the book."""
+"""The book: notebook runner, numbers and figures of its pages, build, computed parts of README."""

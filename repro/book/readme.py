@@ -1,10 +1,11 @@
-"""`make readme`: the parts of README.md that are computed, from committed tables and first docstring lines."""
+"""`make readme`: the computed parts of README.md, from committed tables and first docstring lines."""
 
 from __future__ import annotations
 
 import ast
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from repro.base.config import repo_root, write_atomically
@@ -14,41 +15,39 @@ FACT = r"(<!-- fact: ([^>]+?) -->).*?(<!-- /fact -->)"
 FIGURE = "data/results/readme.png"
 
 
-def tree(package: Path) -> str:
-    """A line a module: name, and the first line of its docstring without the full stop."""
-    lines = []
-    for path in sorted(package.iterdir(), key=lambda p: (p.is_dir(), p.name)):
-        if path.suffix == ".py" and path.name != "__init__.py":
-            lines.append(f"  {path.name:24s} {_first_line(path)}")
-        elif (path / "__init__.py").is_file():
-            lines.append(f"  {path.name + '/':24s} {_first_line(path / '__init__.py')}")
-            for file in sorted(path.glob("*.py")):
-                if file.name != "__init__.py":
-                    lines.append(f"    {file.name:22s} {_first_line(file)}")
-    return "\n".join(lines)
+def tree(names: list[str], package: Path) -> str:
+    """One line for each of these folders and files of the package: its name and the first line of its docstring.
+
+    Raises ValueError unless the names are exactly what lies in the package.
+    """
+    modules = {path.parent.name + "/": path for path in package.glob("*/__init__.py")}
+    modules |= {path.name: path for path in package.glob("*.py") if not path.name.startswith("__")}
+    if set(names) != set(modules):
+        raise ValueError(f"README.md's tree and {package} differ in {', '.join(sorted(set(names) ^ set(modules)))}.")
+    return "\n".join(f"  {name:14s} {_first_line(modules[name])}" for name in names)
 
 
 def _first_line(path: Path) -> str:
     doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return doc.splitlines()[0].rstrip(".") if doc else ""
+    return doc.split("\n")[0].rstrip(".")
 
 
 def text(readme: str, root: Path | None = None) -> str:
-    """README.md with its computed parts made new: facts, the performance table and the tree of the package."""
+    """README.md with its computed parts made new: facts, the performance table and the tree of folders.
+
+    Raises ValueError where a part is missing or the tree does not name every folder of the package.
+    """
     from repro.sections.performance.timings import readme_table
 
-    root = root or repo_root()
-    parts = {
-        r"(<!-- performance -->\n).*?(\n<!-- end -->)": readme_table(),
-        r"(\nrepro/ +the package\n).*?(\nnotebooks/ )": tree(root / "repro"),
+    package = (root or repo_root()) / "repro"
+    parts: dict[str, Callable[[str], str]] = {
+        r"(?<=<!-- performance -->\n).*?(?=\n<!-- end -->)": lambda _: readme_table(),
+        r"(?<=\nrepro/ {11}the package\n).*?(?=\nnotebooks/ )": lambda old: tree(re.findall(r"^  (\S+)", old, re.M), package),
     }
-    for pattern, new in parts.items():
-        found = re.findall(pattern, readme, flags=re.S)
-        if len(found) != 1:
-            raise ValueError(f"README.md has {len(found)} places for {pattern!r}; there must be one.")
-        before, after = found[0]
-        head, rest = readme.split(before, 1)
-        readme = head + before + new + after + rest.split(after, 1)[1]
+    for pattern, renew in parts.items():
+        readme, count = re.subn(pattern, lambda match, renew=renew: renew(match[0]), readme, flags=re.S)
+        if count != 1:
+            raise ValueError(f"README.md has {count} places for {pattern!r}; there must be one.")
     return re.sub(FACT, lambda match: match[1] + fact(match[2]).text + match[3], readme, flags=re.S)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: load_sae reads other libraries' SAEs exactly, save_sae writes ours, index_checkpoints lists them."""
+"""`load_sae` reads checkpoints of other libraries (formats/ has one file each); save, index, check, download."""
 
 from repro.checkpoints.export import save_dictionary_learning
 from repro.checkpoints.formats.native import save_sae

@@ -1,4 +1,4 @@
-"""The commands of the released workflow: index, evaluate, visualize, compare, sweep; the files that they write."""
+"""What the commands of the command line do, and the files that they write."""
 
 from repro.commands.many import evaluate, index
 from repro.commands.one import CompareConfig, SweepConfig, compare, sweep

@@ -35,7 +35,7 @@ def read_table(path: Path, columns: tuple[str, ...] = ()) -> pd.DataFrame:
     return table
 
 
-SEED_NAMES = {
+RELEASED_NAMES = {
     "NMSE": "NMSE",
     "dead_rate": "DeadRate",
     "dense@0.1": "DenseRate@0.1",
@@ -46,12 +46,12 @@ SEED_NAMES = {
     "absorption": "AbsorptionRate",
 }
 """Our column -> the key of the released JSON files."""
-SEED_MODES = {"amortized": "amortized", "semi": "semi_amortized", "non": "non_amortized"}
+RELEASED_MODES = {"amortized": "amortized", "semi": "semi_amortized", "non": "non_amortized"}
 
 
-def seed_keys(row: dict[str, Any]) -> dict[str, Any]:
+def released_keys(row: dict[str, Any]) -> dict[str, Any]:
     """The eight metrics of a row under their released keys."""
-    return {name: row[key] for key, name in SEED_NAMES.items()}
+    return {name: row[key] for key, name in RELEASED_NAMES.items()}
 
 
 def plain(row: dict[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def convert(config: LocaConvert) -> Path:
 
 def evaluate(config: LocaEvaluate) -> Path:
     """Write out_dir/{model}_loc_amt_sae_metrics.json: the released keys, and both protocols in full beside them."""
-    from repro.commands.files import about, plain, seed_keys, write_json
+    from repro.commands.files import about, plain, released_keys, write_json
     from repro.commands.many import protocols
     from repro.evaluate import EvalOptions
     from repro.sections.setup import device_of
@@ -193,7 +193,7 @@ def evaluate(config: LocaEvaluate) -> Path:
         )
         (row,) = measure(sae, data, options, f"{config.model_name}, {protocol}")
         if protocol == "as_released":
-            out["amortized"] = seed_keys(row)
+            out["amortized"] = released_keys(row)
         out[protocol] = {"amortized": plain(row)}
     out["provenance"] = about(config, forms[wanted[-1]], data)
     return write_json(Path(config.out_dir) / f"{safe(config.model_name)}_loc_amt_sae_metrics.json", out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
-from repro.commands.files import SEED_MODES, about, plain, seed_keys, write_json
+from repro.commands.files import RELEASED_MODES, about, plain, released_keys, write_json
 from repro.commands.inputs import OneSae, find_data, find_sae, measure, safe
 from repro.commands.many import protocols
 from repro.evaluate import EvalData, EvalOptions
@@ -70,9 +70,9 @@ def compare(config: CompareConfig) -> Path:
     sae, data = _checked(config)
     out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant}
     for row in measure(sae, data, _options(config), f"{config.model_name}, {config.sae_variant}"):
-        mode = SEED_MODES.get(row["mode"], row["mode"])
+        mode = RELEASED_MODES.get(row["mode"], row["mode"])
         if row["protocol"] == "as_released":
-            out[mode] = seed_keys(row)
+            out[mode] = released_keys(row)
             out.setdefault("as_released", {})[mode] = plain(row)
         else:
             out.setdefault("corrected", {})[mode] = plain(row)
@@ -102,7 +102,7 @@ def sweep(config: SweepConfig) -> Path:
             count = {None: "note", -1: "certified"}.get(row.get("steps"), str(row.get("steps")))
             out.setdefault("corrected", {})[count] = plain(row)
             continue
-        named = seed_keys(row) | {"lambda": row["lam"]}
+        named = released_keys(row) | {"lambda": row["lam"]}
         out.setdefault("as_released", {})[str(row["steps"])] = plain(row)
         if row["steps"] == 0:
             out["amortized"] = named

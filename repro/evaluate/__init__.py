@@ -1,4 +1,4 @@
-"""Evaluation that streams: rows of checkpoint x protocol x mode, without ever holding n x m numbers.
+"""One SAE, protocol and inference mode -> one row of metrics, computed block by block in bounded memory.
 
     for row in evaluate_sae(sae, data, EvalOptions(modes=("amortized", "non", "random_encoder"))): ...
 

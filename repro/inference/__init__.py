@@ -1,4 +1,4 @@
-"""Three ways to codes under two protocols: `infer`; `calibrate_lambda` to a mean L0; the released encoder and grids."""
+"""Codes under three inference modes and two protocols (`infer`), and the lambda for a mean L0."""
 
 from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, nearest_root, spread
 from repro.inference.modes import Inference, infer

@@ -1,1 +1,1 @@
-"""Compiled and fused kernels, one operation a file, each beside its plain twin."""
+"""Compiled kernels of ops.py: reference.py in plain torch, cpu/ in numba, gpu/ in Triton."""

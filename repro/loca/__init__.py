@@ -1,1 +1,1 @@
-"""LocA-SAE (section 6 of the paper): training in four phases, the released rule beside the stated one."""
+"""LocA-SAE (section 6 of the paper): its four training phases, as stated and as released."""

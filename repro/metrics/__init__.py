@@ -1,4 +1,4 @@
-"""What codes are judged by: `evaluate_codes` for one set of tokens, and the records that add up over many."""
+"""Metrics of codes, one file each; METRICS lists them, `evaluate_codes` computes them."""
 
 from __future__ import annotations
 

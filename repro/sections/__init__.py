@@ -1,1 +1,1 @@
-"""One module a section of the paper: run(scale) -> table, figures(table) -> plotly; the notebooks only call these."""
+"""A folder for each section of the paper: run computes the table, figures draws it, claims judges it."""

@@ -1,4 +1,4 @@
-"""Certified sparse inference: problems, solvers, and the one loop that runs them.
+"""`solve`: the optimal code of each token, with a certificate; one file for each solver.
 
     problem = Lasso(x, atoms, lam, nonneg=True)
     solution = solve(problem, "auto", tol=1e-4)       # codes, objective, dual, gap, steps, converged

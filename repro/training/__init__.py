@@ -1,1 +1,1 @@
-"""Training: recipe and jobs, the losses of the variants, one loop for several SAEs, and LocA's phases."""
+"""Training of several SAEs in one loop: recipe, losses of the variants, checkpoints."""

@@ -214,7 +214,7 @@ def test_loca_trains_converts_and_evaluates(seed, tmp_path):
 
 def test_the_examples_say_what_the_released_ones_say():
     """The keys of the seed README and of the released files; sequences there are tokens here."""
-    folder = ROOT / "notebooks" / "params" / "seed"
+    folder = ROOT / "notebooks" / "params" / "release"
     pythia, agnews, evaluate = (
         load_yaml(RunConfig, folder / f"{name}.yaml")
         for name in ("collect_pythia", "collect_agnews", "eval_three_modes_example")
