@@ -74,7 +74,11 @@ def test_no_number_in_a_notebook_is_typed():
 
 
 def test_no_number_in_a_sentence_of_the_code_is_typed():
-    found = {str(p.relative_to(ROOT / "repro" / "sections")): numbers for p in WRITERS if (numbers := [t for s in sentences(p) for t in typed(s)])}
+    found = {
+        str(p.relative_to(ROOT / "repro" / "sections")): numbers
+        for p in WRITERS
+        if (numbers := [t for s in sentences(p) for t in typed(s)])
+    }
     del found["claims.py"]  # the test below
     assert not found
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from repro.base.config import repo_root, write_atomically
@@ -40,14 +39,13 @@ def text(readme: str, root: Path | None = None) -> str:
     from repro.sections.performance.timings import readme_table
 
     package = (root or repo_root()) / "repro"
-    parts: dict[str, Callable[[str], str]] = {
-        r"(?<=<!-- performance -->\n).*?(?=\n<!-- end -->)": lambda _: readme_table(),
-        r"(?<=\nrepro/ {11}the package\n).*?(?=\nnotebooks/ )": lambda old: tree(re.findall(r"^  (\S+)", old, re.M), package),
-    }
-    for pattern, renew in parts.items():
-        readme, count = re.subn(pattern, lambda match, renew=renew: renew(match[0]), readme, flags=re.S)
-        if count != 1:
+    performance = r"(?<=<!-- performance -->\n).*?(?=\n<!-- end -->)"
+    folders = r"(?<=  the package\n).*?(?=\nnotebooks/ )"
+    for pattern in (performance, folders):
+        if (count := len(re.findall(pattern, readme, re.S))) != 1:
             raise ValueError(f"README.md has {count} places for {pattern!r}; there must be one.")
+    readme = re.sub(performance, lambda _: readme_table(), readme, flags=re.S)
+    readme = re.sub(folders, lambda old: tree(re.findall(r"^  (\S+)", old[0], re.M), package), readme, flags=re.S)
     return re.sub(FACT, lambda match: match[1] + fact(match[2]).text + match[3], readme, flags=re.S)
 
 
