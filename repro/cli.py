@@ -175,7 +175,7 @@ def _claims(config: ClaimsConfig) -> Any:
 
 def _recompute(config: ClaimsConfig) -> str:
     """Run the notebooks whose tables the ledger reads -> what failed, in a sentence each."""
-    from repro.base.config import cache_dir
+    from repro.base.files import cache_dir
     from repro.book.runner import execute_all, scale_parameters
     from repro.sections.ledger import CLAIMS
 

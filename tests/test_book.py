@@ -16,7 +16,7 @@ import pytest
 import yaml
 from chromium import CHROMIUM, FLAGS
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 
 REAL = repo_root() / "book" / "_build" / "html"
 

@@ -188,7 +188,7 @@ def test_t_interval():
 
 
 def test_every_claim_names_a_rule_and_a_notebook():
-    from repro.base.config import repo_root
+    from repro.base.files import repo_root
 
     for claim in claims.CLAIMS:
         assert claim.rule and (repo_root() / "notebooks" / f"{claim.section}.ipynb").is_file()

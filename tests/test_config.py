@@ -2,8 +2,10 @@
 
 import pytest
 
-from repro.base.config import RunConfig, Scale, digest, from_mapping, load_yaml, repo_root, scale_of, write_atomically
+from repro.base.config import RunConfig, from_mapping, load_yaml
 from repro.base.errors import BadInput
+from repro.base.files import digest, repo_root, write_atomically
+from repro.sections.scales import Scale, scale_of
 
 SEED = """
 output_dir: out

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 
 DATA = repo_root() / "data"
 LM = DATA / "tiny/lm"

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from repro.base.config import scale_of
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.metrics import Firing, Reconstruction
 from repro.metrics.intervals import centred
 from repro.sections.controls import documents
 from repro.sections.controls.documents import PerDocument
+from repro.sections.scales import scale_of
 
 
 @pytest.fixture

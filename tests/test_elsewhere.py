@@ -9,7 +9,7 @@ pytest.importorskip("plotly")
 
 import pandas as pd
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.sections import elsewhere
 from repro.sections.comparison import run as comparison
 from repro.sections.sweep import run as sweep

@@ -14,7 +14,7 @@ import nbformat
 import pytest
 from chromium import CHROMIUM, FLAGS
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.book.kernel import own_kernel
 
 NANO = {

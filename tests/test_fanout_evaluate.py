@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
+from repro.base.memory import sae_bytes
 from repro.cli import main
 from repro.commands import many as tables
 from repro.jobs.run import status
-from repro.sections.performance.scale import weight_bytes
 
 SHORT = ("--metrics.max-tokens", "60", "--metrics.bootstrap", "4", "--semi-steps", "2", "--non-steps", "3")
 
@@ -90,7 +90,7 @@ def test_workers_that_read_a_copy_make_the_same_table(listed, alone, tmp_path, m
 def test_the_estimated_memory_holds_what_benchmarks_took():
     for _, row in pd.read_csv(repo_root() / "data" / "bench" / "evaluate.csv").iterrows():
         if "threads" in row["device"]:  # on a CPU
-            taken = row["peak_mib_beyond_weights"] * 2**20 + weight_bytes(row["d"], row["m"])
+            taken = row["peak_mib_beyond_weights"] * 2**20 + sae_bytes(row["d"], row["m"])
             assert taken < tables.memory_of({"d": row["d"], "m": row["m"]}) < 3 * taken
     assert tables.memory_of({"path": "somewhere"}) == 0  # unknown
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.cli import main
 from repro.commands.train import TrainConfig, memory_of, run, training_bytes
 from repro.jobs.run import Fanout, status

@@ -6,10 +6,10 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from repro.base.config import scale_of
 from repro.base.errors import BadInput
 from repro.sections.ground_truth import figures as view
 from repro.sections.ground_truth import run as gt
+from repro.sections.scales import scale_of
 
 
 def test_a_permuted_dictionary_is_found_again():

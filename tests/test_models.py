@@ -16,11 +16,12 @@ import torch
 from repro.activations.forward import forward
 from repro.activations.language_models import fetch, memory, packaged
 from repro.activations.language_models.load import as_loaded, find_blocks, load_model
-from repro.activations.language_models.memory import weight_bytes
+from repro.activations.language_models.memory import model_bytes
 from repro.activations.language_models.presets import PRESETS, layer_of
 from repro.activations.language_models.sites import part_of, site_of
-from repro.base.config import ModelConfig, digest
+from repro.base.config import ModelConfig
 from repro.base.errors import BadInput
+from repro.base.files import digest
 
 transformers = pytest.importorskip("transformers")
 N = language_models.BLOCKS
@@ -157,7 +158,7 @@ def test_too_little_memory_is_said_before_loading(tmp_path, monkeypatch):
     folder = language_models.save(tmp_path / "lm", "llama")
     model = language_models.model("llama")
     bytes_of = sum(p.numel() for p in model.parameters()) * 4
-    assert weight_bytes(folder, torch.float32) == bytes_of == 2 * weight_bytes(folder, torch.bfloat16)
+    assert model_bytes(folder, torch.float32) == bytes_of == 2 * model_bytes(folder, torch.bfloat16)
     monkeypatch.setattr(memory, "free_bytes", lambda device=None: bytes_of - 1)
     with pytest.raises(BadInput, match=r"needs 0.0 GB in memory and 0.0 GB are free: .* or set model.dtype: bfloat16"):
         load_model(ModelConfig(str(folder), 0), "cpu")
@@ -175,17 +176,17 @@ def test_only_the_blocks_that_are_needed_are_loaded(tmp_path, capfd, family, sit
     here = {k: v for k, v in cut.provenance.items() if k != "blocks_loaded"}
     assert here == {k: v for k, v in whole.provenance.items() if k != "blocks_loaded"} and here["blocks"] == N
     held = sum(p.numel() for p in cut.model.parameters()) * 4
-    assert weight_bytes(folder, torch.float32, 2) == held < weight_bytes(folder, torch.float32)
+    assert model_bytes(folder, torch.float32, 2) == held < model_bytes(folder, torch.float32)
     head = cut.model.get_output_embeddings().weight
     tied = head is cut.model.get_input_embeddings().weight
-    without = weight_bytes(folder, torch.float32, 2, head=False)
+    without = model_bytes(folder, torch.float32, 2, head=False)
     assert without == held - (0 if tied else 4 * head.numel())
     assert "UNEXPECTED" not in "".join(capfd.readouterr())
 
 
 def test_memory_is_asked_for_the_needed_blocks_alone(tmp_path, monkeypatch):
     folder = language_models.save(tmp_path / "lm", "gpt_neox")
-    monkeypatch.setattr(memory, "free_bytes", lambda device=None: weight_bytes(folder, torch.float32, 1))
+    monkeypatch.setattr(memory, "free_bytes", lambda device=None: model_bytes(folder, torch.float32, 1))
     load_model(ModelConfig(str(folder), 0), "cpu", whole=False)
     for layer, whole in [(0, True), (1, False)]:
         with pytest.raises(BadInput, match="are free"):
@@ -374,7 +375,7 @@ def test_the_hub_without_a_network(monkeypatch):
         fetch.fetch_model("pythia-160m-deduped")  # HF_HUB_OFFLINE=1 and nothing cached
     for error, sentence in [
         (errors.GatedRepoError, "is gated: accept its licence at https://huggingface.co/google/gemma-2-2b"),
-        (errors.RepositoryNotFoundError, "No model 'google/gemma-2-2b' on the hub"),
+        (errors.RepositoryNotFoundError, "No repository 'google/gemma-2-2b' on the hub"),
         (errors.RevisionNotFoundError, "has no revision 'x'"),
     ]:
 

@@ -5,7 +5,7 @@ import json
 import nbformat
 import pytest
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.book.runner import execute, scale_parameters
 
 NAMES = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from repro.base.config import repo_root
 from repro.base.errors import BadInput
+from repro.base.files import repo_root
 from repro.book import drawings, facts, front, mime, readme
 from repro.book.build import pages
 

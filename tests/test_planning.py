@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from repro.base.config import SCALES
 from repro.sections.performance import scale as planning
+from repro.sections.scales import SCALES
 
 
 @pytest.fixture

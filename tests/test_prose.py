@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.sections import ledger as claims
 from repro.sections.ablation import figures as ablation_view
 from repro.sections.comparison import run as comparison

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from repro.base import theme
-from repro.base.config import repo_root
 from repro.base.errors import BadInput, NotebookFailed
+from repro.base.files import repo_root
 from repro.book import build as book
 from repro.book import mime
 from repro.book.runner import execute, execute_all, plan, record, scale_parameters

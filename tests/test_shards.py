@@ -14,8 +14,8 @@ from repro.activations import rows as rows_module
 from repro.activations.integrity import facts
 from repro.activations.shards import Shards, create, layout, map_shard
 from repro.activations.store import open_store
-from repro.base.config import file_sha256
 from repro.base.errors import BadInput
+from repro.base.files import file_sha256
 
 T, D = 4, 3
 

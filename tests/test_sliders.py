@@ -9,7 +9,7 @@ import pytest
 from test_book import browser, pytestmark  # noqa: F401 -- fixture and marks
 
 from repro.base import theme
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.book import mime
 from repro.sections.explorer import static
 

@@ -8,8 +8,8 @@ import torch
 
 from repro.activations import rows as rows_module
 from repro.activations.store import open_store
-from repro.base.config import file_sha256
 from repro.base.errors import BadInput
+from repro.base.files import file_sha256
 
 # Two sequences of four positions: BOS a b EOS | BOS c pad pad; token ids 1 = BOS, 2 = EOS, 0 = pad.
 TOKENS = np.array([[1, 7, 8, 2], [1, 9, 0, 0]], np.int32)

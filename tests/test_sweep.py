@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 from repro.evaluate import EvalData, EvalOptions, Tokens
 from repro.evaluate.steps import Clock, fista, ista
 from repro.sae import BatchTopK

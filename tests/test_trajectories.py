@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from repro.base.config import TRAJECTORIES, scale_of
 from repro.base.errors import BadInput
 from repro.sections.dynamics import run as dynamics
 from repro.sections.dynamics import variants as trajectories
+from repro.sections.scales import TRAJECTORIES, scale_of
 from repro.training.recipe import TRAINED, Job, Recipe
 
 METRICS = ("NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "amort_gap_relative")

@@ -3,8 +3,9 @@
 import shutil
 import sys
 
-from repro.base.config import SCALES, repo_root
 from repro.base.errors import BadInput
+from repro.base.files import repo_root
+from repro.sections.scales import SCALES
 from repro.sections.tables import committed, fresh
 
 

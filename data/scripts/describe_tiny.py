@@ -17,7 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from repro.activations.collect import collect_texts
 from repro.activations.language_models.load import LoadedModel, as_loaded, load_model
-from repro.base.config import ModelConfig, write_atomically
+from repro.base.config import ModelConfig
+from repro.base.files import write_atomically
 
 DATA = Path(__file__).resolve().parents[1]
 PROMPTS = ["Elizabeth", "God said to Moses,", "physics (noun):", "oak (noun):", "hack (n.):", "It was a"]

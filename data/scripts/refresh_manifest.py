@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sources import PACKAGES
 
-from repro.base.config import file_sha256
+from repro.base.files import file_sha256
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFEST = ROOT / "data/manifest.toml"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -27,8 +26,10 @@ from repro.activations.store import open_store, store_name
 from repro.activations.summary import describe_norms, mean_and_scale, moments
 from repro.activations.text.documents import documents, source_fingerprint
 from repro.activations.tokenise import write_tokens
-from repro.base.config import RunConfig, digest
+from repro.base.config import RunConfig
 from repro.base.errors import BadInput
+from repro.base.files import digest
+from repro.base.machine import versions
 
 __all__ = ["collect", "collect_texts"]
 
@@ -161,8 +162,6 @@ def _load(path: Path) -> np.ndarray:
 def _provenance(
     loaded: LoadedModel, config: RunConfig, draft: OneFile, key: str, counts: dict, parts: list[slice], seconds: float
 ) -> dict[str, Any]:
-    import transformers
-
     def kept() -> Iterator[np.ndarray]:
         for norms, part in blocks():
             yield norms[_load(draft.files.side["mask"])[part]]
@@ -190,7 +189,7 @@ def _provenance(
         **mean_and_scale(_load(draft.folder / MOMENTS), counts["tokens"]),
         "files": draft.entries(len(parts)),
         "device": str(loaded.device),
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__},
+        "versions": versions(("torch", "transformers", "numpy")),
         "seconds": round(seconds, 2),
         "tokens_per_second": round(counts["tokens"] / seconds, 1),
     }

@@ -14,8 +14,8 @@ import numpy as np
 from repro.activations.integrity import facts
 from repro.activations.shards import MANIFEST, create, layout, map_shard, shard_name, take_space
 from repro.activations.store import Files
-from repro.base.config import write_atomically
 from repro.base.errors import BadInput
+from repro.base.files import write_atomically
 
 PROGRESS = "progress.json"
 MOMENTS = "moments.npy"

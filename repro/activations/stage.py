@@ -13,8 +13,8 @@ from typing import Any
 from repro.activations.integrity import check_files, read_manifest, sample
 from repro.activations.shards import MANIFEST, shard_name
 from repro.activations.store import Files, locate_store
-from repro.base.config import digest, file_sha256
 from repro.base.errors import BadInput, disk_full
+from repro.base.files import digest, file_sha256
 
 COPIED = "copied.json"  # file -> bytes, sha256, sample of the copy
 BUFFER = 2**24

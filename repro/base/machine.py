@@ -1,12 +1,18 @@
-"""Which sources ran, and on what: the commit of the checkout and the processor's name."""
+"""What a result ran on: commit, device, versions, time; and the device that a flag means. No torch at import."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import platform
 import subprocess
+import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from repro.base.config import repo_root
+from repro.base.errors import BadInput
+from repro.base.files import repo_root
 
 
 def commit() -> str:
@@ -27,3 +33,36 @@ def processor() -> str:
         lines = []
     names = (line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def pick_device(name: str) -> str:
+    """Resolve auto to cuda where there is one, else cpu; BadInput for a CUDA device on a machine without any."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput("There is no CUDA device here; use --device cpu (or auto).")
+    return name
+
+
+def versions(libraries: Iterable[str] = ("torch",)) -> dict[str, str]:
+    """Versions of Python and of those of the libraries that are installed."""
+    installed = {"python": platform.python_version()}
+    for library in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            installed[library] = importlib.metadata.version(library)
+    return installed
+
+
+def provenance(libraries: Iterable[str] = ("torch",), device: str = "auto") -> dict[str, Any]:
+    """Commit, name of the device with the threads of a processor, versions, and the time (UTC) of this run."""
+    import torch
+
+    on_gpu = pick_device(device) != "cpu"
+    return {
+        "commit": commit(),
+        "device": torch.cuda.get_device_name() if on_gpu else f"{processor()}, {torch.get_num_threads()} threads",
+        **versions(libraries),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

@@ -38,6 +38,11 @@ def workers_that_fit(workers: int, task: int, free: int | None, host: str = "") 
     return fit, f"A worker takes about {_gb(each)} and {', '.join(why)}: {then}."
 
 
+def sae_bytes(d: int, m: int) -> int:
+    """Bytes of an SAE's weights in float32: two matrices and two biases."""
+    return 4 * (2 * d * m + m + d)
+
+
 def resident() -> int:
     """Bytes of this process that are in memory; 0 where the system does not say (no Linux)."""
     return _statm(1)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import datetime
-import importlib.metadata
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -13,8 +11,8 @@ from typing import Any
 
 import torch
 
-from repro.base.config import repo_root, write_atomically
-from repro.base.machine import commit, processor
+from repro.base.files import repo_root, write_atomically
+from repro.base.machine import provenance
 
 
 def flag(default: Any, help: str) -> Any:
@@ -29,18 +27,8 @@ def table(name: str, out: Path | None) -> Path:
 
 def machine(*packages: str, device: str = "cpu") -> dict[str, str]:
     """Device, threads, versions, commit and date: what a timing means nothing without."""
-    if device == "cuda":
-        where = torch.cuda.get_device_name()
-    else:
-        where = f"{processor()}, {torch.get_num_threads()} threads"
-    versions = {}
-    for package in ("torch", "numpy", *packages):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = ""
-    now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M")
-    return {"device": where, **versions, "commit": commit(), "date": now}
+    about = provenance(("torch", "numpy", *packages), device)
+    return about | {"date": about.pop("finished")[:16].replace("T", " ")}
 
 
 def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[Any, float]:

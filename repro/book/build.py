@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from repro.base.config import repo_root, write_atomically
 from repro.base.errors import BadInput, NotebookFailed, missing_extra
+from repro.base.files import repo_root, write_atomically
 from repro.base.lock import only_one
 from repro.book import front, pictures
 from repro.book.drawings import DRAWINGS, drawing

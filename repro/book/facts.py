@@ -17,8 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from repro.base.config import repo_root
 from repro.base.errors import BadInput, nearest
+from repro.base.files import repo_root
 
 if TYPE_CHECKING:
     import pandas as pd

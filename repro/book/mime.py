@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from docutils import nodes
 
-from repro.base.config import digest, repo_root, write_atomically
+from repro.base.files import digest, repo_root, write_atomically
 from repro.base.theme import template
 from repro.book import pictures
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from repro.base.config import digest, write_atomically
+from repro.base.files import digest, write_atomically
 from repro.base.theme import template
 
 FOLDER = Path("_generated") / "pictures"

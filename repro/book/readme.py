@@ -7,7 +7,7 @@ import json
 import re
 from pathlib import Path
 
-from repro.base.config import repo_root, write_atomically
+from repro.base.files import repo_root, write_atomically
 from repro.book.facts import fact
 
 FACT = r"(<!-- fact: ([^>]+?) -->).*?(<!-- /fact -->)"

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import datetime
-import importlib.metadata
 import importlib.util
 import json
 import os
-import platform
 import re
 import time
 from collections.abc import Mapping
@@ -20,8 +18,9 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from repro.base.config import cache_dir, digest, file_sha256, repo_root
 from repro.base.errors import BadInput, NotebookFailed, missing_extra, nearest
+from repro.base.files import cache_dir, digest, file_sha256, repo_root
+from repro.base.machine import versions
 from repro.book.kernel import machine, own_kernel, peak_memory
 from repro.jobs.run import Fanout, Task, fan_out
 
@@ -175,7 +174,7 @@ def _execute(todo: Plan, final: Path, draft: Path, failed: Path, progress: bool)
         "peak_mb": peak[0],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "machine": machine(),
-        "versions": versions(),
+        "versions": versions(LIBRARIES),
     }
     nbformat.write(notebook, draft)
     os.replace(draft, final)
@@ -249,7 +248,7 @@ def run_key(notebook: Any, parameters: Mapping[str, Any], scale: str) -> str:
     """Hash of what a run depends on: cells, parameters, source of the package, data, library versions."""
     hashes = {str(path): file_sha256(path) for path in _inputs(scale) if path.is_file()}
     cells = [(c.cell_type, c.source, c.metadata.get("tags", [])) for c in notebook.cells]
-    return digest(cells, dict(parameters), hashes, versions(), os.environ.get("REPRO_PNG", "0"))
+    return digest(cells, dict(parameters), hashes, versions(LIBRARIES), os.environ.get("REPRO_PNG", "0"))
 
 
 def _inputs(scale: str) -> list[Path]:
@@ -263,15 +262,6 @@ def _inputs(scale: str) -> list[Path]:
     bench = (root / "data" / "bench").glob("*.csv")
     others = [p for p in fresh.rglob("*") if p.relative_to(fresh).parts[0] != scale]
     return [root / "repro" / "base" / "theme.py", *code, *(root / "data").glob("*.*"), *bench, *committed, *others]
-
-
-def versions() -> dict[str, str]:
-    """Python and the libraries that results depend on, as installed."""
-    found = {"python": platform.python_version()}
-    for library in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[library] = importlib.metadata.version(library)
-    return found
 
 
 def declared_parameters(notebook: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from repro.base.config import write_atomically
+from repro.base.files import write_atomically
 from repro.checkpoints.formats.dictionary_learning import CLASSES, TRAINERS, state_dict
 from repro.sae import SAE
 

@@ -9,7 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from repro.base.errors import BadInput, missing_extra, nearest
+from repro.base.errors import BadInput, nearest
+from repro.base.hub import not_here, snapshot
 from repro.checkpoints.locate import WEIGHT_NAMES
 
 _SIDE = ("config.json", "cfg.json", "eval_results.json", "loc_angular_meta.pt")
@@ -180,35 +181,11 @@ def _sparsity_of(config: Path) -> float | None:
 
 def _download(repo: str, allow: Sequence[str], revision: str | None, command: str = "") -> Path:
     """A snapshot folder that holds every file of the repository that matches `allow`. BadInput with the fix if not."""
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError:
-        raise missing_extra("huggingface_hub", "lm") from None
-    try:
-        root = Path(snapshot_download(repo, revision=revision, allow_patterns=list(allow)))
-    except errors.GatedRepoError:
-        raise BadInput(
-            f"{repo} is gated: accept its licence at https://huggingface.co/{repo} and give a token of that account in "
-            "HF_TOKEN (or `hf auth login`)."
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise BadInput(f"{repo} has no revision '{revision}'; see https://huggingface.co/{repo}/commits.") from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise BadInput(
-            f"No repository '{repo}' on the hub that this account may read: check the name, or set HF_TOKEN."
-        ) from None
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        raise _offline(repo, allow, type(error).__name__, command) from None
-    files = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    if not any(fnmatch(file, pattern) for file in files for pattern in allow):
-        raise _offline(repo, allow, "nothing there matches", command)  # offline, the cache may hold other parts of it
-    return root
-
-
-def _offline(repo: str, allow: Sequence[str], why: str, command: str) -> BadInput:
     patterns = " ".join(f"'{p}'" for p in allow)
-    command = command or f"repro fetch-sae {repo} --allow {patterns}"
-    return BadInput(
-        f"{patterns} of {repo} is not in the local hub cache and cannot be fetched ({why}): run `{command}` once with "
-        "a network (HF_HUB_OFFLINE unset), copy the hub cache here, or give the path of a checkpoint."
-    )
+    wanted, command = f"{patterns} of {repo}", command or f"repro fetch-sae {repo} --allow {patterns}"
+    instead = "copy the hub cache here, or give the path of a checkpoint"
+    root = snapshot(repo, allow, command, instead, wanted, revision)
+    files = (p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+    if not any(fnmatch(file, pattern) for file in files for pattern in allow):  # the cache may hold other parts
+        raise not_here(wanted, "nothing there matches", command, instead)
+    return root

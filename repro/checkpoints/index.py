@@ -9,8 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro.base.config import file_sha256
 from repro.base.errors import BadInput
+from repro.base.files import file_sha256
 from repro.checkpoints.load import plan_of
 from repro.checkpoints.locate import SUFFIXES, WEIGHT_NAMES, Location, parse_layer, parse_path, read_config
 from repro.checkpoints.plan import Options

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from repro.base.config import file_sha256
 from repro.base.errors import BadInput
+from repro.base.files import file_sha256
 from repro.checkpoints.formats import (
     batch_topk_repo,
     dictionary_learning,

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro.base.config import write_atomically
 from repro.base.errors import BadInput, exhausted
+from repro.base.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,7 +61,7 @@ def plain(row: dict[str, Any]) -> dict[str, Any]:
 
 def about(config: OneSae, sae: SAE, data: EvalData) -> dict[str, Any]:
     """Provenance: the SAE, the tokens, the seed, the commit and the machine."""
-    from repro.sections.tables import provenance
+    from repro.base.machine import provenance
 
     source = {k: v for k, v in vars(sae.source).items() if v not in (None, "", {})}
     source["path"] = Path(str(source.get("path", ""))).name

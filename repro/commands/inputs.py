@@ -86,7 +86,7 @@ def find_sae(config: OneSae, variant: str) -> SAE:
     if config.sae_path is not None:
         return load_sae(config.sae_path, layer=None)
     if config.model_name == "tiny":
-        from repro.base.config import scale_of
+        from repro.sections.scales import scale_of
         from repro.sections.setup import prepare
 
         finals = prepare(scale_of("tiny")).finals(variant)

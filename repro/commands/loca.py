@@ -164,10 +164,10 @@ def convert(config: LocaConvert) -> Path:
 
 def evaluate(config: LocaEvaluate) -> Path:
     """Write out_dir/{model}_loc_amt_sae_metrics.json: the released keys, and both protocols in full beside them."""
+    from repro.base.machine import pick_device
     from repro.commands.files import about, plain, released_keys, write_json
     from repro.commands.many import protocols
     from repro.evaluate import EvalOptions
-    from repro.sections.setup import device_of
 
     forms = load_forms(Path(config.sae_path) if config.sae_path else default_folder(config.model_name))
     wanted = [p for p in protocols(config.protocol) if p in forms]
@@ -177,7 +177,7 @@ def evaluate(config: LocaEvaluate) -> Path:
             "be had: give its folder with multi_encoder_sae.pt."
         )
     data = find_data(config)
-    device = device_of(config.device)
+    device = pick_device(config.device)
     out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": "loc_amortized"}
     for protocol in wanted:
         sae = forms[protocol].to(device)

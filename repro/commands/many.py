@@ -11,17 +11,17 @@ from typing import Any
 
 from repro.activations.stage import staged
 from repro.activations.store import find_stores, open_store, store_name
-from repro.base.config import RunConfig, digest, from_mapping, write_atomically
+from repro.base.config import RunConfig, from_mapping
 from repro.base.errors import BadInput, TasksFailed
+from repro.base.files import digest, write_atomically
 from repro.base.lock import only_one
+from repro.base.machine import pick_device, provenance
+from repro.base.memory import sae_bytes
 from repro.commands.files import read_table
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
 from repro.inference.calibration import CALIBRATION_TOKENS
 from repro.jobs.run import Fanout, Task, fan_out
-from repro.sections.performance.scale import weight_bytes
-from repro.sections.setup import device_of
-from repro.sections.tables import provenance
 
 LIBRARIES = 3 * 2**28  # numba, scikit-learn and scipy at work take this or less; tests hold it to measured peaks
 
@@ -90,7 +90,7 @@ def evaluate(config: RunConfig) -> Path:
         data, options = opened(config, None if how.apart else config.stage)
         todo = unfinished(entries, data, options, folder / "rows")
         failed = evaluate_apart(todo, config) if how.apart else {}
-        rows = evaluate_checkpoints(entries, data, options, folder / "rows", device_of(config.device), failed)
+        rows = evaluate_checkpoints(entries, data, options, folder / "rows", pick_device(config.device), failed)
         spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
         names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
         out = pd.DataFrame(rows)
@@ -148,7 +148,7 @@ def evaluate_apart(entries: list[dict[str, Any]], config: RunConfig) -> dict[str
     those that failed every time.
     """
     folder = Path(config.output_dir)
-    on_cpu = not config.gpus and device_of(config.device) == "cpu"
+    on_cpu = not config.gpus and pick_device(config.device) == "cpu"
     tasks = [Task(digest(e), _named(e), evaluate_entry, (e, config), memory_of(e) if on_cpu else 0) for e in entries]
     failed = fan_out(tasks, fanout_of(config), folder)
     return {entry["path"]: failed[task.key] for entry, task in zip(entries, tasks, strict=True) if task.key in failed}
@@ -164,14 +164,14 @@ def memory_of(entry: dict[str, Any]) -> int:
         return 0
     d, m = int(entry["d"]), int(entry["m"])
     tokens = max(EvalOptions().block_of(m), CALIBRATION_TOKENS)
-    return LIBRARIES + 2 * weight_bytes(d, m) + 2 * 4 * tokens * m
+    return LIBRARIES + 2 * sae_bytes(d, m) + 2 * 4 * tokens * m
 
 
 def evaluate_entry(entry: dict[str, Any], config: RunConfig) -> None:
     """All rows of one checkpoint, in this process (what a worker does)."""
     data, options = _opened_once(json.dumps(dataclasses.asdict(config)))
     rows = Path(config.output_dir) / "rows"
-    evaluate_checkpoints([entry], data, options, rows, device_of(config.device), progress=False)
+    evaluate_checkpoints([entry], data, options, rows, pick_device(config.device), progress=False)
 
 
 @lru_cache(maxsize=1)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
+from repro.base.machine import pick_device
 from repro.commands.files import RELEASED_MODES, about, plain, released_keys, write_json
 from repro.commands.inputs import OneSae, find_data, find_sae, measure, safe
 from repro.commands.many import protocols
 from repro.evaluate import EvalData, EvalOptions
-from repro.sections.setup import device_of
 
 if TYPE_CHECKING:
     from repro.sae import SAE
@@ -62,7 +62,7 @@ def _checked(config: CompareConfig) -> tuple[SAE, EvalData]:
     sae = find_sae(config, config.sae_variant)
     data = find_data(config)
     sae.check_input(data.tokens.x[:1])
-    return sae.to(device_of(config.device)), data
+    return sae.to(pick_device(config.device)), data
 
 
 def compare(config: CompareConfig) -> Path:

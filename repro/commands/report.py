@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import tyro
 import yaml
 
-from repro.base.config import repo_root
 from repro.base.errors import NotebookFailed
+from repro.base.files import repo_root
 from repro.book.build import build
 from repro.book.runner import Executed, execute, execute_all, scale_parameters, told
 from repro.jobs.run import Fanout

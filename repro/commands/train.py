@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repro.activations.language_models.load import pick_device
 from repro.activations.rows import WINDOW_BYTES
 from repro.activations.stage import staged
 from repro.activations.store import EXCLUDE, ActivationStore, Rows, open_store
 from repro.base.config import Device
 from repro.base.errors import BadInput, TasksFailed
+from repro.base.machine import pick_device
 from repro.jobs.run import Fanout, Task, fan_out
 from repro.sae import SAE
 from repro.training.language import of_store
@@ -98,7 +98,7 @@ def memory_of(config: TrainConfig) -> int:
 
     Weights, gradients and Adam's two moments; batches of dense codes; the window of a sharded store.
     """
-    if config.fanout.gpus or pick_device(config.device).type != "cpu":
+    if config.fanout.gpus or pick_device(config.device) != "cpu":
         return 0
     store = open_store(config.acts)
     filled = with_defaults(config, store.mask.size, store.d)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro.base.config import RunConfig, write_atomically
+from repro.base.config import RunConfig
 from repro.base.errors import BadInput, missing_extra
+from repro.base.files import write_atomically
 from repro.commands.files import read_table
 
 if TYPE_CHECKING:

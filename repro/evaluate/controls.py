@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from repro.base.config import digest
+from repro.base.files import digest
 from repro.evaluate.data import Tokens
 from repro.evaluate.stream import TokenSums
 from repro.sae import SAE, TopK

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.base.config import MetricsConfig, digest
+from repro.base.config import MetricsConfig
 from repro.base.errors import BadInput
+from repro.base.files import digest
 from repro.inference import NON_STEPS, SEMI_STEPS
 
 if TYPE_CHECKING:

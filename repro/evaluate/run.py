@@ -11,8 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro.base.config import digest, file_sha256, write_atomically
 from repro.base.errors import BadInput
+from repro.base.files import digest, file_sha256, write_atomically
 from repro.evaluate import released
 from repro.evaluate import ways as corrected
 from repro.evaluate.data import EvalData, EvalOptions

@@ -20,8 +20,8 @@ from typing import Any, Literal, get_args
 
 from tqdm import tqdm
 
-from repro.base.config import write_atomically
 from repro.base.errors import BadInput
+from repro.base.files import write_atomically
 from repro.base.memory import memory_available, workers_that_fit
 
 Engine = Literal["local", "dask", "slurm"]

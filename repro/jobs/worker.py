@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from repro.base.config import digest
 from repro.base.errors import BadInput
+from repro.base.files import digest
 from repro.jobs.run import Fanout, Outcome, Task, note
 
 _GPU: list[Any] = []  # this process's GPU lock, held until it ends

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.base.config import write_atomically
 from repro.base.errors import BadInput
+from repro.base.files import write_atomically
 from repro.checkpoints import load_sae
 from repro.checkpoints.formats.native import save_sae
 from repro.loca.variance import Protocol, uncentred

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from repro.activations.language_models.load import pick_device
-from repro.base.config import Device, digest, write_atomically
 from repro.base.errors import BadInput
+from repro.base.files import digest, write_atomically
 from repro.base.lock import only_one
+from repro.base.machine import pick_device
 from repro.loca.files import write_release
 from repro.loca.grouped import LocaJob
 from repro.loca.released import ReleasedJob
@@ -182,7 +182,7 @@ def train_loca(
     output_dir: str | Path,
     lm_name: str = "",
     layer: int | None = None,
-    device: Device = "auto",
+    device: str = "auto",
     *,
     held_out: Tensor | None = None,
     language: Callable[[SAE], dict[str, Any]] | None = None,
@@ -242,7 +242,7 @@ def _phase(
     out: Path,
     lm_name: str,
     layer: int | None,
-    device: Device,
+    device: str,
     start: SAE | None,
     language: Callable[[SAE], dict[str, Any]] | None,
     given: dict[str, Any],

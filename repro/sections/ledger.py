@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.base.config import repo_root, write_atomically
 from repro.base.errors import BadInput, nearest
+from repro.base.files import repo_root, write_atomically
 from repro.sections.claims import CLAIMS, Claim
 from repro.sections.effects import (
     FAILS,

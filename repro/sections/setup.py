@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from repro.base.config import DatasetConfig, Device, MetricsConfig, ModelConfig, RunConfig, Scale, cache_dir, digest
+from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
+from repro.base.files import cache_dir, digest
+from repro.base.machine import pick_device
 from repro.evaluate import EvalData, EvalOptions, open_data
+from repro.sections.scales import Scale
 
 LABELLED_LENGTH = 64  # tokens of a labelled document that are kept
 TOKENS_A_GLOSS = 40  # upper bound of the mean length of the bundled glosses
@@ -25,20 +28,11 @@ class Prepared:
     """The training tokens (`activations.store.Rows`)."""
     folder: Path
     """Where all of it lies."""
-    device: Literal["cpu", "cuda"]
+    device: str
 
     def finals(self, variant: str | None = None) -> list[dict[str, Any]]:
         """Checkpoints at the end of training, of one variant if given."""
         return [c for c in self.checkpoints if c["final"] and variant in (None, c["variant"])]
-
-
-def device_of(name: Device) -> Literal["cpu", "cuda"]:
-    """auto -> cuda where there is one, else cpu."""
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name
 
 
 def activations(scale: Scale) -> tuple[Path, Path, Path]:
@@ -84,7 +78,7 @@ def _prepare(scale: Scale) -> Prepared:
     from repro.training.recipe import Job, Recipe
     from repro.training.train import train
 
-    device = device_of(scale.device)
+    device = pick_device(scale.device)
     folder, text, labelled = activations(scale)
     metrics = MetricsConfig(max_tokens=scale.eval_tokens, max_norm_ratio=scale.max_norm_ratio)
     store = open_store(text)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repro.base.config import Scale
+from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
 from repro.sections.tables import save_table
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import platform
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from repro.base.config import SCALES, Scale, cache_dir, repo_root, write_atomically
 from repro.base.errors import BadInput
-from repro.base.machine import commit, processor
+from repro.base.files import cache_dir, repo_root, write_atomically
+from repro.base.machine import provenance
+from repro.sections.scales import SCALES, Scale
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,16 +70,3 @@ def about(name: str, scale: str) -> dict[str, Any]:
         if path.is_file():
             return json.loads(path.read_text())
     return {}
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, device, versions and time of this run."""
-    threads = f"{torch.get_num_threads()} threads"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{processor()}, {threads}"
-    return {
-        "commit": commit(),
-        "device": device,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }

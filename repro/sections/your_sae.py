@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from repro.base.config import MetricsConfig, Scale
+from repro.base.config import MetricsConfig
 from repro.evaluate import EvalData, open_data
 from repro.sae import SAE
+from repro.sections.scales import Scale
 from repro.sections.setup import prepare
 
 if TYPE_CHECKING:

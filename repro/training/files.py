@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from repro.base.config import digest, write_atomically
 from repro.base.errors import BadInput, disk_full
+from repro.base.files import digest, write_atomically
 from repro.checkpoints.formats.dictionary_learning import CLASSES, state_dict
 from repro.checkpoints.formats.native import save_sae
 from repro.loca.grouped import LocaJob, LocaTrainer

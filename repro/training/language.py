@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from repro.activations.language_models.load import LoadedModel, load_model
 from repro.activations.store import ActivationStore, Rows
-from repro.base.config import Device, ModelConfig
+from repro.base.config import ModelConfig
 from repro.base.errors import BadInput
 from repro.sae import SAE
 
@@ -95,7 +95,7 @@ def ce_recovered(model: LoadedModel, sae: SAE, layer: int, ids: Tensor, **given:
 
 
 def of_store(
-    store: ActivationStore, rows: Rows, skip: int, tokens: int, device: Device = "auto"
+    store: ActivationStore, rows: Rows, skip: int, tokens: int, device: str = "auto"
 ) -> CrossEntropy | str | None:
     """The cross-entropy on whole sequences behind the first `skip` rows of a store; a string is why it cannot be had.
 

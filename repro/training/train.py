@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repro.activations.language_models.load import pick_device
-from repro.base.config import Device
 from repro.base.errors import BadInput
 from repro.base.lock import only_one
+from repro.base.machine import pick_device
 from repro.metrics import Firing, Reconstruction
 from repro.sae import SAE, Source
 from repro.training.files import Run, bytes_needed
@@ -51,7 +50,7 @@ def train(
     output_dir: str | Path,
     lm_name: str = "",
     layer: int | None = None,
-    device: Device = "auto",
+    device: str = "auto",
     *,
     only: Collection[int] | None = None,
     held_out: Tensor | None = None,
@@ -78,7 +77,7 @@ def train(
     jobs = list(jobs)
     _check(rows, jobs, recipe, held_out, starts)
     begin: list[SAE | None] = [None] * len(jobs) if starts is None else list(starts)
-    where = pick_device(device)
+    where = torch.device(pick_device(device))
     scale = _scale(rows, recipe)
     about = {"d": rows.d, "lm_name": lm_name, "layer": layer, "scale": scale, "data": rows.describe()}
     counts: dict[str, int] = {}

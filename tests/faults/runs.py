@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import load_file
 
 from repro import cli
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 
 CLOCK = {"seconds", "tokens_per_second", "tokens_per_s", "time", "pid"}
 PRELOAD = [

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from repro.activations.store import open_store
-from repro.base.config import RunConfig, Scale, digest, from_mapping
+from repro.base.config import RunConfig, from_mapping
 from repro.base.errors import BadInput
+from repro.base.files import digest
 from repro.checkpoints import load_sae
 from repro.codes import SparseCodes
 from repro.metrics import Firing, Reconstruction
@@ -23,6 +24,7 @@ from repro.metrics.firing import Moments
 from repro.metrics.intervals import wilson
 from repro.sections import ledger as claims
 from repro.sections.ledger import FAILS, HOLDS, Effect
+from repro.sections.scales import Scale
 
 FAMILY = "properties (hypothesis)"
 SLOW = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

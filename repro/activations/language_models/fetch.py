@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from repro.activations.language_models.packaged import PACKAGED, from_package
 from repro.activations.language_models.presets import PRESETS, Preset, unknown_model
-from repro.base.config import ModelConfig, file_sha256, repo_root
-from repro.base.errors import BadInput, missing_extra
+from repro.base.config import ModelConfig
+from repro.base.errors import BadInput
+from repro.base.files import file_sha256, repo_root
+from repro.base.hub import snapshot
 
 WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # never pickled weights
 
@@ -85,35 +86,6 @@ def fetch_model(
 
 
 def _from_hub(repo: str, revision: str | None, force: bool) -> Path:
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError:
-        raise missing_extra("huggingface_hub", "lm") from None
-    try:
-        return Path(
-            snapshot_download(
-                repo, revision=revision, allow_patterns=list(WEIGHTS), ignore_patterns=["*/*"], force_download=force
-            )
-        )
-    except errors.GatedRepoError:
-        raise BadInput(
-            f"{repo} is gated: accept its licence at https://huggingface.co/{repo} and give a token of that "
-            "account in HF_TOKEN (or `hf auth login`)."
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise BadInput(
-            f"{repo} has no revision '{revision}' on the hub; see https://huggingface.co/{repo}/commits."
-        ) from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise BadInput(
-            f"No model '{repo}' on the hub that this account may read: check the name, or set HF_TOKEN."
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise BadInput(
-                f"The hub cache has no room for {repo}: make room, or set HF_HOME to another disk."
-            ) from None
-        raise BadInput(
-            f"{repo} is not in the local hub cache and the hub cannot be reached ({type(error).__name__}): "
-            f"run `repro fetch-model {repo}` once with a network (HF_HUB_OFFLINE unset), or name a folder."
-        ) from None
+    """The folder of a model of the hub."""
+    command = f"repro fetch-model {repo}"
+    return snapshot(repo, WEIGHTS, command, "name a folder", revision=revision, ignore=["*/*"], force=force)

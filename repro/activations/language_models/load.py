@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from repro.activations.language_models.fetch import ModelSource, find_model
-from repro.activations.language_models.memory import check_memory, weight_bytes
+from repro.activations.language_models.memory import check_memory, model_bytes
 from repro.activations.language_models.packaged import CONVERTED
 from repro.activations.language_models.placement import hushed, input_device, keep_blocks, places_of, read_device_map
 from repro.activations.language_models.presets import Preset, layer_of
 from repro.activations.language_models.sites import STREAM, check_sum, read, site_of
 from repro.base.config import ModelConfig
 from repro.base.errors import BadInput, missing_extra
+from repro.base.machine import pick_device
 
 FAMILIES = "GPT-NeoX (Pythia), Gemma, Llama (also Mistral, Qwen), GPT-2, OPT"
 BLOCKS = ("layers", "h", "decoder.layers", "language_model.layers")  # where the base models of those keep them
@@ -88,15 +89,6 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     raise BadInput(f"Cannot find the blocks of {type(model).__name__}; known families: {FAMILIES}.")
 
 
-def pick_device(device: str) -> torch.device:
-    """auto, cpu or cuda -> a torch device that is there."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput("There is no CUDA device here; use --device cpu (or auto).")
-    return torch.device(device)
-
-
 def load_model(
     config: ModelConfig, device: str = "auto", source: ModelSource | None = None, whole: bool = True
 ) -> LoadedModel:
@@ -109,7 +101,7 @@ def load_model(
         import transformers
     except ImportError:
         raise missing_extra("transformers", "lm") from None
-    where, layer, site = pick_device(device), layer_of(config), site_of(config)
+    where, layer, site = torch.device(pick_device(device)), layer_of(config), site_of(config)
     spread = None if config.device_map is None else read_device_map(config.device_map)
     source = source or find_model(config)
     transformers.utils.logging.disable_progress_bar()
@@ -208,10 +200,10 @@ def as_loaded(
 def _check_memory(source: ModelSource, dtype: torch.dtype, blocks: int | None, where: torch.device) -> None:
     """Raise BadInput where the weights fit neither in memory, through which they come, nor on the device."""
     fix = "free memory or take a smaller model" + (", or set model.dtype: bfloat16" if dtype.itemsize > 2 else "")
-    check_memory(source.name, weight_bytes(source.folder, dtype, blocks), fix)
+    check_memory(source.name, model_bytes(source.folder, dtype, blocks), fix)
     if where.type == "cuda":
         fix += ", or model.device_map: auto, which spreads it over several devices"
-        check_memory(source.name, weight_bytes(source.folder, dtype, blocks, head=blocks is None), fix, where)
+        check_memory(source.name, model_bytes(source.folder, dtype, blocks, head=blocks is None), fix, where)
 
 
 def _dtype(wanted: str, preset: Preset | None, settings: Any) -> torch.dtype:

@@ -18,7 +18,7 @@ IN_BLOCK = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")  # of a tensor's name, i
 HEADS = ("lm_head.", "embed_out.")
 
 
-def weight_bytes(folder: Path, dtype: torch.dtype, blocks: int | None = None, head: bool = True) -> int:
+def model_bytes(folder: Path, dtype: torch.dtype, blocks: int | None = None, head: bool = True) -> int:
     """Bytes of the weights of *.safetensors once they are loaded in `dtype`; only the headers are read.
 
     blocks: only those of the first blocks and of what is in no block. head: with the matrix that gives logits, where

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from repro.activations.language_models.memory import check_memory
-from repro.base.config import cache_dir
 from repro.base.errors import BadInput, missing_extra
+from repro.base.files import cache_dir
 from repro.base.lock import only_one
 
 CONVERTED = "converted_from.json"

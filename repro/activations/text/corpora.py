@@ -16,8 +16,8 @@ from typing import Any
 
 from repro.activations import brown
 from repro.activations.text import debian
-from repro.base.config import cache_dir, file_sha256
 from repro.base.errors import BadInput, nearest
+from repro.base.files import cache_dir, file_sha256
 from repro.base.lock import only_one
 
 TOPICS = ("games", "science", "sound", "net")

@@ -13,8 +13,9 @@ from typing import Any
 from repro.activations.text.corpora import CORPORA, corpus_files
 from repro.activations.text.files import READERS, reader_of, rows_of, split_files
 from repro.activations.text.splits import Split, parse_split
-from repro.base.config import DatasetConfig, cache_dir, file_sha256, repo_root
+from repro.base.config import DatasetConfig
 from repro.base.errors import BadInput, missing_extra, nearest
+from repro.base.files import cache_dir, file_sha256, repo_root
 
 BUNDLED = {"tiny": "data/tiny/general.jsonl.gz", "tiny-labels": "data/tiny/glosses.jsonl.gz"}
 TRAINING_TEXT = "tiny-training"  # what the bundled model was trained on: 5 million tokens, in the cache

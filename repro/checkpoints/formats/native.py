@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repro.base.config import write_atomically
 from repro.base.errors import BadInput, nearest
+from repro.base.files import write_atomically
 from repro.checkpoints.locate import Location
 from repro.checkpoints.plan import Options, Plan, constant
 from repro.checkpoints.weights import CheckpointError, Weights

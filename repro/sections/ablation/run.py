@@ -15,11 +15,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from repro.base.config import MetricsConfig, ModelConfig, Scale, digest, file_sha256, write_atomically
+from repro.base.config import MetricsConfig, ModelConfig
+from repro.base.files import digest, file_sha256, write_atomically
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, code_key, open_data
 from repro.evaluate.engine import GRID9, Ablated
 from repro.evaluate.rules import AS_RELEASED, CORRECTED, Rules
 from repro.sections.ablation.density import expected_dead, reference_rates
+from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
 from repro.solvers import Lasso, solve

@@ -6,8 +6,9 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
-from repro.base.config import Scale, repo_root
+from repro.base.files import repo_root
 from repro.evaluate import evaluate_checkpoints
+from repro.sections.scales import Scale
 from repro.sections.setup import options, prepare
 from repro.sections.tables import save_table
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from repro.base.config import TRAJECTORIES, Scale
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.metrics.intervals import centred
+from repro.sections.scales import TRAJECTORIES, Scale
 from repro.sections.setup import prepare
 from repro.sections.tables import need_table, save_table
 

@@ -6,9 +6,9 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
-from repro.base.config import Scale
 from repro.evaluate import evaluate_checkpoints
 from repro.sections.comparison.run import LABELS
+from repro.sections.scales import Scale
 from repro.sections.setup import options, prepare
 from repro.sections.tables import save_table
 from repro.training.recipe import TRAINED

@@ -6,10 +6,10 @@ import math
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from repro.base.config import TRAJECTORIES
 from repro.base.errors import BadInput
 from repro.sections.comparison.run import LABELS
 from repro.sections.dynamics.run import gap_correlations, run, sparser
+from repro.sections.scales import TRAJECTORIES
 from repro.sections.tables import need_table
 from repro.training.recipe import SPARSITY_NAME, TRAINED
 

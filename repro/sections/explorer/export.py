@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from repro.base.config import write_atomically
+from repro.base.files import write_atomically
 from repro.inference import MODES
 from repro.sections.explorer.figures import code_figure, descent_figure, visible
 from repro.sections.explorer.markup import latent_cards, summary_table, token_strip, token_words

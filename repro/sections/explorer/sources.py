@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from repro.activations.language_models.load import LoadedModel, load_model
 from repro.activations.rows import Rows
 from repro.activations.store import EXCLUDE
-from repro.base.config import ModelConfig, Scale
+from repro.base.config import ModelConfig
 from repro.base.errors import BadInput, nearest
 from repro.checkpoints import load_sae
 from repro.sections.explorer.session import Explorer
+from repro.sections.scales import Scale
 from repro.sections.setup import Prepared
 
 if TYPE_CHECKING:

@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.base.config import Scale, cache_dir, digest
 from repro.base.errors import BadInput
+from repro.base.files import cache_dir, digest
+from repro.base.machine import pick_device
 from repro.codes import SparseCodes
 from repro.inference import calibrate_lambda, infer
 from repro.metrics import Reconstruction
 from repro.sae import SAE, TopK
-from repro.sections.setup import device_of
+from repro.sections.scales import Scale
 from repro.sections.tables import save_table
 from repro.solvers import pursuit
 
@@ -148,7 +149,7 @@ def trained(problem: Problem, x: Tensor, seed: int, steps: int, scale: Scale) ->
     recipe = Recipe.scaled(steps, batch, seed=seed, checkpoints=(1.0,))
     folder = cache_dir() / "experiments" / "ground-truth" / digest(problem, seed, len(x), recipe)
     job = Job("topk", problem.K, problem.N, seed)
-    device = device_of(scale.device)
+    device = pick_device(scale.device)
     return load_sae(train(store.select(exclude=()), [job], recipe, folder, device=device, progress=False)[0])
 
 

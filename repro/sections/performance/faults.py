@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 
 if TYPE_CHECKING:
     import pandas as pd

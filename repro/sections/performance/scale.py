@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.base.config import SCALES
+from repro.base.memory import sae_bytes
 from repro.sections.performance.timings import bench, facts
+from repro.sections.scales import SCALES
 from repro.sections.setup import LABELLED_LENGTH
 from repro.sections.tables import about, need_table
 
@@ -91,7 +92,7 @@ def plan(scale: str = "small", grids: tuple[Grid, ...] = GRIDS, seeds: int = SEE
     for grid in grids:
         sizes = [m for m in grid.m for _ in range(grid.each * seeds)]
         seconds = [a_unit * 4e-9 * grid.d * m for m in sizes]
-        read = sum(weight_bytes(grid.d, m) for m in sizes)
+        read = sum(sae_bytes(grid.d, m) for m in sizes)
         for workers in WORKERS:
             hours = makespan(seconds, workers) / 3600
             copies = workers * stored * grid.d * 4
@@ -121,11 +122,6 @@ def makespan(seconds: list[float], workers: int) -> float:
     return max(free)
 
 
-def weight_bytes(d: int, m: int) -> int:
-    """Bytes of an SAE in float32: two matrices and two biases."""
-    return 4 * (2 * d * m + m + d)
-
-
 def memory_gib(d: int, m: int) -> float:
     """Weights, and the largest memory beyond them that a measured evaluation on a CPU took, or in proportion to d m.
 
@@ -138,7 +134,7 @@ def memory_gib(d: int, m: int) -> float:
     part = table[_on_cpu(table)]
     largest = part.loc[part["peak_mib_beyond_weights"].idxmax()]
     grown = max(1.0, d * m / (largest["d"] * largest["m"]))
-    return weight_bytes(d, m) / 2**30 + largest["peak_mib_beyond_weights"] * grown / 1024
+    return sae_bytes(d, m) / 2**30 + largest["peak_mib_beyond_weights"] * grown / 1024
 
 
 def gpu_hours(seconds: list[float], scale: str, workers: int) -> float | str:

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repro.base.config import repo_root
+from repro.base.files import repo_root
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -13,10 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig, Scale, digest, repo_root
+from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
 from repro.base.errors import BadInput
+from repro.base.files import digest, repo_root
 from repro.evaluate import Labelled, Tokens
 from repro.metrics import norm_label
+from repro.sections.scales import Scale
 from repro.sections.setup import Prepared
 
 BUNDLED = "tiny"  # name of the general text, whose ids say what a document is
@@ -152,7 +154,7 @@ def probe_text(scale: Scale, ready: Prepared) -> ProbeText:
 
 
 def _write(path: Path, documents: Sequence[dict[str, Any]]) -> Path:
-    from repro.base.config import write_atomically
+    from repro.base.files import write_atomically
 
     lines = [json.dumps({"id": d["id"], "text": unmarked(d["text"])}) + "\n" for d in documents]
     write_atomically(path, lambda p: p.write_text("".join(lines)))

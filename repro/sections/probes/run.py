@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repro import ops
-from repro.base.config import Scale
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_checkpoints
@@ -24,6 +23,7 @@ from repro.metrics.probing import Blocks
 from repro.sections.probes import scores as ps
 from repro.sections.probes.draws import Crossed, crossed
 from repro.sections.probes.labels import Question, probe_text, questions
+from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from repro.base.config import Scale, digest, write_atomically
 from repro.base.errors import BadInput
+from repro.base.files import digest, write_atomically
 from repro.codes import SparseCodes
 from repro.evaluate import EvalData, EvalOptions, KeptCodes, TokenSums, code_key, probe_row
 from repro.evaluate.steps import Clock, fista, ista
 from repro.sections.comparison.run import LABELS
+from repro.sections.scales import Scale
 from repro.sections.setup import options, prepare
 from repro.sections.tables import save_table
 

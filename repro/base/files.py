@@ -1,0 +1,55 @@
+"""Where files lie, how they are written and hashed. Standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+LATER = {"digest": "unless default"}
+"""Metadata of a field that was added later: at its default it leaves `digest`, and thus what is cached, as it was."""
+
+
+def digest(*parts: Any) -> str:
+    """Hash JSON-able values and dataclasses in 16 digits: the key of everything that is cached."""
+
+    def plain(o: Any) -> Any:
+        if not dataclasses.is_dataclass(o) or isinstance(o, type):
+            return str(o)
+        fields = ((f, getattr(o, f.name)) for f in dataclasses.fields(o))
+        return {f.name: value for f, value in fields if f.metadata != LATER or value != f.default}
+
+    text = json.dumps(parts, sort_keys=True, default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hash a file, read in blocks."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_atomically(path: str | Path, write: Any) -> Path:
+    """Call write(temporary path in the same folder), then rename it: no half-written file has a final name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.draft{path.suffix}")
+    try:
+        write(draft)
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+def repo_root() -> Path:
+    """The checkout that holds data/ and notebooks/ (this package is installed from it with pip install -e)."""
+    return Path(__file__).resolve().parent.parent.parent
+
+
+def cache_dir() -> Path:
+    """Where prepared data goes: $REPRO_CACHE, or data/cache in the checkout."""
+    return Path(os.environ.get("REPRO_CACHE") or repo_root() / "data" / "cache")
