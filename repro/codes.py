@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repro.kernels.dispatch import decode, nonzeros
+from repro.kernels.pack import pack
+
 
 @dataclass(frozen=True)
 class SparseCodes:
@@ -25,17 +28,12 @@ class SparseCodes:
     @classmethod
     def from_dense(cls, z: Tensor) -> SparseCodes:
         """z [n, m] -> codes, exactly."""
-        from repro import ops
-
-        return cls(*ops.nonzeros(z), z.shape[1])
+        return cls(*nonzeros(z), z.shape[1])
 
     @classmethod
     def packed(cls, values: Tensor, columns: Tensor, m: int) -> SparseCodes:
-        """Codes from nonzeros that lie anywhere in values [n, k]: put first, columns ascending, as wide as needed."""
-        order, slots = torch.where(values != 0, columns, m).sort(dim=1)
-        width = max(1, int((order < m).sum(1).max()) if len(order) else 1)
-        order, values = order[:, :width], values.gather(1, slots[:, :width])
-        return cls(torch.where(order < m, values, 0), torch.where(order < m, order, 0), m)
+        """Codes from nonzeros that lie anywhere in values and columns [n, k]: put first, columns ascending."""
+        return cls(*pack(values, columns, m), m)
 
     @classmethod
     def cat(cls, parts: Sequence[SparseCodes]) -> SparseCodes:
@@ -78,9 +76,7 @@ class SparseCodes:
 
     def decode(self, atoms: Tensor) -> Tensor:
         """z @ atoms, [n, d], from the nonzeros only; atoms [m, d]."""
-        from repro import ops
-
-        return ops.decode(self.values, self.indices, atoms)
+        return decode(self.values, self.indices, atoms)
 
     def to(self, device: torch.device | str) -> SparseCodes:
         return SparseCodes(self.values.to(device), self.indices.to(device), self.m)

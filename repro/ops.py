@@ -9,33 +9,22 @@ A CPU has no TF32 units and multiplies in full instead.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from repro.base.errors import BadInput, missing_extra, nearest
+from repro.base.errors import BadInput, nearest
 from repro.codes import SparseCodes
+from repro.kernels.dispatch import decode, kernel, nonzeros
+from repro.kernels.encode_batch import batch_top_k
 from repro.kernels.precision import PRECISIONS
 
-IMPLEMENTATIONS = {
-    "prox_step": ("torch", "triton"),
-    "encode": ("torch", "numba", "triton"),
-    "decode": ("torch", "numba", "triton"),
-    "firing_stats": ("torch", "numba", "triton"),
-    "nonzeros": ("torch", "numba"),
-    "coordinate_descent": ("torch", "triton"),
-}
-"""Modules repro.kernels.{operation}_{implementation}. A product with a pass after it needs no numba; the compiled
-solver of a CPU has a coordinate descent of its own (kernels/coordinate_descent.py)."""
-
-DOUBLE = ("decode", "firing_stats", "coordinate_descent")
-"""Operations that impl="triton" also takes in float64, which has no tensor cores in Triton."""
+__all__ = [
+    "FiringStats", "coordinate_descent", "decode", "encode_above", "encode_batch_topk", "encode_gated", "encode_topk",
+    "firing_stats", "nonzeros", "prox_step",
+]  # fmt: skip
 
 
 class FiringStats(NamedTuple):
@@ -76,10 +65,8 @@ def prox_step(
         )
     if out is not None and (out.shape, out.dtype, out.device) != (z.shape, z.dtype, z.device):
         raise BadInput(f"out is {list(out.shape)} {out.dtype} on {out.device}; it must be like z, or left out.")
-    t = torch.as_tensor(lam, dtype=z.dtype, device=z.device).reshape(-1, 1) * step
-    if len(t) not in (1, len(z)):
-        raise BadInput(f"lam must be a number or one value per row ({len(z)}), not {len(t)} values.")
-    return _kernel("prox_step", impl, z, r, atoms).prox_step(z, r, atoms, t, step, nonneg, out, precision)
+    t = _per_row(lam, "lam", z).unsqueeze(1) * step
+    return kernel("prox_step", impl, z, r, atoms).prox_step(z, r, atoms, t, step, nonneg, out, precision)
 
 
 @torch.no_grad()
@@ -99,14 +86,13 @@ def encode_topk(
     group. Columns ascend. Equal scores: the leftmost is kept (plain torch: any).
     """
     groups, ks = ([W_enc.shape[1]], [k]) if isinstance(k, int) else (list(sizes or ()), list(k))
-    _check_product(x, W_enc, b_enc, precision)
-    _check_encoder(x, W_enc, b_enc)
+    _check_encoder(x, W_enc, b_enc, precision)
     if sum(groups) != W_enc.shape[1] or len(groups) != len(ks):
         raise BadInput(f"sizes {groups} must add up to the {W_enc.shape[1]} latents, with one k for each of them.")
     if any(not 1 <= each <= size for each, size in zip(ks, groups)):
         raise BadInput(f"k = {k} must lie between 1 and the number of latents, {groups}.")
-    kernel = _kernel("encode", impl, x, W_enc, b_enc)
-    values, indices = kernel.top_k(x, W_enc.detach(), b_enc.detach(), groups, ks, precision)
+    encode = kernel("encode", impl, x, W_enc, b_enc)
+    values, indices = encode.top_k(x, W_enc.detach(), b_enc.detach(), groups, ks, precision)
     return SparseCodes(values, indices, W_enc.shape[1])
 
 
@@ -127,10 +113,9 @@ def encode_above(
     if isinstance(threshold, Tensor) and threshold.ndim > 0:
         one = torch.ones_like(b_enc)
         return encode_gated(x, W_enc, b_enc, threshold, one, one - 1, impl=impl, precision=precision)
-    _check_product(x, W_enc, b_enc, precision)
-    _check_encoder(x, W_enc, b_enc)
-    kernel = _kernel("encode", impl, x, W_enc, b_enc)
-    values, indices = kernel.above(x, W_enc.detach(), b_enc.detach(), float(threshold), precision)
+    _check_encoder(x, W_enc, b_enc, precision)
+    encode = kernel("encode", impl, x, W_enc, b_enc)
+    values, indices = encode.above(x, W_enc.detach(), b_enc.detach(), float(threshold), precision)
     return SparseCodes(values, indices, W_enc.shape[1])
 
 
@@ -150,16 +135,14 @@ def encode_gated(
 
     x [n, d], W_enc [d, m]; b_enc, gate, scale and shift [m].
     """
-    _check_product(x, W_enc, b_enc, precision)
-    _check_encoder(x, W_enc, b_enc)
+    _check_encoder(x, W_enc, b_enc, precision)
     gates = {"gate": gate, "scale": scale, "shift": shift}
     for name, t in gates.items():
         if t.shape != b_enc.shape:
             raise BadInput(f"{name} must be one number a latent, {list(b_enc.shape)}, not {list(t.shape)}.")
     _check_same(x, *gates.values())
-    kernel = _kernel("encode", impl, x, W_enc, b_enc)
     arguments = [t.detach() for t in (W_enc, b_enc, *gates.values())]
-    values, indices = kernel.gated(x, *arguments, precision)
+    values, indices = kernel("encode", impl, x, W_enc, b_enc).gated(x, *arguments, precision)
     return SparseCodes(values, indices, W_enc.shape[1])
 
 
@@ -172,58 +155,16 @@ def encode_batch_topk(
     x [n, d], W_enc [d, m], b_enc [m]. Two passes over the product, seldom more; never the matrix [n, m]. Of equal
     entries the first rows' leftmost are kept.
     """
-    from repro.kernels.encode_batch import batch_top_k
-
+    _check_encoder(x, W_enc, b_enc, precision)
     if count < 0:
         raise BadInput(f"count must be at least 0, not {count}.")
+    encode, m = kernel("encode", impl, x, W_enc, b_enc), W_enc.shape[1]
 
-    def above(rows: Tensor, threshold: float) -> SparseCodes:
-        return encode_above(rows, W_enc, b_enc, threshold, impl=impl, precision=precision)
+    def above(rows: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+        values, columns = encode.above(rows, W_enc.detach(), b_enc.detach(), threshold, precision)
+        return values, columns
 
-    return batch_top_k(x, W_enc.shape[-1], count, above)
-
-
-def decode(values: Tensor, indices: Tensor, atoms: Tensor, *, impl: str = "auto") -> Tensor:
-    """x_hat [n, d] = sum over the k slots of values [n, k] * atoms[indices [n, k]]; atoms [m, d].
-
-    With gradients to values and atoms. Values take the dtype of the atoms; indices (int64) must lie in 0..m-1, which
-    a GPU does not check. On a GPU the gradient of an atom that fires often is summed in no fixed order.
-    """
-    if values.shape != indices.shape or values.ndim != 2 or atoms.ndim != 2:
-        raise BadInput(
-            f"values {list(values.shape)}, indices {list(indices.shape)} and atoms {list(atoms.shape)} must be [n, k], "
-            "[n, k] and [m, d]."
-        )
-    if not indices.is_cuda and indices.numel():
-        low, high = (int(i) for i in indices.aminmax())
-        if low < 0 or high >= len(atoms):
-            raise BadInput(
-                f"indices from {low} to {high} do not fit {len(atoms)} atoms; decode codes with the dictionary that "
-                "they were made for."
-            )
-    values = values.to(atoms.dtype)
-    kernel = _kernel("decode", impl, values, atoms)
-    if hasattr(kernel, "decode"):
-        return kernel.decode(values, indices, atoms)
-    return _Decode.apply(values, indices, atoms, kernel)
-
-
-class _Decode(torch.autograd.Function):
-    """decode with the gradients that a kernel module brings along."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, indices: Tensor, atoms: Tensor, kernel: Any) -> Tensor:
-        ctx.save_for_backward(values, indices, atoms)
-        ctx.kernel = kernel
-        return kernel.forward(values, indices, atoms)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        values, indices, atoms = ctx.saved_tensors
-        to_values = ctx.kernel.backward_values(grad, indices, atoms) if ctx.needs_input_grad[0] else None
-        to_atoms = ctx.kernel.backward_atoms(grad, values, indices, len(atoms)) if ctx.needs_input_grad[2] else None
-        return to_values, None, to_atoms, None
+    return SparseCodes(*batch_top_k(x, m, count, above), m)
 
 
 @torch.no_grad()
@@ -233,17 +174,9 @@ def firing_stats(codes: SparseCodes, y: Tensor | None = None, *, impl: str = "au
     y = torch.zeros(n, device=codes.values.device) if y is None else y
     if y.shape != (n,):
         raise BadInput(f"y must be one label a row, [{n}], not {list(y.shape)}.")
-    kernel = _kernel("firing_stats", impl, codes.values)
-    sums = kernel.firing_stats(codes.values, codes.indices, codes.m, y.to(codes.values.device, torch.float64))
+    arguments = codes.values, codes.indices, codes.m, y.to(codes.values.device, torch.float64)
+    sums = kernel("firing_stats", impl, codes.values).firing_stats(*arguments)
     return FiringStats(sums[0].long(), sums[1], sums[2], sums[3])
-
-
-@torch.no_grad()
-def nonzeros(z: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
-    """Values and columns [n, k] of the nonzeros of dense codes z [n, m], padded with 0; k = the largest count, or 1."""
-    if z.ndim != 2:
-        raise BadInput(f"z must be [n, m], not {list(z.shape)}.")
-    return _kernel("nonzeros", impl, z).nonzeros(z)
 
 
 @torch.no_grad()
@@ -276,17 +209,10 @@ def coordinate_descent(
         raise BadInput(f"steps must be at least 0, not {steps}.")
     if target is not None and energy is None:
         raise BadInput("A target for the gap needs the energy ||r||^2 of each row's residual.")
-    given = {
-        "lam": lam,
-        "energy": 0.0 if energy is None else energy,
-        "target": -torch.inf if target is None else target,
-    }
-    rows = {name: torch.as_tensor(t, dtype=u.dtype, device=u.device).reshape(-1) for name, t in given.items()}
-    for name, t in rows.items():
-        if len(t) not in (1, n):
-            raise BadInput(f"{name} must be a number or one value per row ({n}), not {len(t)} values.")
-    each = [t.expand(n).contiguous() for t in rows.values()]
-    return _kernel("coordinate_descent", impl, G, u, q).coordinate_descent(G, u, q, *each, nonneg, steps)
+    energy, target = 0.0 if energy is None else energy, -torch.inf if target is None else target
+    named = (lam, "lam"), (energy, "energy"), (target, "target")
+    rows = [_per_row(value, name, u).expand(n).contiguous() for value, name in named]
+    return kernel("coordinate_descent", impl, G, u, q).coordinate_descent(G, u, q, *rows, nonneg, steps)
 
 
 def _check_product(a: Tensor, b: Tensor, c: Tensor, precision: str) -> None:
@@ -303,45 +229,16 @@ def _check_same(*tensors: Tensor) -> None:
         raise BadInput(f"The tensors must share a dtype and a device, but are {kinds}; move them together with .to().")
 
 
-def _check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor) -> None:
+def _check_encoder(x: Tensor, W_enc: Tensor, b_enc: Tensor, precision: str) -> None:
+    _check_product(x, W_enc, b_enc, precision)
     if x.ndim != 2 or W_enc.ndim != 2 or x.shape[1] != len(W_enc) or b_enc.shape != W_enc.shape[1:]:
         shapes = f"x {list(x.shape)}, W_enc {list(W_enc.shape)} and b_enc {list(b_enc.shape)}"
         raise BadInput(f"{shapes} must be [n, d], [d, m] and [m].")
 
 
-def _kernel(operation: str, impl: str, *tensors: Tensor) -> Any:
-    """The module with this implementation of an operation; BadInput if it is missing or cannot take these tensors."""
-    device, dtypes = tensors[0].device.type, {t.dtype for t in tensors}
-    have = IMPLEMENTATIONS[operation]
-    if impl == "auto":
-        impl = "torch"
-        if device == "cuda" and dtypes == {torch.float32} and importlib.util.find_spec("triton"):
-            impl = "triton"
-        elif device == "cpu" and dtypes <= {torch.float32, torch.float64} and importlib.util.find_spec("numba"):
-            impl = "numba" if "numba" in have else "torch"
-    if impl not in have:
-        raise BadInput(f"{operation} has no impl '{impl}'{nearest(impl, have)}; there are auto, {', '.join(have)}.")
-    if impl == "triton":
-        _check_triton(operation, device, dtypes)
-    if impl == "numba" and (device != "cpu" or not dtypes <= {torch.float32, torch.float64}):
-        raise BadInput(f"impl='numba' takes float32 or float64 on the CPU, not {_named(dtypes)} on {device}.")
-    try:
-        return importlib.import_module(f"repro.kernels.{operation}_{impl}")
-    except ImportError:
-        raise missing_extra(impl, "cpu" if impl == "numba" else "gpu") from None
-
-
-def _check_triton(operation: str, device: str, dtypes: set[torch.dtype]) -> None:
-    interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0", "false")
-    if device != "cuda" and not interpreted:
-        raise BadInput(
-            f"impl='triton' needs tensors on a GPU, not on {device}: move them there, or set TRITON_INTERPRET=1 before "
-            "Python starts to interpret the kernels slowly."
-        )
-    wide = {torch.float32, torch.float64} if operation in DOUBLE else {torch.float32}
-    if not dtypes <= wide:
-        raise BadInput(f"impl='triton' takes {_named(wide)} in {operation}, not {_named(dtypes)}; use .float().")
-
-
-def _named(dtypes: set[torch.dtype]) -> str:
-    return " or ".join(sorted(str(d).removeprefix("torch.") for d in dtypes))
+def _per_row(value: float | Tensor, name: str, like: Tensor) -> Tensor:
+    """A number as [1], one number a row as [n], in the dtype and on the device of `like` [n, ...]."""
+    rows = torch.as_tensor(value, dtype=like.dtype, device=like.device).reshape(-1)
+    if len(rows) not in (1, len(like)):
+        raise BadInput(f"{name} must be a number or one value per row ({len(like)}), not {len(rows)} values.")
+    return rows

@@ -9,7 +9,9 @@ PACKAGE = Path(__file__).parent.parent / "repro"
 FLOORS = [
     {"base"},
     {"jobs"},
-    {"codes", "kernels", "ops"},
+    {"kernels"},
+    {"codes"},
+    {"ops"},
     {"activations", "sae", "solvers"},
     {"checkpoints", "metrics"},
     {"inference"},

@@ -15,34 +15,27 @@ from pathlib import Path
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from repro.kernels import (
-    coordinate_descent_triton,
-    decode_triton,
-    encode_triton,
-    firing_stats_triton,
-    prox_step_triton,
-    tile,
-)
+from repro.kernels.gpu import coordinate_descent, decode, encode, firing_stats, prox_step, tile
 
 f, i, l, f64 = "*fp32", "*i32", "*i64", "*fp64"
 wide = dict(BK=8, BD=256, num_warps=2)
 KERNELS = {
-    "forward": (decode_triton._forward, [f, l, f, f, "i32", "i32"], wide),
-    "backward_values": (decode_triton._backward_values, [f, l, f, f, "i32", "i32"], wide),
-    "backward_atoms": (decode_triton._backward_atoms, [f, l, l, l, l, "*i1", f, f, "i32"], wide),
-    "firing_stats": (firing_stats_triton._firing_stats, [f, l, f64, f64, "i32", "i32", "i32"], dict(BLOCK=1024)),
+    "forward": (decode._forward, [f, l, f, f, "i32", "i32"], wide),
+    "backward_values": (decode._backward_values, [f, l, f, f, "i32", "i32"], wide),
+    "backward_atoms": (decode._backward_atoms, [f, l, l, l, l, "*i1", f, f, "i32"], wide),
+    "firing_stats": (firing_stats._firing_stats, [f, l, f64, f64, "i32", "i32", "i32"], dict(BLOCK=1024)),
 }
 for lanes in (64, 256, 1024):  # codes of a token
     descend = [f, f, f, f, f, f, f, f, "i32", "i32"]
     launch = dict(NONNEG=True, CHECK=16, W=lanes, num_warps=max(1, lanes // 256))
-    KERNELS[f"coordinate_descent {lanes}"] = coordinate_descent_triton._descend, descend, launch
+    KERNELS[f"coordinate_descent {lanes}"] = coordinate_descent._descend, descend, launch
 for precision in ("float32", "tf32"):
     at = tile.tiles(precision)
     prox = [f, f, f, f, f, "i32", "i32", "i32", "fp32", "i32"]
-    KERNELS[f"prox_step {precision}"] = prox_step_triton._prox_step, prox, dict(NONNEG=True, **at)
+    KERNELS[f"prox_step {precision}"] = prox_step._prox_step, prox, dict(NONNEG=True, **at)
     collect = [f, f, f, f, f, f, f, i, l, "i32", "i32", "i32", "i32"]
     for gated in (False, True):
-        KERNELS[f"collect {gated} {precision}"] = encode_triton._collect, collect, dict(GATED=gated, **at)
+        KERNELS[f"collect {gated} {precision}"] = encode._collect, collect, dict(GATED=gated, **at)
 ptxas = str(Path(triton.__file__).parent / "backends/nvidia/bin/ptxas")
 out = {}
 for name, (kernel, types, launch) in KERNELS.items():

@@ -395,7 +395,7 @@ def test_cuda_agrees_with_the_cpu(nonneg):
 @SIGNS
 def test_compiled_descent_is_its_plain_twin(nonneg):
     pytest.importorskip("numba")
-    from repro.kernels import coordinate_descent_torch as plain
+    from repro.kernels import reference as plain
     from repro.kernels.cpu import working_set as fast
 
     for w, dtype in ((1, np.float64), (7, np.float64), (37, np.float64), (37, np.float32)):

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import torch
 
-from repro import ops
 from repro.base.errors import BadInput
 from repro.bench.cases import Case, Shape, cases, solver_cases
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.kernels.dispatch import IMPLEMENTATIONS
 from repro.kernels.precision import PRECISIONS, operand, torch_products
 
 SHAPES: dict[str, tuple[Shape, ...]] = {
@@ -123,7 +123,7 @@ def implementations(name: str, device: str) -> list[str]:
         return ["fista", "working_set"] if both else ["fista"]
     fast = "triton" if device == "cuda" else "numba"
     kernel = "encode" if name.startswith("encode") else name.removesuffix("_backward")
-    has = fast in ops.IMPLEMENTATIONS[kernel] and importlib.util.find_spec(fast) is not None
+    has = fast in IMPLEMENTATIONS[kernel] and importlib.util.find_spec(fast) is not None
     return ["torch", fast] if has else ["torch"]
 
 

@@ -1,4 +1,4 @@
-"""Sparse decode and its gradients, compiled for the CPU. Twin: decode_torch.py."""
+"""Sparse decode and its gradients, compiled for the CPU. Twin: reference.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding with selection compiled for the CPU: the product is torch's. Twin: encode_torch.py."""
+"""Encoding with selection compiled for the CPU: the product is torch's. Twin: reference.py."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from repro.kernels.cpu.threads import over
-from repro.kernels.encode_torch import in_blocks
+from repro.kernels.reference import in_blocks
 
 LANES = (64, 32, 16, 8)  # scores that are passed over together when their largest is not large enough
 LANES_A_K = 4  # lanes wanted for each of the k; then about 1.15 k scores exceed the k-th largest maximum of a lane

@@ -1,4 +1,4 @@
-"""Sums over positive codes by latent, compiled for the CPU: one pass. Twin: firing_stats_torch.py."""
+"""Sums over positive codes by latent, compiled for the CPU: one pass. Twin: reference.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The nonzeros of dense codes, compiled for the CPU: counted first, then copied. Twin: nonzeros_torch.py."""
+"""The nonzeros of dense codes, compiled for the CPU: counted first, then copied. Twin: reference.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One outer pass of the working-set solver, compiled by numba. Plain twin of the descent: coordinate_descent_torch.py.
+"""One outer pass of the working-set solver, compiled by numba. Plain twin of the descent: reference.py.
 
 Each token keeps a working set W [w] of atoms, their codes u, their correlations q = D_W r and their Gram matrix G.
 `prove` certifies where a token stands; `advance` adds the atoms that violate the optimality conditions most and solves

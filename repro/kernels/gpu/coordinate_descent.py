@@ -1,4 +1,4 @@
-"""Greedy coordinate descent for the GPU: a token a program, its codes in registers. Twin: coordinate_descent_torch.py.
+"""Greedy coordinate descent for the GPU: a token a program, its codes in registers. Twin: reference.py.
 
 A step reads one row of the Gram matrix, w numbers, and nothing else.
 """

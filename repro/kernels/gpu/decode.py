@@ -1,4 +1,4 @@
-"""Sparse decode and its gradients for the GPU. Twin: decode_torch.py."""
+"""Sparse decode and its gradients for the GPU. Twin: reference.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoding with selection fused into the product, for the GPU: only candidates are written. Twin: encode_torch.py.
+"""Encoding with selection fused into the product, for the GPU: only candidates are written. Twin: reference.py.
 
 A score above its row's threshold becomes a candidate, one int64: the bits of the positive float32, which sort as it
 does, above m - 1 - column, so that the leftmost of equal scores is the larger. The threshold of a top-k is the k-th
@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from repro.codes import SparseCodes
 from repro.kernels.gpu.tile import tile_of, tile_product, tiles
+from repro.kernels.pack import pack
 from repro.kernels.precision import operand, torch_products
 
 SAMPLE = 8  # one score in so many sets the threshold
@@ -96,8 +96,7 @@ def top_k(
         values.append(v)
         columns.append(c + first)
         first += len(part)
-    codes = SparseCodes.packed(torch.cat(values, 1), torch.cat(columns, 1), m)
-    return codes.values, codes.indices
+    return pack(torch.cat(values, 1), torch.cat(columns, 1), m)
 
 
 def above(x: Tensor, W: Tensor, b: Tensor, threshold: float, precision: str) -> tuple[Tensor, Tensor]:
@@ -123,5 +122,4 @@ def _all(
     most = int(count.max()) if len(count) else 0
     if most > room:
         keys, _ = _candidates(x, rows, b, tau, most, precision, gates)
-    codes = SparseCodes.packed(*_read(keys, m), m)
-    return codes.values, codes.indices
+    return pack(*_read(keys, m), m)

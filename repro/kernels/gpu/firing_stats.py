@@ -1,4 +1,4 @@
-"""Sums over positive codes by latent for the GPU: one pass, float64 atomics. Twin: firing_stats_torch.py."""
+"""Sums over positive codes by latent for the GPU: one pass, float64 atomics. Twin: reference.py."""
 
 from __future__ import annotations
 

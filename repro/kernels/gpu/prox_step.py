@@ -1,4 +1,4 @@
-"""A proximal gradient step fused into the product: codes are read once and written once. Twin: prox_step_torch.py."""
+"""A proximal gradient step fused into the product: codes are read once and written once. Twin: reference.py."""
 
 from __future__ import annotations
 
