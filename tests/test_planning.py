@@ -53,7 +53,7 @@ def test_the_last_task_ends_when_its_worker_does():
 
 
 def test_the_committed_tables_give_a_plan():
-    text = planning.findings()
-    assert "1,512 rows" in text and "nan" not in text
+    text = planning.page()
+    assert "| 252 | 1,512 | 64 | " in text and "nan" not in text
     assert set(planning.check()["source"]) >= {"tiny/comparison"}
     assert planning.figure().layout.meta["caption"]

@@ -17,6 +17,7 @@ from repro.book import front, pictures
 from repro.book.drawings import DRAWINGS, drawing
 from repro.book.mime import DATA
 from repro.book.runner import record
+from repro.sections.performance import scale
 
 
 class BookFailed(NotebookFailed):
@@ -69,9 +70,9 @@ def _build(book: Path, command: Path) -> Path:
 
 
 def write_fragments(book: Path) -> None:
-    """book/_generated: the ledger in short and in full, the table of runs, and the pictures of all figures."""
+    """book/_generated: the ledger in short and in full, the tables of runs and of scale, pictures of all figures."""
     verdicts, parts = front.markdown(pages(book))
-    fragments = {"verdicts": verdicts, "parts": parts, "runs": runs_table(book / "executed")}
+    fragments = {"verdicts": verdicts, "parts": parts, "runs": runs_table(book / "executed")} | {"scale": scale.page()}
     for name, text in fragments.items():
         write_atomically(book / "_generated" / f"{name}.md", lambda path, text=text: path.write_text(text))
     pictures.draw(book, [*map(drawing, DRAWINGS), *pictures.outputs(book / "executed")])

@@ -104,9 +104,23 @@ def certificate() -> Figure:
     )
 
 
+def plan() -> Figure:
+    """Hours that SAEBench at full size would take, against the number of workers."""
+    from repro.base.theme import caption
+    from repro.sections.performance.scale import figure
+
+    return caption(
+        figure(),
+        "Hours until the last task ends, planned from measured rows. A task is never divided, so workers help only as "
+        "long as there are many more tasks than workers.",
+        "Line plot of hours against workers, both logarithmic, one falling line for each set of SAEs.",
+    )
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
     "protocols": protocols,
     "absorption": absorption,
     "certificate": certificate,
+    "plan": plan,
 }
 """What `{drawn}` accepts."""
