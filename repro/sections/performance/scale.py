@@ -175,7 +175,7 @@ def page(scale: str = "small") -> str:
             f"The measured rows come from {machine} at {base['d']:.0f} × {base['m']:,.0f} (width × latents). Their "
             "median seconds a token are scaled by 4 d m, the floating-point operations of one product with the "
             f"dictionary and one back, to {SCALES['paper'].eval_tokens:,} tokens, {SEEDS} seeds, {len(MODES)} "
-            f"inference modes and {len(PROTOCOLS)} protocols. One task is one checkpoint and one seed. Hours on GPUs are "
+            f"inference modes and {len(PROTOCOLS)} protocols. A task is one checkpoint and one seed. Hours on GPUs are "
             "given only where a GPU has measured every mode and protocol.",
             _markdown(table),
             "How far this rule holds is known where other shapes were measured too. It predicts too little for small "
