@@ -27,6 +27,7 @@ COLUMNS = [
     "d",
     "m",
     "layer",
+    "site",
     "lm_name",
     "format",
     "sha256",
@@ -43,7 +44,7 @@ def test_a_row_for_every_golden_checkpoint():
     assert sorted(r["path"] for r in rows) == sorted(map(str, weights))
     assert all(r["status"] == "ok" and list(r) == COLUMNS for r in rows)
     for row in rows:
-        sae = load_sae(row["path"], eval_activation="batch_topk")
+        sae = load_sae(row["path"])
         told = (row["variant"], row["d"], row["m"], row["sha256"], row["sparsity"], row["step"], row["layer"])
         source = sae.source
         assert told == (

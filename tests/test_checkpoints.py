@@ -403,7 +403,7 @@ def test_large_tensors_are_read_in_blocks(tmp_path):
     equal(sae, load_sae(save_sae(sae, tmp_path / "own")))
 
 
-@pytest.mark.parametrize("name", ["Standard", "GatedSAE", "JumpRelu", "MatryoshkaBatchTopK"])
+@pytest.mark.parametrize("name", ["Standard", "GatedSAE", "MatryoshkaBatchTopK"])
 def test_without_config_the_names_decide_where_they_can(name, tmp_path):
     theirs = DL / name / "resid_post_layer_8" / "trainer_0"
     shutil.copy(theirs / "ae.pt", tmp_path / "ae.pt")
@@ -493,8 +493,15 @@ def sparsify_file(folder, config, **more):
 REFUSED = {
     "pickle": (lambda f: write(f, topk_file(extra=Payload())), "opening those could run code"),
     "not a dict": (lambda f: write(f, numbers(3)), "holds a Tensor, not a state_dict"),
-    "k missing": (lambda f: write(f, linear(b_dec=numbers(D))), "does not say its k: put the config.json"),
-    "TopK or BatchTopK": (lambda f: write(f, topk_file()), "could be TopK or BatchTopK: put its config.json beside it"),
+    "class missing": (
+        lambda f: write(f, linear(b_dec=numbers(D))),
+        "several classes of dictionary_learning: put .* or pass variant='topk' or variant='batch_topk'",
+    ),
+    "k missing": (
+        lambda f: write(f, linear(b_dec=numbers(D)), trained("AutoEncoderTopK")),
+        "does not say its k: put the config.json .*, or pass k=",
+    ),
+    "TopK or BatchTopK": (lambda f: write(f, topk_file()), "pass variant='topk' or variant='batch_topk'"),
     "k differs": (
         lambda f: write(f, topk_file(), trained("AutoEncoderTopK", k=4)),
         "has k = 3, but its config.json says 4",
@@ -505,7 +512,7 @@ REFUSED = {
     ),
     "width differs": (
         lambda f: write(f, topk_file(), trained("AutoEncoderTopK", k=3, activation_dim=9)),
-        "has activation_dim 6, but its config.json says 9",
+        "has activation_dim 6, but its config says 9",
     ),
     "class unknown": (
         lambda f: write(f, topk_file(), trained("AutoEncoderTopk", k=3)),
@@ -552,9 +559,12 @@ REFUSED = {
     ),
     "no known names": (
         lambda f: write(f, {"weight": numbers(3, 3)}),
-        "holds weight, which no reader recognises; put the",
+        "holds weight, which no reader recognises; supported are SAEs of dictionary_learning",
     ),
-    "config of nobody": (lambda f: write(f, {"weight": numbers(3, 3)}, {"a": 1}), "its config is of no known library"),
+    "config of nobody": (
+        lambda f: write(f, {"weight": numbers(3, 3)}, {"a": 1}),
+        r"its config \(a\) is of no known library",
+    ),
     "text for a number": (
         lambda f: write(f, topk_file(), trained("AutoEncoderTopK", k="many")),
         "holds values that its library does not write .*; restore the original one",
@@ -569,15 +579,15 @@ REFUSED = {
     ),
     "saelens without cfg": (
         lambda f: write(f, matrices(), name="sae_weights.safetensors"),
-        "which no reader recognises; put the cfg.json",
+        "several SAEs would fit: put the config of its training run beside it, or pass variant=",
     ),
     "saelens architecture": (
         lambda f: save_lens(f, saelens("matching_pursuit")),
-        "is a SAELens 'matching_pursuit', which is not one of standard",
+        "is a SAELens matching-pursuit SAE, which is not read here",
     ),
     "saelens activation": (
         lambda f: save_lens(f, saelens(activation_fn_str="tanh-relu")),
-        "uses the activation 'tanh-relu'",
+        "is a standard SAE with the activation 'tanh-relu'",
     ),
     "saelens whitening": (
         lambda f: save_lens(f, saelens(normalize_activations="covariance_whitening")),
@@ -585,10 +595,10 @@ REFUSED = {
     ),
     "saelens k": (lambda f: save_lens(f, saelens("topk")), "names no k; without it top-k inference is a guess"),
     "saelens fractional k": (
-        lambda f: save_lens(f, saelens("batchtopk", k=2.5), topk_threshold=torch.tensor(0.7)),
+        lambda f: save_lens(f, saelens("topk", k=2.5)),
         "was trained with k = 2.5",
     ),
-    "saelens width": (lambda f: save_lens(f, saelens(d_sae=21)), "its cfg.json says 6, 21"),
+    "saelens width": (lambda f: save_lens(f, saelens(d_sae=21)), "has d_sae 20, but its config says 21"),
     "sparsify skip": (
         lambda f: sparsify_file(f, sparsify(skip_connection=True), W_skip=numbers(D, D)),
         "has a skip connection, so its reconstruction is not codes times atoms",
@@ -602,7 +612,7 @@ REFUSED = {
     ),
     "sparsify width": (
         lambda f: sparsify_file(f, sparsify(num_latents=21)),
-        "has num_latents 20, but its cfg.json says 21",
+        "has num_latents 20, but its config says 21",
     ),
     "sparsify without cfg": (lambda f: sparsify_file(f, None), "put sparsify's cfg.json beside it"),
     "tied weights": (

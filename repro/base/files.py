@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import warnings
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,29 @@ def repo_root() -> Path:
 def cache_dir() -> Path:
     """Where prepared data goes: $REPRO_CACHE, or data/cache in the checkout."""
     return Path(os.environ.get("REPRO_CACHE") or repo_root() / "data" / "cache")
+
+
+def files_below(folder: str | Path) -> list[Path]:
+    """Paths of all files below a folder, sorted; links to folders are followed (Path.rglob does not before 3.13).
+
+    A folder that several paths lead to counts once, under its own name if that lies below `folder`; so links that lead
+    back up end. A folder that may not be read is left out with a warning.
+    """
+    folders, links, seen, files = deque([Path(folder)]), deque[Path](), set[str](), []
+    while folders or links:
+        current = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(current)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = list(os.scandir(current))
+        except OSError as error:
+            warnings.warn(f"{current} is left out: it cannot be read ({error.strerror}).", stacklevel=2)
+            continue
+        for entry in entries:
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(Path(entry.path))
+            elif entry.is_file():
+                files.append(Path(entry.path))
+    return sorted(files)

@@ -54,7 +54,7 @@ def _trainer(sae: SAE, told: Mapping[str, Any]) -> dict[str, Any]:
         "wandb_name": trainer_class,
         "layer": source.layer,
         "lm_name": source.lm_name,
-        "submodule_name": None if source.layer is None else f"resid_post_layer_{source.layer}",
+        "submodule_name": f"{source.site}_layer_{source.layer}" if source.site and source.layer is not None else None,
         **source.extra.get("trainer", {}),
         **told,
         "dict_class": dict_class,

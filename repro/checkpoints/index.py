@@ -10,18 +10,14 @@ from typing import Any
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
-from repro.base.files import file_sha256
+from repro.base.files import file_sha256, files_below
 from repro.checkpoints.load import plan_of
-from repro.checkpoints.locate import SUFFIXES, WEIGHT_NAMES, Location, parse_layer, parse_path, read_config
+from repro.checkpoints.locate import NOT_WEIGHTS, SUFFIXES, WEIGHT_NAMES, located, parse_run
 from repro.checkpoints.plan import Options
-from repro.checkpoints.weights import CheckpointError
+from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import VARIANTS
 
 _EXPECTED = re.compile(rf"^(?:{'|'.join(map(re.escape, WEIGHT_NAMES))}|ae_\d+\.pt)$")
-# files that training leaves beside the weights
-_NOT_WEIGHTS = re.compile(
-    r"^(?:optim|sched|lr_sched|state\b|train(?:er|ing)_state|rank_\d|rng|activation|loc_angular_meta|sparsity\.)"
-)
 _LOCA = "multi_encoder_sae.pt"
 
 
@@ -32,18 +28,19 @@ def index_checkpoints(
 
     Columns: name (the key of `roots`), variant (how its codes are computed), family (how it was trained), path,
     trainer, step (None = final), final, sparsity (k, target L0 or L1 coefficient from its config; from its path only
-    where that spells it out), k, d, m, layer, lm_name, format, sha256 (None without `hashes`), bytes, status
+    where that spells it out), k, d, m, layer, site, lm_name, format, sha256 (None without `hashes`), bytes, status
     ("ok" or "refused"), reason (why refused), notes (what to know of one that is not).
-    A file with the name of a checkpoint that cannot be read becomes a refused row; other files that are no SAE
-    (optimizer states, metadata) are passed over. Raises BadInput if a root does not exist or nothing is found.
+    Links to folders are followed. A weights file that cannot be read, or holds an SAE that load_sae refuses, becomes a
+    refused row; files that are no SAE (optimizer states, a language model) are passed over.
+    Raises BadInput if a root does not exist or nothing is found.
     """
     for paths in roots.values():
         for path in paths:
             if not Path(path).expanduser().exists():
                 raise BadInput(f"There is no {path} to search for checkpoints; correct sae_checkpoints in the config.")
-    found = [(name, root, file) for name, paths in roots.items() for root, file in _candidates(paths)]
-    bar = tqdm(found, desc="index", unit="file", disable=None if progress else True)
-    rows = [row for name, root, file in bar if (row := _row(name, root, file, hashes)) is not None]
+    files = [(name, file) for name, paths in roots.items() for file in _candidates(paths)]
+    bar = tqdm(files, desc="index", unit="file", disable=None if progress else True)
+    rows = [row for name, file in bar if (row := _row(name, file, hashes)) is not None]
     if not rows:
         searched = ", ".join(str(p) for paths in roots.values() for p in paths) or "no folder"
         raise BadInput(
@@ -52,23 +49,23 @@ def index_checkpoints(
     return rows
 
 
-def _candidates(paths: Sequence[str | Path]) -> Iterator[tuple[Path, Path]]:
-    """(root, file) for every file that may hold an SAE; each file once."""
+def _candidates(paths: Sequence[str | Path]) -> Iterator[Path]:
+    """Every file that may hold an SAE, once."""
     seen: set[Path] = set()
     for root in (Path(p).expanduser() for p in paths):
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix in SUFFIXES)
+        files = [root] if root.is_file() else [p for p in files_below(root) if p.suffix in SUFFIXES]
         for file in files:
             if file.resolve() in seen or not file.is_file() or file.name.startswith("."):
                 continue
             loca = (file.parent / _LOCA).is_file() and file.name != _LOCA  # its other files hold parts of the same SAE
-            if loca or (_NOT_WEIGHTS.search(file.name) and not _EXPECTED.match(file.name)):
+            if loca or (NOT_WEIGHTS.search(file.name) and not _EXPECTED.match(file.name)):
                 continue
             seen.add(file.resolve())
-            yield root, file
+            yield file
 
 
-def _row(name: str, root: Path, file: Path, hashes: bool) -> dict[str, Any] | None:
-    told = parse_path(file.relative_to(root.parent))  # what lies above the root says nothing about the SAE
+def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
+    told = parse_run(file)
     row: dict[str, Any] = {
         "name": name,
         "variant": None,
@@ -78,25 +75,17 @@ def _row(name: str, root: Path, file: Path, hashes: bool) -> dict[str, Any] | No
         "step": told["step"],
         "final": told["step"] is None,
         "sparsity": told["sparsity"],
-        **dict.fromkeys(("k", "d", "m", "layer", "lm_name", "format", "sha256")),
+        **dict.fromkeys(("k", "d", "m", "layer", "site", "lm_name", "format", "sha256")),
         "bytes": file.stat().st_size,
         "status": "refused",
         "reason": "",
         "notes": "",
     }
     try:
-        trainer, step = told["trainer"], told["step"]
-        where = Location(
-            file,
-            read_config(file),
-            None if trainer is None else int(trainer),
-            None if step is None else int(step),
-            parse_layer(file.relative_to(root.parent)),
-        )
-        plan = plan_of(where, Options())
+        plan = plan_of(located(file), Options())
         sha256 = file_sha256(file) if hashes else None
     except Exception as error:  # one bad file must not end the index of hundreds
-        if not _EXPECTED.match(file.name):
+        if not _EXPECTED.match(file.name) and not _may_hold_sae(file):
             return None
         reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         return row | {"reason": reason}
@@ -114,9 +103,20 @@ def _row(name: str, root: Path, file: Path, hashes: bool) -> dict[str, Any] | No
         "d": config.d,
         "m": config.m,
         "layer": source.layer,
+        "site": source.site,
         "lm_name": source.lm_name,
         "format": source.extra.get("format"),
         "sha256": sha256,
         "status": "ok",
         "notes": " ".join(notes),
     }
+
+
+def _may_hold_sae(file: Path) -> bool:
+    """Is this a damaged file, or does it hold an encoder and a decoder: two tensors of the same width and latents?"""
+    try:
+        shapes = Weights(file).shapes.values()
+    except Exception:
+        return True
+    sizes = [set(shape) for shape in shapes if len(shape) in (2, 3)]
+    return len(shapes) <= 24 and any(a <= b for i, a in enumerate(sizes) for j, b in enumerate(sizes) if i != j)

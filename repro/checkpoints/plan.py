@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -12,15 +12,35 @@ from repro.checkpoints.weights import CheckpointError, Lazy
 from repro.sae import SAE, Source
 
 
-@dataclass(frozen=True)
+@dataclass
 class Options:
-    """What a user may decide about reading; see load_sae."""
+    """What a user may decide about reading; see load_sae. A reader takes what it needs, and the rest is refused."""
 
     as_released: bool = False
     eval_activation: Literal["threshold", "batch_topk"] | None = None
-    fallback_batch_topk: bool = False
     norm_scaling_factor: float | None = None
     scaled_atoms: bool = False
+    normalize: bool | None = None
+    variant: str | None = None
+    k: int | None = None
+    centred: bool | None = None
+    fallback_batch_topk: bool = False
+    """A permission for whole trajectories, so never refused."""
+    taken: set[str] = field(default_factory=lambda: {"taken", "fallback_batch_topk"})
+
+    def take(self, name: str) -> Any:
+        """The value of an option that means something for the SAE at hand."""
+        self.taken.add(name)
+        return getattr(self, name)
+
+    def refuse_rest(self, sae: str) -> None:
+        """CheckpointError for options that were given and mean nothing for this SAE."""
+        rest = [f.name for f in fields(self) if f.name not in self.taken and getattr(self, f.name) != f.default]
+        if rest:
+            text = ", ".join(f"{name}={getattr(self, name)!r}" for name in rest)
+            raise CheckpointError(
+                f"{text} would change nothing for {sae}; leave {'it' if len(rest) == 1 else 'them'} out."
+            )
 
 
 @dataclass
@@ -33,6 +53,8 @@ class Plan:
     tensors: dict[str, Lazy]
     unit_atoms: bool = False
     """Does the training library promise atoms of norm 1 for a family whose selection depends on them?"""
+    unit_on_load: bool = False
+    """Does the training library divide atoms by their norms when it loads this class (normalize=)?"""
     notes: list[str] = field(default_factory=list)
     """Sentences that a user of this SAE should know."""
 
@@ -46,7 +68,15 @@ class Plan:
         sae.load_state_dict(state, assign=True)
         if self.unit_atoms and not options.scaled_atoms:
             self._check_norms(state["W_dec"])
-        self.source.extra["notes"] = self.notes
+        if self.unit_on_load and options.normalize:
+            sae = sae.renormalised()
+        elif self.unit_on_load and options.normalize is None and _off_unit(state["W_dec"]) > 1e-3:
+            self.notes.append(
+                "Its atoms are not of unit norm and codes are those of the trained weights; dictionary_learning's "
+                "load_dictionary divides atoms by their norms first: normalize=True gives its codes, which reconstruct "
+                "the same."
+            )
+        sae.source.extra["notes"] = self.notes
         return sae.requires_grad_(False).eval()
 
     def _without_threshold(self, threshold: float, options: Options) -> None:
@@ -60,12 +90,17 @@ class Plan:
         self.notes.append("Its threshold was never set, so it keeps the n k largest latents of each batch of n tokens.")
 
     def _check_norms(self, atoms: Tensor) -> None:
-        worst = float((atoms.norm(dim=1) - 1).abs().max())
+        worst = _off_unit(atoms)
         if worst > 1e-2:
             raise CheckpointError(
                 f"Atoms of {self.source.path} are off unit norm by up to {worst:.2g}, which {self.source.family} "
                 "training rules out: the file may be damaged or converted; pass scaled_atoms=True to use it as it is."
             )
+
+
+def _off_unit(atoms: Tensor) -> float:
+    """The largest distance of an atom's norm from 1; atoms [m, d]."""
+    return float((atoms.norm(dim=1) - 1).abs().max())
 
 
 def constant(value: Tensor) -> Lazy:

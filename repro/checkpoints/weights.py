@@ -7,7 +7,8 @@ import mmap
 import pickle
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ _SAFETENSORS = {
     "I64": "int64",
     "I32": "int32",
 }
+# what torch.compile, DataParallel, Lightning and other modules put before each name, and what training loops put around
+_PREFIXES = ("_orig_mod.", "module.", "model.", "sae.", "autoencoder.")
+_WRAPPERS = ("state_dict", "model_state_dict", "sae_state_dict", "model", "sae")
 _BLOCK = 2**20  # numbers copied at a time: keeps the pages of the file that are in memory below 4 MiB
 
 Lazy = Callable[[], Tensor]
@@ -48,6 +52,7 @@ class Weights:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, str] = {}
         self.other: dict[str, Any] = {}  # what a .pt holds beside tensors
+        self.config: dict[str, Any] = {}  # what a training loop put beside the state_dict
         self.metadata: dict[str, str] = {}  # of a .safetensors
         self._get: Callable[[str], Tensor]
         self._known: set[str] = set()
@@ -67,6 +72,7 @@ class Weights:
             self._open_npz()
         else:
             self._open_torch(head)
+        self._strip()
 
     # --- opening, one method a container ------------------------------------------------------
     def _open_torch(self, head: bytes) -> None:
@@ -95,10 +101,14 @@ class Weights:
             ) from None
         if not isinstance(content, dict):
             raise CheckpointError(f"{self.path} holds a {type(content).__name__}, not a state_dict; save state_dict().")
+        inner = next((content[k] for k in _WRAPPERS if _has_tensors(content.get(k))), None)
+        if inner is not None and not _has_tensors(content):
+            self.config = next((content[k] for k in ("cfg", "config") if isinstance(content.get(k), dict)), {})
+            content = inner
         self.use(content)
 
     def use(self, content: dict[str, Any]) -> None:
-        """Take the tensors from a (nested) state_dict."""
+        """Take the tensors of a state_dict."""
         tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
         for name, value in tensors.items():
             if value.untyped_storage().nbytes() < value.numel() * value.element_size():
@@ -107,6 +117,14 @@ class Weights:
         self.shapes = {k: tuple(v.shape) for k, v in tensors.items()}
         self.types = {k: str(v.dtype).removeprefix("torch.") for k, v in tensors.items()}
         self._get = tensors.__getitem__
+        self._strip()
+
+    def _strip(self) -> None:
+        """Drop a prefix that all names share."""
+        while prefix := next((p for p in _PREFIXES if self.shapes and all(n.startswith(p) for n in self.shapes)), ""):
+            self.shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items()}
+            self.types = {name.removeprefix(prefix): kind for name, kind in self.types.items()}
+            self._get = partial(_with_prefix, self._get, prefix)
 
     def _open_safetensors(self) -> None:
         from safetensors import SafetensorError, safe_open
@@ -146,6 +164,14 @@ class Weights:
         self._copied = True
 
     # --- what readers call --------------------------------------------------------------------
+    def agrees(self, config: Mapping[str, Any], **sizes: int) -> None:
+        """CheckpointError where a config names another size than the tensors have."""
+        for name, size in sizes.items():
+            if config.get(name) not in (None, 0, size):
+                raise CheckpointError(
+                    f"{self.path} has {name} {size}, but its config says {config[name]}; they do not belong together."
+                )
+
     def __contains__(self, name: str) -> bool:
         return name in self.shapes
 
@@ -156,6 +182,13 @@ class Weights:
         if len(shape) != 2:
             raise CheckpointError(f"{name} in {self.path} has shape {shape}; a matrix is needed.")
         return shape
+
+    def size(self, name: str) -> int:
+        """Length of a vector that has to be there."""
+        self._require(name)
+        if len(self.shapes[name]) != 1:
+            raise CheckpointError(f"{name} in {self.path} has shape {self.shapes[name]}; a vector is needed.")
+        return self.shapes[name][0]
 
     def tensor(self, name: str, *shape: int, transpose: bool = False) -> Lazy:
         """A function that reads `name`, which has to have `shape` in the file, as float32; turned if `transpose`."""
@@ -224,6 +257,14 @@ class Weights:
             if self._mapped:
                 _forget(part)
         return out
+
+
+def _has_tensors(content: Any) -> bool:
+    return isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values())
+
+
+def _with_prefix(get: Callable[[str], Tensor], prefix: str, name: str) -> Tensor:
+    return get(prefix + name)
 
 
 def _finite(values: Tensor, name: str, path: Path) -> Tensor:

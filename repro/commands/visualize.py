@@ -65,13 +65,12 @@ def with_steps(table: pd.DataFrame) -> pd.DataFrame:
 def _trained(path: str) -> int | None:
     """Steps of the training that ended in this checkpoint, if its config is still there and says so."""
     from repro.checkpoints import CheckpointError
-    from repro.checkpoints.locate import read_config
+    from repro.checkpoints.locate import trained_steps
 
     try:
-        trainer = read_config(Path(path)).get("trainer")
+        return trained_steps(Path(path))
     except CheckpointError:
         return None
-    return trainer.get("steps") if isinstance(trainer, dict) else None
 
 
 def draw(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:

@@ -61,6 +61,8 @@ class Source:
     trainer: int | None = None
     step: int | None = None
     layer: int | None = None
+    site: str = ""
+    """What of block `layer` it reads: resid_post, attn_out, mlp_out, another name, or "" = not known."""
     lm_name: str = ""
     sparsity: float | None = None
     k: int | None = None
@@ -102,7 +104,8 @@ class SAE(nn.Module):
         return self.activate(pre)
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Input in the units that the encoder was trained on (config.normalisation), [n, d]."""
+        """Input in the units that the encoder was trained on (config.normalisation), [n, d], in the weights' type."""
+        x = x.to(self.W_enc.dtype)  # moments of half-precision activations in float32, as the libraries compute them
         if self.config.normalisation == "none":
             return x
         shift, scale = _MOMENTS[self.config.normalisation](x)
@@ -116,7 +119,7 @@ class SAE(nn.Module):
             raise BadInput(
                 f"This SAE normalises each token ({self.config.normalisation}): call decode(z, x) with its input."
             )
-        shift, scale = _MOMENTS[self.config.normalisation](x)
+        shift, scale = _MOMENTS[self.config.normalisation](x.to(x_hat.dtype))
         return x_hat * scale + shift
 
     @property
@@ -144,7 +147,7 @@ class SAE(nn.Module):
 
     def decode(self, z: Tensor | SparseCodes, x: Tensor | None = None) -> Tensor:
         """Codes -> x_hat [n, d] in raw units; x is needed only by SAEs that normalise each token."""
-        y = z.decode(self.W_dec) if isinstance(z, SparseCodes) else z @ self.W_dec
+        y = z.decode(self.W_dec) if isinstance(z, SparseCodes) else z.to(self.W_dec.dtype) @ self.W_dec
         return self.denormalise(y + self.b_dec, x)
 
     def forward(self, x: Tensor) -> Tensor:

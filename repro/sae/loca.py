@@ -55,8 +55,9 @@ class LocA(sae.SAE):
     def activate(self, pre: Tensor) -> Tensor:
         parts = []
         for p, k in zip(pre.split(self.config.group_sizes, dim=-1), self.config.group_ks, strict=True):
-            best = p.topk(k, dim=-1, sorted=False)
-            parts.append(torch.zeros_like(p).scatter(-1, best.indices, best.values.relu()))
+            # of equal scores, max keeps the first, as sparsify's groupmax and the kernels do, and topk any
+            values, indices = p.max(dim=-1, keepdim=True) if k == 1 else p.topk(k, dim=-1, sorted=False)
+            parts.append(torch.zeros_like(p).scatter(-1, indices, values.relu()))
         return torch.cat(parts, dim=-1)
 
     def encode_block(self, x: Tensor) -> SparseCodes:

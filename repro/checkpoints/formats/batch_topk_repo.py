@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from repro.checkpoints.hooks import layer_of
-from repro.checkpoints.locate import Location
+from repro.checkpoints.locate import Location, site_of_hook
 from repro.checkpoints.plan import Options, Plan, constant, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import SAE, BatchTopK, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
@@ -22,7 +21,7 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return "sae_type" in config and "act_size" in config
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+def by_keys(weights: Weights, options: Options) -> bool:
     """Only JumpReLU has a name of its own; the others need their config.json."""
     return _LOG_THRESHOLD in weights
 
@@ -54,25 +53,27 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         threshold = weights.number("threshold") if "threshold" in weights else -1.0
         tensors["threshold"] = constant(torch.tensor(threshold))
     if cls in (BatchTopK, MatryoshkaBatchTopK):
-        extra["eval_activation"] = options.eval_activation or "threshold"
+        extra["eval_activation"] = options.take("eval_activation") or "threshold"
     if cls is MatryoshkaBatchTopK:
         extra["group_sizes"] = tuple(config.get("group_sizes") or ())
     if cls is JumpReLU:
         read = weights.tensor(_LOG_THRESHOLD, m)
         tensors["threshold"] = lambda: read().exp_()
         weights.ignore("threshold")
-    layer, note = layer_of(str(config.get("hook_point") or ""))
+    hook, lm_name = str(config.get("hook_point") or ""), str(config.get("model_name") or "")
+    site, layer = site_of_hook(hook, lm_name)
     step = re.search(r"_(\d+)$", weights.path.parent.name)
     source = Source(
         family=str(config.get("sae_type") or cls.name),
         step=int(step.group(1)) if step else where.step,
         layer=layer,
-        lm_name=str(config.get("model_name") or ""),
+        site=site,
+        lm_name=lm_name,
         sparsity=float(k) if "k" in extra and k is not None else config.get("l1_coeff"),
         k=extra.get("k"),
-        extra={"format": "batch_topk_repo", "config": config},
+        extra={"format": "batch_topk_repo", "config": config, "hook": hook},
     )
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=[note] if note else [])
+    return Plan(cls, cls.Config(d, m, **extra), source, tensors)
 
 
 def _class(weights: Weights, sae_type: str) -> type[SAE]:

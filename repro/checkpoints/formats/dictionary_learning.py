@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import nearest
-from repro.checkpoints.locate import Location, parse_path
+from repro.checkpoints.locate import Location, as_output, parse_hook, parse_place
 from repro.checkpoints.plan import Options, Plan, constant, scaled
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, StandardUncentred, TopK
@@ -60,12 +60,9 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return isinstance(trainer, dict) and bool({"dict_class", "trainer_class"} & trainer.keys())
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
-    """Do the names of the tensors say so? (TopK and BatchTopK share theirs: `plan` then asks for the config.)"""
-    names = weights.shapes.keys()
-    linear = {"encoder.weight", "decoder.weight"} <= names and bool({"b_dec", "bias", "decoder.bias", "r_mag"} & names)
-    in_pt = weights.path.suffix not in (".safetensors", ".npz")
-    return in_pt and (linear or "ae" in weights.other or _class_by_keys(weights) is not None)
+def by_keys(weights: Weights, options: Options) -> bool:
+    """Are these names that no other library uses? (TopK and BatchTopK share theirs: `plan` then asks which.)"""
+    return "ae" in weights.other or bool(_classes_by_keys(weights))
 
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
@@ -75,16 +72,12 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     else:
         scale, step = 1.0, where.step
     trainer: dict[str, Any] = where.config.get("trainer") or {}
-    cls = _class(weights, trainer)
+    cls = _class(weights, trainer, options)
     keys = KEYS[cls]
     linear = keys["W_enc"] == "encoder.weight"
     rows, columns = weights.matrix(keys["W_enc"])
     d, m = (columns, rows) if linear else (rows, columns)
-    for name, have in (("activation_dim", d), ("dict_size", m)):
-        if trainer.get(name) not in (None, have):
-            raise CheckpointError(
-                f"{weights.path} has {name} {have}, but its config.json says {trainer[name]}; they do not match."
-            )
+    weights.agrees(trainer, activation_dim=d, dict_size=m)
     shapes = {"W_enc": (m, d) if linear else (d, m), "W_dec": (d, m) if linear else (m, d), "b_dec": (d,)}
     tensors = {
         ours: weights.tensor(theirs, *shapes.get(ours, (m,)), transpose=linear and ours in _LINEAR)
@@ -97,28 +90,46 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         tensors["b_enc"] = constant(torch.zeros(m))
     extra: dict[str, Any] = {}
     if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
-        extra["k"] = _k(weights, trainer)
+        extra["k"] = _k(weights, trainer, options)
         threshold = weights.number("threshold") if "threshold" in weights else -1.0
         tensors["threshold"] = constant(torch.tensor(threshold * scale if threshold >= 0 else threshold))
     if cls in (BatchTopK, MatryoshkaBatchTopK):
-        extra["eval_activation"] = options.eval_activation or "threshold"
+        extra["eval_activation"] = options.take("eval_activation") or "threshold"
     if cls is MatryoshkaBatchTopK:
         extra["group_sizes"] = weights.integers("group_sizes")
     family = TRAINERS.get(str(trainer.get("trainer_class")), (cls.name, cls))[0]
+    site, layer, notes = _place(where, trainer)
     source = Source(
         family=family,
         step=step,
-        layer=trainer["layer"] if isinstance(trainer.get("layer"), int) else where.layer,
+        layer=layer,
+        site=site,
         lm_name=str(trainer.get("lm_name") or ""),
         sparsity=sparsity(trainer, extra.get("k")),
         k=extra.get("k"),
         extra={"format": "dictionary_learning", "trainer": trainer},
     )
-    notes = [f"An interrupted run: biases scaled by norm_factor {scale:g}."] if scale != 1.0 else []
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors, unit_atoms="k" in extra, notes=notes)
+    if scale != 1.0:
+        notes.append(f"An interrupted run: biases scaled by norm_factor {scale:g}.")
+    config = cls.Config(d, m, **extra)
+    return Plan(cls, config, source, tensors, unit_atoms="k" in extra, unit_on_load=cls is Standard, notes=notes)
 
 
-def _class(weights: Weights, trainer: dict[str, Any]) -> type[SAE]:
+def _place(where: Location, trainer: dict[str, Any]) -> tuple[str, int | None, list[str]]:
+    """(site, layer, notes): trainer.layer, submodule_name, the folder, and whether the buffer read a module's input."""
+    name = str(trainer.get("submodule_name") or "")
+    site, block = parse_hook(name, str(trainer.get("lm_name") or "")) if name else parse_place(where.weights)
+    block = trainer["layer"] if isinstance(trainer.get("layer"), int) else block
+    notes = []
+    if (where.config.get("buffer") or {}).get("io") == "in":
+        if site in ("", "resid_post") and block:
+            notes = [f"Its buffer read the input of block {block}, which is the output of block {block - 1}."]
+        inputs = {"": "resid_pre", "resid_post": "resid_pre", "mlp_out": "mlp_in", "attn_out": "attn_in"}
+        site = inputs.get(site, f"input of {site}")
+    return *as_output(site, block), notes
+
+
+def _class(weights: Weights, trainer: dict[str, Any], options: Options) -> type[SAE]:
     name = trainer.get("dict_class")
     if name is not None:
         if name not in CLASSES:
@@ -128,27 +139,32 @@ def _class(weights: Weights, trainer: dict[str, Any]) -> type[SAE]:
         return CLASSES[name]
     if trainer.get("trainer_class") in TRAINERS:
         return TRAINERS[trainer["trainer_class"]][1]
-    cls = _class_by_keys(weights)
-    if cls is None:
-        raise CheckpointError(f"{weights.path} could be TopK or BatchTopK: put its config.json beside it.")
-    return cls
+    fitting = {cls.name: cls for cls in _classes_by_keys(weights)}
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    variant = options.take("variant")
+    if variant not in fitting:
+        names = " or ".join(f"variant='{name}'" for name in fitting or [cls.name for cls in CLASSES.values()])
+        raise CheckpointError(
+            f"{weights.path} could be one of several classes of dictionary_learning: put its config.json beside it, or "
+            f"pass {names}."
+        )
+    return fitting[variant]
 
 
-def _class_by_keys(weights: Weights) -> type[SAE] | None:
-    names = weights.shapes.keys()
-    if "r_mag" in names and "gate_bias" in names:
-        return Gated
-    if "group_sizes" in names and "W_enc" in names:
-        return MatryoshkaBatchTopK
-    if {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"} == set(names) and len(weights.shapes["threshold"]) == 1:
-        return JumpReLU
-    if {"encoder.weight", "decoder.weight", "encoder.bias", "b_dec"} == set(names):
-        return TopK  # the 1109 era: neither k nor threshold
-    if {"encoder.weight", "decoder.weight", "encoder.bias", "bias"} == set(names):
-        return Standard
-    if {"encoder.weight", "decoder.weight", "encoder.bias", "decoder.bias"} == set(names):
-        return StandardUncentred
-    return None
+def _classes_by_keys(weights: Weights) -> list[type[SAE]]:
+    """The classes that these names may belong to; none where other libraries use them as well."""
+    names = set(weights.shapes)
+    linear = {"encoder.weight", "decoder.weight"}
+    if linear | {"r_mag", "gate_bias", "decoder_bias"} <= names:
+        return [Gated]
+    if {"W_enc", "group_sizes", "threshold"} <= names:
+        return [MatryoshkaBatchTopK]
+    if linear | {"encoder.bias", "bias"} == names:
+        return [Standard]
+    if linear | {"encoder.bias", "b_dec"} <= names:
+        return [TopK, BatchTopK]  # in 2024 without k and threshold
+    return []
 
 
 def _unwrap_backup(weights: Weights) -> tuple[float, int | None]:
@@ -166,17 +182,19 @@ def _unwrap_backup(weights: Weights) -> tuple[float, int | None]:
     return float(factor), int(step) if isinstance(step, int) else None
 
 
-def _k(weights: Weights, trainer: dict[str, Any]) -> int:
-    """k: from the config first, the file second, the path third; never guessed."""
+def _k(weights: Weights, trainer: dict[str, Any], options: Options) -> int:
+    """k: from the config first, the file second, the user third; never guessed."""
     stored = int(weights.number("k")) if "k" in weights else None
-    told = trainer.get("k")
-    if told is not None and stored is not None and int(told) != stored:
+    configured = trainer.get("k")
+    if configured is not None and stored is not None and int(configured) != stored:
         raise CheckpointError(
-            f"{weights.path} has k = {stored}, but its config.json says {told}; they do not belong together."
+            f"{weights.path} has k = {stored}, but its config.json says {configured}; they do not belong together."
         )
-    k = told if told is not None else stored if stored is not None else parse_path(weights.path)["sparsity"]
+    k = configured if configured is not None else stored if stored is not None else options.take("k")
     if k is None:
-        raise CheckpointError(f"{weights.path} does not say its k: put the config.json of its training run beside it.")
+        raise CheckpointError(
+            f"{weights.path} does not say its k: put the config.json of its training run beside it, or pass k=."
+        )
     return int(k)
 
 

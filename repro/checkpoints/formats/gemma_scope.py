@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from repro.checkpoints.locate import Location, parse_path
-from repro.checkpoints.plan import Options, Plan
-from repro.checkpoints.weights import Weights
+from repro.checkpoints.locate import Location, parse_run
+from repro.checkpoints.plan import Options, Plan, scaled
+from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import JumpReLU, Source
 
 
@@ -16,13 +16,17 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return False
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+def by_keys(weights: Weights, options: Options) -> bool:
     """Do the container and the names of the tensors say so?"""
     return weights.path.suffix == ".npz" and {"W_enc", "W_dec", "threshold"} <= weights.shapes.keys()
 
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
-    """JumpReLU on raw activations, b_dec not subtracted; everything else stands in the path."""
+    """JumpReLU on raw activations, b_dec not subtracted; everything else stands in the path.
+
+    The SAE of the embedding was trained on the embedding without Gemma's factor sqrt(d), and is read for activations
+    with it, as the model uses them. CheckpointError for transcoders.
+    """
     d, m = weights.matrix("W_enc")
     tensors = {
         "W_enc": weights.tensor("W_enc", d, m),
@@ -31,14 +35,31 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         "b_dec": weights.tensor("b_dec", d),
         "threshold": weights.tensor("threshold", m),
     }
-    model = re.search(r"gemma-scope-(\d+b)-(pt|it)", weights.path.as_posix())
-    size, tuned = model.groups() if model else ("", "")
-    sparsity = parse_path(weights.path)["sparsity"]
+    match = re.search(r"gemma-scope-(\d+b)-(pt|it)(?:-(res|mlp|att|transcoders))?", weights.path.as_posix())
+    size, tuned, kind = match.groups() if match else ("", "", None)
+    if kind == "transcoders":
+        raise CheckpointError(
+            f"{weights.path} is a Gemma Scope transcoder: it predicts what an MLP writes from what it reads, so no "
+            "inference here applies to it. SAEs are in the repositories that end in -res, -mlp and -att."
+        )
+    site = {"res": "resid_post", "mlp": "mlp_out", "att": "hook_z"}.get(kind or "", "")
+    notes = []
+    if where.site == "embedding":
+        site = "embedding"
+        tensors["W_enc"] = scaled(tensors["W_enc"], d**-0.5)
+        tensors["W_dec"] = scaled(tensors["W_dec"], d**0.5)
+    elif not site:
+        notes.append(
+            "Its path does not name its repository (gemma-scope-…-res, -mlp, -att; transcoders look alike), so it is "
+            "not known what it reads."
+        )
+    sparsity = parse_run(weights.path)["sparsity"]
     source = Source(
         family="gemma_scope",
         layer=where.layer,
-        lm_name=f"google/gemma-2-{size}{'-it' if tuned == 'it' else ''}" if model else "",
+        site=site,
+        lm_name=f"google/gemma-2-{size}{'-it' if tuned == 'it' else ''}" if match else "",
         sparsity=None if sparsity is None else float(sparsity),
         extra={"format": "gemma_scope"},
     )
-    return Plan(JumpReLU, JumpReLU.Config(d, m), source, tensors)
+    return Plan(JumpReLU, JumpReLU.Config(d, m), source, tensors, notes=notes)

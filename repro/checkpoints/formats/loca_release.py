@@ -17,7 +17,7 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return "group_ks" in config
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+def by_keys(weights: Weights, options: Options) -> bool:
     """Do the names of the tensors say so?"""
     names = set(weights.shapes)
     return (
@@ -44,6 +44,7 @@ def _source(where: Location, family: str, k: int | None) -> Source:
     return Source(
         family=family,
         layer=layer if isinstance(layer, int) else where.layer,
+        site=str(config.get("target_site") or where.site),
         lm_name=str(config.get("model_name") or ""),
         sparsity=None if k is None else float(k),
         k=k,
@@ -84,7 +85,7 @@ def _one_file(weights: Weights, where: Location, options: Options) -> Plan:
     """ae.pt of `repro loca convert`, which keeps biases and groups; oriented as the release's."""
     m, d = weights.matrix("W_enc")
     config = LocA.Config(d, m, group_sizes=weights.integers("group_sizes"), group_ks=weights.integers("group_ks"))
-    if options.as_released:
+    if options.take("as_released"):
         weights.ignore("b_enc", "b_dec", "group_sizes", "group_ks")
         return _converted(weights, where, options)
     tensors = {
@@ -121,7 +122,7 @@ def _phase_one(weights: Weights, where: Location) -> Plan:
 
 def _converted(weights: Weights, where: Location, options: Options) -> Plan:
     """ae.pt of the conversion script: W_enc [m, d] and W_dec [d, m], the other way round than those names mean."""
-    if not options.as_released:
+    if not options.take("as_released"):
         raise CheckpointError(
             f"{weights.path} is a converted LocA SAE without biases, groups and k: load multi_encoder_sae.pt instead, "
             "or pass as_released=True for the dense ReLU encoder that the release evaluates."

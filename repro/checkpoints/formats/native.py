@@ -65,7 +65,7 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return weights.metadata.get("format") == FORMAT
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+def by_keys(weights: Weights, options: Options) -> bool:
     """Never: without its header such a file is of unknown origin."""
     return False
 
@@ -84,8 +84,8 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         raise CheckpointError(f"{weights.path} holds the variant '{name}', which is unknown{nearest(name, VARIANTS)}.")
     cls = VARIANTS[name]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in described["config"].items()}
-    if options.eval_activation and "eval_activation" in values:
-        values["eval_activation"] = options.eval_activation
+    if "eval_activation" in values:
+        values["eval_activation"] = options.take("eval_activation") or values["eval_activation"]
     try:
         config = cls.Config(**values)
     except TypeError as error:

@@ -13,12 +13,12 @@ from repro.sae import Source, Standard, TopK
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
-    """Never: there is none."""
-    return False
+    """Does the file say so? Its activation is in it."""
+    return {"pre_bias", "latent_bias"} <= weights.shapes.keys() and "activation" in weights.other
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
-    """Do the names of the tensors say so?"""
+def by_keys(weights: Weights, options: Options) -> bool:
+    """Do the names of the tensors say so? Without `activation`, the library itself means ReLU."""
     return {"pre_bias", "latent_bias"} <= weights.shapes.keys()
 
 
@@ -34,7 +34,9 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     weights.ignore("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
     activation = weights.other.get("activation", "ReLU")
     state = weights.other.get("activation_state_dict") or {}
-    source = Source(family=str(activation), layer=where.layer, step=where.step, extra={"format": "openai"})
+    source = Source(
+        family=str(activation), layer=where.layer, site=where.site, step=where.step, extra={"format": "openai"}
+    )
     if activation == "ReLU":
         return Plan(Standard, Standard.Config(d, m), source, tensors)
     if activation != "TopK" or state.get("postact_fn", "ReLU") != "ReLU" or "k" not in state:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from repro.base.errors import nearest
-from repro.checkpoints.hooks import layer_of
-from repro.checkpoints.locate import Location
+from repro.checkpoints.locate import Location, read_config, site_of_hook
 from repro.checkpoints.plan import Options, Plan, constant, scaled
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
@@ -37,7 +37,7 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return "d_sae" in config and "d_in" in config
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+def by_keys(weights: Weights, options: Options) -> bool:
     """Never: whether b_dec is subtracted, or tokens are normalised, stands in cfg.json only."""
     return False
 
@@ -48,11 +48,7 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     architecture, k = _architecture(weights, config)
     cls = CLASSES[architecture]
     d, m = weights.matrix("W_enc")
-    if (config["d_in"], config["d_sae"]) != (d, m):
-        raise CheckpointError(
-            f"{weights.path} has d_in, d_sae = {d}, {m}, but its cfg.json says {config['d_in']}, {config['d_sae']}; "
-            "they do not belong together."
-        )
+    weights.agrees(config, d_in=d, d_sae=m)
     tensors: dict[str, Lazy] = {
         "W_enc": weights.tensor("W_enc", d, m),
         "W_dec": weights.tensor("W_dec", m, d),
@@ -70,31 +66,65 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
         if k is None:
             raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
-        if k != int(k):
-            raise CheckpointError(f"{weights.path} was trained with k = {k}; save it for inference with SAELens first.")
-        extra["k"] = int(k)
+        extra["k"] = max(1, int(k))
         tensors["threshold"] = constant(torch.tensor(-1.0))
     if cls in (BatchTopK, MatryoshkaBatchTopK):
-        tensors["threshold"] = constant(torch.tensor(weights.number("topk_threshold")))
-        extra["eval_activation"] = options.eval_activation or "threshold"
+        threshold = weights.number("topk_threshold")
+        tensors["threshold"] = lambda: torch.tensor(threshold)
+        extra["eval_activation"] = options.take("eval_activation") or "threshold"
+    if k is not None and k != int(k) and extra.get("eval_activation") != "threshold":
+        raise CheckpointError(f"{weights.path} was trained with k = {k}, and its codes keep a whole number of latents.")
     if cls is MatryoshkaBatchTopK:
         extra["group_sizes"] = _group_sizes(weights, config, m)
     _ignore_unit_scale(weights, m)
-    if config.get("rescale_acts_by_decoder_norm", "batchtopk" in architecture):
+    rescaled = _is_rescaled(weights, config, architecture)
+    extra["normalisation"], notes = _normalisation(weights, config, options, tensors, rescaled)
+    if rescaled:
         _fold_decoder_norms(tensors)
-    extra["normalisation"], notes = _normalisation(weights, config, options, tensors)
+    if k is not None and k != int(k):
+        notes.append(f"Trained with k = {k} latents a token on average; its codes need only the threshold.")
     meta = {**config, **(config.get("metadata") or {})}
-    layer, note = layer_of(str(meta.get("hook_name") or meta.get("hook_point") or ""))
+    hook, lm_name = str(meta.get("hook_name") or meta.get("hook_point") or ""), str(meta.get("model_name") or "")
+    site, layer = site_of_hook(hook, lm_name) if hook else (where.site, where.layer)
+    notes += _processing(meta)
     source = Source(
         family=architecture,
         step=where.step,
-        layer=where.layer if layer is None else layer,
-        lm_name=str(meta.get("model_name") or ""),
+        layer=layer,
+        site=site,
+        lm_name=lm_name,
         sparsity=None if k is None else float(k),
         k=extra.get("k"),
-        extra={"format": "saelens", "config": config},
+        extra={"format": "saelens", "config": config, "hook": hook},
     )
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=[*notes, *([note] if note else [])])
+    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=notes)
+
+
+def _processing(meta: Mapping[str, Any]) -> list[str]:
+    """A note where the language model was changed before its activations were read."""
+    options = meta.get("model_from_pretrained_kwargs") or {}
+    changes = [name for name in ("center_writing_weights", "fold_ln", "fold_value_biases") if options.get(name)]
+    if not changes:
+        return []
+    return [
+        f"Trained on a TransformerLens model with {' and '.join(changes)}: the activations of the plain model of "
+        "transformers differ from those of training, so collect them with that library and those settings."
+    ]
+
+
+def _is_rescaled(weights: Weights, config: Mapping[str, Any], architecture: str) -> bool:
+    """Are scores multiplied by the norms of the atoms? SAELens began to in version 6.14, and from then on says so."""
+    told = config.get("rescale_acts_by_decoder_norm")
+    if told is not None or "batchtopk" not in architecture:
+        return bool(told)
+    meta = config.get("metadata") or {}
+    version = re.match(r"(\d+)\.(\d+)", str(meta.get("sae_lens_version")))
+    if version is None:
+        raise CheckpointError(
+            f"The cfg.json of {weights.path} has neither rescale_acts_by_decoder_norm nor sae_lens_version, and "
+            "SAELens changed the default in 6.14: add the one that holds (false before 6.14)."
+        )
+    return (int(version[1]), int(version[2])) >= (6, 14)
 
 
 def _architecture(weights: Weights, config: dict[str, Any]) -> tuple[str, float | None]:
@@ -104,8 +134,10 @@ def _architecture(weights: Weights, config: dict[str, Any]) -> tuple[str, float 
     k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
     if architecture == "standard" and activation == "topk":
         architecture = "topk"
-    elif architecture == "standard" and activation != "relu":
-        raise CheckpointError(f"{weights.path} uses the activation '{activation}', which this project does not have.")
+    elif activation != ("topk" if architecture == "topk" and "activation_fn_str" in config else "relu"):
+        raise CheckpointError(
+            f"{weights.path} is a {architecture} SAE with the activation '{activation}', which no variant here has."
+        )
     if architecture not in CLASSES:
         raise CheckpointError(
             f"{weights.path} is a SAELens '{architecture}', which is not one of {', '.join(CLASSES)}"
@@ -162,9 +194,12 @@ def _fold_decoder_norms(tensors: dict[str, Lazy]) -> None:
 
 
 def _normalisation(
-    weights: Weights, config: dict[str, Any], options: Options, tensors: dict[str, Lazy]
+    weights: Weights, config: dict[str, Any], options: Options, tensors: dict[str, Lazy], rescaled: bool
 ) -> tuple[str, list[str]]:
-    """Our name of the normalisation; a factor common to all tokens is folded into the weights."""
+    """Our name of the normalisation; a factor common to all tokens is folded into the weights.
+
+    Before the norms of the atoms are: it changes them, and with them the scores and the threshold of all latents.
+    """
     name = config.get("normalize_activations") or "none"
     if isinstance(name, bool):  # before version 3
         name = "expected_average_only_in"
@@ -175,7 +210,7 @@ def _normalisation(
         )
     if name != "expected_average_only_in":
         return _NORMALISATIONS[name], []
-    factor = options.norm_scaling_factor or config.get("norm_scaling_factor") or _scaler(weights.path.parent)
+    factor = options.take("norm_scaling_factor") or config.get("norm_scaling_factor") or _scaler(weights.path.parent)
     if factor is None:
         return "none", [
             "Trained on activations scaled to mean norm sqrt(d), and the factor is not in its files: codes are what "
@@ -184,10 +219,12 @@ def _normalisation(
     tensors["W_enc"] = scaled(tensors["W_enc"], factor)
     for key in ("W_dec", "b_dec"):
         tensors[key] = scaled(tensors[key], 1 / factor)
+    if rescaled and "topk_threshold" in weights:
+        tensors["threshold"] = scaled(tensors["threshold"], 1 / factor)
     return "none", [f"Scaling of activations by {factor:g} is folded into the weights."]
 
 
 def _scaler(folder: Path) -> float | None:
     """The factor that a training checkpoint keeps beside its weights."""
     file = folder / "activation_scaler.json"
-    return json.loads(file.read_text()).get("scaling_factor") if file.is_file() else None
+    return read_config(file).get("scaling_factor") if file.is_file() else None

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from repro.checkpoints.locate import Location
+from repro.checkpoints.locate import Location, read_config, site_of_hook
 from repro.checkpoints.plan import Options, Plan, constant
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import SAE, LocA, Source, TopK
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
-    """Does the config say so?"""
+    """Does the config say so? latentsae, which began as a copy of it, writes an sae_type, and its TOPK is the same."""
     return "d_in" in config and "d_sae" not in config and bool({"expansion_factor", "num_latents"} & config.keys())
 
 
-def by_keys(weights: Weights, config: dict[str, Any]) -> bool:
+def by_keys(weights: Weights, options: Options) -> bool:
     """Do the names of the tensors say so? No other library mixes a Linear encoder with W_dec."""
     return "encoder.weight" in weights and "W_dec" in weights
 
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
-    """Decide how to build the SAE. CheckpointError for transcoders and skip connections."""
+    """Decide how to build the SAE. CheckpointError for skip connections and signed latents."""
     config = where.config
     if not config:
         raise CheckpointError(f"{weights.path} does not say its k: put sparsify's cfg.json beside it.")
@@ -32,20 +33,11 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
             f"{weights.path} has a skip connection, so its reconstruction is not codes times atoms and no inference "
             "here applies to it; use one trained with skip_connection=False."
         )
-    if config.get("transcode"):
-        raise CheckpointError(
-            f"{weights.path} is a transcoder: it predicts the output of a module, not its own input; use a sparse "
-            "coder trained with transcode=False."
-        )
     if config.get("signed"):
         raise CheckpointError(f"{weights.path} has signed latents (an old option), which no variant here has.")
     m, d = weights.matrix("encoder.weight")
-    for name, told, have in (
-        ("d_in", config.get("d_in"), d),
-        ("num_latents", config.get("num_latents") or d * config.get("expansion_factor", 0), m),
-    ):
-        if told not in (None, 0, have):
-            raise CheckpointError(f"{weights.path} has {name} {have}, but its cfg.json says {told}; they do not match.")
+    latents = config.get("num_latents") or d * config.get("expansion_factor", 0)
+    weights.agrees({**config, "num_latents": latents}, d_in=d, num_latents=m)
     k = config.get("k")
     if k is None:
         raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
@@ -69,11 +61,24 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         sae_config = LocA.Config(d, m, group_sizes=(m // k,) * k, group_ks=(1,) * k, centred=True, normalisation="none")
     else:
         raise CheckpointError(f"{weights.path} uses the activation '{activation}'; only topk and groupmax exist here.")
+    hook, lm_name = weights.path.parent.name, _language_model(weights.path.parent.parent)
+    site, layer = where.site, where.layer
+    if site and site_of_hook(hook) == (site, layer):
+        site, layer = site_of_hook(hook, lm_name)
     source = Source(
         family=activation,
-        layer=where.layer,
+        layer=layer,
+        site=site,
+        lm_name=lm_name,
         sparsity=float(k),
         k=k,
-        extra={"format": "sparsify", "config": config, "hookpoint": weights.path.parent.name},
+        extra={"format": "sparsify", "config": config, "hook": hook},
     )
     return Plan(cls, sae_config, source, tensors)
+
+
+def _language_model(run: Path) -> str:
+    """The model that a run's own config.json, one folder up, names; "" where there is none."""
+    file = run / "config.json"
+    config = read_config(file) if file.is_file() else {}
+    return str(config.get("model") or "") if "sae" in config else ""

@@ -1,0 +1,83 @@
+"""A state_dict of unknown origin: names give the tensors, the user gives variant, k and centred."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from repro.base.errors import nearest
+from repro.checkpoints.locate import Location
+from repro.checkpoints.plan import Options, Plan, constant
+from repro.checkpoints.weights import CheckpointError, Weights
+from repro.sae import VARIANTS, BatchTopK, Gated, LocA, MatryoshkaBatchTopK, Source, Standard, StandardUncentred, TopK
+
+# our name -> names in other libraries' classes; the weights of nn.Linear lie the other way round
+_NAMES = {
+    "W_enc": ("W_enc", "encoder.weight"),
+    "W_dec": ("W_dec", "decoder.weight"),
+    "b_enc": ("b_enc", "encoder.bias"),
+    "b_dec": ("b_dec", "decoder.bias", "bias"),
+}
+_VARIANTS = {name: cls for name, cls in VARIANTS.items() if cls not in (Gated, LocA, MatryoshkaBatchTopK)}
+
+
+def by_config(weights: Weights, config: dict[str, Any]) -> bool:
+    """Never: what a config says is for the reader of its library."""
+    return False
+
+
+def by_keys(weights: Weights, options: Options) -> bool:
+    """Are there an encoder and a decoder with their biases?"""
+    return all(_name(weights, ours) for ours in _NAMES)
+
+
+def _name(weights: Weights, ours: str) -> str:
+    return next((name for name in _NAMES[ours] if name in weights), "")
+
+
+def plan(weights: Weights, where: Location, options: Options) -> Plan:
+    """Build what the user says it is. CheckpointError, naming the options, where something is left to guess."""
+    variant, centred = options.take("variant"), options.take("centred")
+    if variant is None and len(weights.shapes.get("threshold", ())) == 1:
+        variant = "jumprelu"  # no other variant has a threshold for each latent
+    cls = _VARIANTS.get(variant)
+    if variant is None or cls is None:
+        unknown = "" if variant is None else f" '{variant}' is none of those{nearest(variant, _VARIANTS)}."
+        raise CheckpointError(
+            f"{weights.path} holds {', '.join(sorted(weights.shapes))} and no config that a reader knows, so several "
+            "SAEs would fit: put the config of its training run beside it, or pass variant= (one of "
+            f"{', '.join(_VARIANTS)}), centred= (is b_dec subtracted before the encoder?) and, for top-k, k=.{unknown}"
+        )
+    if cls in (Standard, StandardUncentred):  # the variant's name says it
+        if centred not in (None, cls.Config.centred):
+            raise CheckpointError(f"variant='{variant}' means centred={cls.Config.centred}; leave centred out.")
+        centred = cls.Config.centred
+    if centred is None:
+        raise CheckpointError(
+            f"Nothing says whether b_dec of {weights.path} is subtracted before the encoder (in JumpReLU SAELens does "
+            "so and dictionary_learning does not): pass centred=True or centred=False."
+        )
+    d, m = weights.size(_name(weights, "b_dec")), weights.size(_name(weights, "b_enc"))
+    tensors = {}
+    for ours, shape in (("W_enc", (d, m)), ("W_dec", (m, d)), ("b_enc", (m,)), ("b_dec", (d,))):
+        name = _name(weights, ours)
+        turned = name.endswith(".weight")
+        tensors[ours] = weights.tensor(name, *(reversed(shape) if turned else shape), transpose=turned)
+    extra: dict[str, Any] = {"centred": centred}
+    if cls in (TopK, BatchTopK):
+        k = weights.number("k") if "k" in weights else options.take("k")
+        if k is None:
+            raise CheckpointError(f"{weights.path} does not say its k: pass k=.")
+        extra["k"] = int(k)
+        threshold = weights.number("threshold") if "threshold" in weights else -1.0
+        tensors["threshold"] = constant(torch.tensor(threshold))
+    elif cls not in (Standard, StandardUncentred):
+        tensors["threshold"] = weights.tensor("threshold", m)
+    if cls is BatchTopK:
+        extra["eval_activation"] = options.take("eval_activation") or "threshold"
+    source = Source(
+        family=variant, step=where.step, layer=where.layer, site=where.site, k=extra.get("k"), extra={"format": "bare"}
+    )
+    source.sparsity = None if source.k is None else float(source.k)
+    return Plan(cls, cls.Config(d, m, **extra), source, tensors)

@@ -1,0 +1,95 @@
+"""Formats that are known and not supported: refuse_known names them, so that a user knows what the file is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from repro.checkpoints.weights import CheckpointError, Weights
+
+SUPPORTED = (
+    "SAEs of dictionary_learning, SAELens, sparsify, Gemma Scope, BatchTopK and matryoshka_sae, OpenAI, LocA and repro"
+)
+
+_NOT_ITS_INPUT = "it predicts another activation than the one it reads, so no inference here applies to it"
+_ACROSS = "it reads or writes several layers at once, so no inference here applies to it"
+
+Test = Callable[[Mapping[str, tuple[int, ...]], Mapping[str, Any]], bool]
+
+# what it is -> is it that (shapes of the tensors, config)?, why it is refused; the first that fits is named
+KINDS: dict[str, tuple[Test, str]] = {
+    "a cross-layer transcoder (CLT)": (
+        lambda shapes, c: (
+            str(c.get("type", c.get("sae_type"))).lower() in ("clt", "cross_layer_transcoder")
+            or (_rank(shapes, "w_dec", "W_dec") == 3 and _rank(shapes, "w_enc", "W_enc") == 2)
+        ),
+        _ACROSS,
+    ),
+    "a crosscoder": (
+        lambda shapes, c: (
+            "crosscoder" in str(_part(c, "trainer").get("dict_class", c.get("sae_type"))).lower()
+            or _rank(shapes, "encoder.weight", "W_enc", "w_enc", "W_E") == 3
+        ),
+        _ACROSS,
+    ),
+    "a transcoder": (
+        lambda shapes, c: (
+            "transcoder" in f"{c.get('type')} {c.get('sae_type')} {c.get('model_kind')} {c.get('architecture')}".lower()
+            or bool(c.get("transcode") or c.get("is_transcoder"))
+            or ("W_skip" in shapes and "W_enc" in shapes)
+            or any(c.get(f"{h}_in") != c.get(f"{h}_out") for h in ("hook_point", "hf_hook_point") if c.get(f"{h}_out"))
+            or _part(c, "buffer").get("io") == "in_and_out"
+        ),
+        _NOT_ITS_INPUT,
+    ),
+    "a temporal SAE": (
+        lambda shapes, c: (
+            c.get("architecture") == "temporal" or any(name.startswith("attn_layers.") for name in shapes)
+        ),
+        "its codes depend on the tokens before, so they are no function of one activation",
+    ),
+    "a SAELens matching-pursuit SAE": (
+        lambda shapes, c: c.get("architecture") == "matching_pursuit",
+        "it has no encoder; `infer(sae, x, mode='non')` on a supported SAE searches codes for given atoms",
+    ),
+    "a Gemma Scope 2 SAE": (
+        lambda shapes, c: "hf_hook_point_in" in c or ("w_enc" in shapes and "threshold" in shapes),
+        "",
+    ),
+    "a Llama Scope SAE (llamascopium, Language-Model-SAEs)": (
+        lambda shapes, c: "W_E" in shapes or {"act_fn", "norm_activation"} <= c.keys(),
+        "",
+    ),
+    "a latentsae SAE of another type than TOPK": (
+        lambda shapes, c: {"sae_type", "expansion_factor", "d_in"} <= c.keys() and c["sae_type"] != "TOPK",
+        "",
+    ),
+    "a latentsae SAE with skip or mean_center": (
+        lambda shapes, c: "sae_type" in c and bool(c.get("use_skip") or c.get("mean_center")),
+        "",
+    ),
+    "a HypotheSAEs SAE": (lambda shapes, c: {"input_bias", "neuron_bias"} <= shapes.keys(), ""),
+    "an SAE of e2e_sae": (lambda shapes, c: any(name.endswith("encoder.0.weight") for name in shapes), ""),
+    "an SAE of mistral-sae": (lambda shapes, c: {"w_enc", "b_pre"} <= shapes.keys(), ""),
+    "an attention SAE of attn-saes (act_name in its config)": (
+        lambda shapes, c: {"act_name", "dict_size"} <= c.keys(),
+        "",
+    ),
+}
+
+
+def refuse_known(weights: Weights, config: Mapping[str, Any]) -> None:
+    """CheckpointError if this is a format that is known by name and not read here."""
+    for name, (test, why) in KINDS.items():
+        if test(weights.shapes, config):
+            reason = f", which is not read here: {why}" if why else ", which is not read here yet"
+            raise CheckpointError(f"{weights.path} is {name}{reason}. Supported are {SUPPORTED}.")
+
+
+def _rank(shapes: Mapping[str, tuple[int, ...]], *names: str) -> int:
+    return max((len(shapes[name]) for name in names if name in shapes), default=0)
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = config.get(name)
+    return part if isinstance(part, dict) else {}
