@@ -21,15 +21,13 @@ from repro.evaluate import (
     Labelled,
     Tokens,
     TokenSums,
+    engine,
     evaluate_checkpoints,
     evaluate_sae,
     open_data,
-    released,
     stream,
 )
-from repro.evaluate import (
-    ways as corrected,
-)
+from repro.evaluate import run as evaluation_run
 from repro.evaluate.controls import random_dictionary, random_encoder
 from repro.inference import CONTROLS, MODES
 from repro.metrics import Firing, Moments, Reconstruction
@@ -186,8 +184,8 @@ class Largest(TorchDispatchMode):
 
 def test_nothing_grows_to_tokens_by_latents(monkeypatch):
     monkeypatch.setattr(stream, "NONZEROS", 2**14)
-    monkeypatch.setattr(corrected, "CALIBRATION_TOKENS", 100)
-    monkeypatch.setattr(released, "FIRST", 100)
+    monkeypatch.setattr(engine, "CALIBRATION_TOKENS", 100)
+    monkeypatch.setattr(engine, "BATCH_TOKENS", 100)
     sae = planted(8, 512)
     data = data_of(sae, 1200)
     Largest.numel = 0
@@ -219,18 +217,18 @@ def test_rows_survive_a_crash(tmp_path, monkeypatch):
     entry = {"path": str(SAE), "variant": "batch_topk", "sparsity": 4}
     data = data_of(load_sae(entry["path"]))
     options = EvalOptions(bootstrap=5, protocols=("corrected",), semi_steps=10)
-    whole, row = corrected.Corrected.row, lambda self, mode: (seen.append(mode), whole(self, mode))[1]
+    whole, row = evaluation_run.row_of, lambda job, mode: (seen.append(mode), whole(job, mode))[1]
 
-    def dies(self, mode):
+    def dies(job, mode):
         if mode == "non":
             raise KeyboardInterrupt
-        return row(self, mode)
+        return row(job, mode)
 
-    monkeypatch.setattr(corrected.Corrected, "row", dies)
+    monkeypatch.setattr(evaluation_run, "row_of", dies)
     with pytest.raises(KeyboardInterrupt):
         evaluate_checkpoints([entry], data, options, tmp_path / "rows")
     assert seen == ["amortized", "semi"] and len(list((tmp_path / "rows").iterdir())) == 2
-    monkeypatch.setattr(corrected.Corrected, "row", row)
+    monkeypatch.setattr(evaluation_run, "row_of", row)
     rows = evaluate_checkpoints([entry], data, options, tmp_path / "rows")
     assert seen == ["amortized", "semi", "non"]
     assert [r["mode"] for r in rows] == ["amortized", "semi", "non"]

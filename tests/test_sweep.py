@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from repro.base.files import repo_root
-from repro.evaluate import EvalData, EvalOptions, Tokens
+from repro.evaluate import EvalData, EvalOptions, Tokens, steps
 from repro.evaluate.steps import Clock, fista, ista
 from repro.sae import BatchTopK
 from repro.sections.sweep import costs as sweep_cost
@@ -31,15 +31,15 @@ def rows(sae):
     x = torch.randn(120, D, generator=torch.Generator().manual_seed(1)) * 2
     data = EvalData(Tokens(x, torch.arange(120) // 10), None, "key")
     o = EvalOptions(bootstrap=2, released_tokens=50, block=64)
-    return list(sweep.sweep(sae, data, STEPS, o, momentum=True)), x
+    return list(steps.sweep(sae, data, STEPS, o, momentum=True)), x
 
 
 @pytest.mark.parametrize(("walk", "solver"), [(ista, Ista()), (fista, Fista())])
 def test_points_of_a_walk_are_the_solvers_own_steps(sae, walk, solver):
     x = torch.randn(30, D, generator=torch.Generator().manual_seed(2))
     clock = Clock()
-    found = dict(walk(sae.target(x), sae.W_dec, 0.1, lambda: sae.encode_sparse(x), STEPS, True, {}, clock))
     problem = Lasso(sae.target(x), sae.W_dec, 0.1)
+    found = dict(walk(problem, lambda: sae.encode_sparse(x), STEPS, clock))
     for count in STEPS:
         known = solve(problem, solver, sae.encode_sparse(x), count, tol=None, proof=False).codes
         assert torch.allclose(found[count].to_dense(), known.to_dense(), atol=1e-6)

@@ -186,8 +186,7 @@ def evaluate(config: LocaEvaluate) -> Path:
             modes=("amortized",),
             protocols=(protocol,),
             gap=False,
-            target_dense=float("nan"),
-            released_k=False,
+            batch_evaluation=False,
             released_tokens=config.max_tokens,
             seed=config.seed,
         )

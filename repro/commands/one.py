@@ -50,8 +50,7 @@ def _options(config: CompareConfig) -> EvalOptions:
         protocols=protocols(config.protocol),
         semi_steps=config.semi_steps,
         non_steps=config.non_steps,
-        target_dense=float("nan"),
-        released_k=False,
+        batch_evaluation=False,
         released_tokens=config.max_tokens,
         tol=config.tol,
         seed=config.seed,
@@ -82,7 +81,7 @@ def compare(config: CompareConfig) -> Path:
 
 def sweep(config: SweepConfig) -> Path:
     """Write out_dir/{model}_{variant}_semi_sweep.json: the released keys by number of steps, corrected beside them."""
-    from repro.sections.sweep.run import sweep as rows_of
+    from repro.evaluate.steps import sweep as rows_of
 
     try:
         steps = sorted({int(s) for s in config.steps.replace(",", " ").split()})

@@ -2,14 +2,14 @@
 
     for row in evaluate_sae(sae, data, EvalOptions(modes=("amortized", "non", "random_encoder"))): ...
 
-`data` what is evaluated on · `stream` sums and kept codes · `corrected`, `released` the two protocols · `controls` ·
-`probes` · `run` the loop, its files, its resumption.
+`rules` a protocol · `engine` one SAE under any rules · `modes` ways to codes and their rows · `controls` · `steps` the
+semi sweep · `probes` · `nulls` · `stream` sums and stored codes · `data` tokens, documents, options · `run` the loop
+over checkpoints, its files, its resumption.
 """
 
 from __future__ import annotations
 
 from repro.evaluate.data import EvalData, EvalOptions, Labelled, Stored, Tokens, open_data
-from repro.evaluate.probes import probe_row
 from repro.evaluate.run import code_key, evaluate_checkpoints, evaluate_sae
 from repro.evaluate.stream import KeptCodes, TokenSums
 
@@ -25,5 +25,4 @@ __all__ = [
     "evaluate_checkpoints",
     "evaluate_sae",
     "open_data",
-    "probe_row",
 ]

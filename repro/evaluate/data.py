@@ -101,18 +101,20 @@ class EvalOptions:
     """How an SAE is evaluated."""
 
     modes: tuple[str, ...] = ("amortized", "semi", "non")
-    """Of `inference.MODES`, and of `inference.CONTROLS` (corrected only)."""
+    """Of `metrics.names.MODES`, and of `CONTROLS` there (corrected only)."""
     protocols: tuple[str, ...] = ("as_released", "corrected")
     semi_steps: int = SEMI_STEPS
     non_steps: int = NON_STEPS
+    batch_evaluation: bool = True
+    """as_released: as the release's batch evaluation (`Rules.batch_evaluation`); False: as its comparison scripts."""
     target_dense: float = 0.1
-    """Density that the released lambda search aims at; NaN = Dense@0.1 of the amortized codes (comparison scripts)."""
+    """Density at which the released batch evaluation aims lambda; the comparison scripts take the encoder's."""
     refit: bool = True
     """corrected: NMSE_refit, after nonnegative least squares on the support of the codes, which undoes L1 shrinkage."""
     gap: bool = True
     """Bracket the amortization gap of the encoder's codes."""
-    released_k: bool = True
-    """as_released: read k from the checkpoint, as the released batch evaluation; the comparison scripts never do."""
+    nulls: bool = False
+    """Firings a token, and what shuffled codes of the same rates absorb: what density alone explains."""
     released_tokens: int = 10_000
     """as_released evaluates the first so many tokens."""
     probe_ks: tuple[int, ...] = (1, 2)

@@ -1,187 +1,223 @@
-"""One evaluation of an SAE under any rules of the ablation: the same code from `as_released` to `corrected`."""
+"""One SAE on one set of tokens under any rules: lambda, the certified optimum, and metrics of codes block by block."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, reduce
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.evaluate import EvalData, EvalOptions, KeptCodes, Tokens, TokenSums
-from repro.evaluate.probes import norm_labels
-from repro.evaluate.released import DENSE
+from repro.evaluate.data import EvalData, EvalOptions
+from repro.evaluate.probes import probe_row
 from repro.evaluate.rules import Reading, Rules
-from repro.inference import CALIBRATION_TOKENS, GRID9, calibrate_lambda, grid_lambda, spread
-from repro.metrics import Firing, Reconstruction, pool, probe_metrics
-from repro.metrics.absorption import AUX
+from repro.evaluate.stream import KeptCodes, TokenSums
+from repro.inference import CALIBRATION_TOKENS, GRID9, GRID_EXP5, calibrate_lambda, grid_lambda, spread
+from repro.metrics import Firing, Reconstruction, pool
 from repro.sae import SAE
-from repro.sections.ablation.density import shuffled_absorption
-from repro.solvers import Ista, Lasso, refit, solve
+from repro.solvers import Lasso, Solution, refit, solve
 
-GRID_TOKENS, GRID_STEPS = 5000, 100  # of the released search for lambda
+GRID_TOKENS, GRID_STEPS = 5000, 100  # of the search for lambda of the released comparison
+BATCH_TOKENS, BATCH_STEPS = 2000, 25  # of that of the released batch evaluation
+DENSE = 2**22  # numbers of a dense block of codes: released codes are dense, and so take many times this in passing
+
+CodesOf = Callable[[Tensor, "slice | None"], Iterable[SparseCodes]]
+"""Codes of a block of activations, given which evaluation tokens they are (None for labelled ones), one or several."""
 
 
-class Ablated:
-    """One SAE under any rules; `data(layer, positions)` gives what it is evaluated on.
+@dataclass(frozen=True)
+class Optimum:
+    """Certified optima of the evaluation tokens: codes, and what is proven of each token, [n] float64."""
 
-    Searches for lambda and the codes of the last rules are kept, so that rules that differ in their probes alone,
-    asked for one after the other, cost no second inference.
+    codes: KeptCodes
+    objective: Tensor
+    dual: Tensor
+    converged: float
+    steps: int
+
+
+class Evaluation:
+    """One SAE on one set of tokens under one set of rules; what several rows need is computed when first asked for.
+
+    memo: a dict that evaluations of the same SAE under other rules share; no lambda is then searched twice.
     """
 
-    def __init__(self, sae: SAE, data: Callable[[bool, bool], EvalData], o: EvalOptions):
-        self.sae, self.data, self.o, self.device = sae, data, o, sae.W_dec.device
-        self.shared: dict[str, Any] = {}  # what solvers derive from the dictionary (`Lasso.shared`)
-        self.shares: dict[Any, list[float]] = {}
-        self.lams: dict[Any, float | BadInput] = {}
-        self.last: dict[str, tuple[Any, Coded]] = {}
+    def __init__(
+        self,
+        sae: SAE,
+        data: EvalData,
+        rules: Rules,
+        options: EvalOptions,
+        bar: tqdm[Any] | None = None,
+        memo: dict[Any, Any] | None = None,
+    ):
+        self.sae, self.data, self.rules, self.o = sae, data, rules, options
+        self.bar = bar if bar is not None else tqdm(disable=True)
+        self.memo = {} if memo is None else memo
+        self.shared: dict[str, Any] = self.memo.setdefault("shared", {})  # what solvers derive from the dictionary
+        self.reading, self.atoms, self.device = Reading(sae, rules), sae.W_dec.detach(), sae.W_dec.device
+        self.first = data.tokens.first(options.released_tokens)  # all that the release reads
+        self.tokens = data.tokens if rules.tokens else self.first
+        self.size = options.block_of(sae.config.m)
+        if rules.dense:
+            self.size = min(self.size, max(16, DENSE // sae.config.m))
 
-    def rows(self, rules: Rules) -> Iterator[dict[str, Any]]:
-        """One row a mode: lambda and metrics, or only a `note` where there is no such lambda."""
-        for mode in ("amortized", "semi", "non"):
-            try:
-                lam = None if mode == "amortized" else self.lam(rules, mode)
-            except BadInput as error:
-                yield {"mode": mode, "note": str(error)}
-                continue
-            codes = replace(rules, density=rules.dense, search=rules.dense, held_out=True, labels=True)
-            if mode == "amortized":
-                codes = replace(codes, convergence=True)
-            key = codes, lam
-            if mode not in self.last or self.last[mode][0] != key:
-                self.last[mode] = key, Coded(self, rules, mode, lam)
-            yield {"mode": mode, "lam": lam, **self.last[mode][1].value(rules)}
-
-    def evaluated(self, rules: Rules) -> Tokens:
-        """The evaluation tokens under these rules."""
-        tokens = self.data(rules.layer, rules.positions).tokens
-        return tokens if rules.tokens else tokens.first(self.o.released_tokens)
-
-    def block(self, rules: Rules) -> int:
-        """Tokens of a block; that of the released protocol where codes may be dense."""
-        size, m = self.o.block_of(self.sae.config.m), self.sae.config.m
-        return min(size, max(16, DENSE // m)) if rules.dense else size
+    def blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        """(which tokens, their activations) block by block."""
+        return self.tokens.blocks(self.size, self.device)
 
     # --- lambda ---------------------------------------------------------------------------------
-    def lam(self, rules: Rules, mode: str) -> float:
+    def lam(self, mode: str) -> float:
         """The lambda of a mode; raises BadInput, the same each time, where there is none."""
-        key = replace(rules, held_out=True, labels=True), mode if rules.search else ""
-        if key not in self.lams:
+        if self.rules.search and mode == "non" and self.o.lam is not None:
+            return self.o.lam
+        key = "lam", replace(self.rules, held_out=True, labels=True), mode if self.rules.search else ""
+        if key not in self.memo:
             try:
-                self.lams[key] = self._bisect(rules, mode) if rules.search else self._nearest(rules)
+                self.memo[key] = self._bisect(mode) if self.rules.search else self._nearest()
             except BadInput as error:
-                self.lams[key] = error
-        found = self.lams[key]
-        if isinstance(found, BadInput):
-            raise found
-        return found
-
-    def wanted(self, rules: Rules, x: Tensor) -> float:
-        """The share of nonzero codes that lambda is to give: the encoder's on x, or its Dense@0.1 there."""
-        size = self.block(rules)
-        reading = Reading(self.sae, rules)
-        parts = [Firing.of(reading.encode_sparse(x[i : i + size])) for i in range(0, len(x), size)]
-        firing = sum(parts[1:], parts[0])
-        return firing.nonzeros / (firing.n * self.sae.config.m) if rules.density else firing.value()["dense@0.1"]
-
-    def grid(self, rules: Rules) -> list[float]:
-        """Share of nonzero codes at each lambda of the released grid, on the tokens that the release searches."""
-        key = rules.layer, rules.positions, rules.b_dec, rules.sign
-        if key not in self.shares:
-            x = Reading(self.sae, rules).target(self.searched(rules))[:GRID_TOKENS]
-            atoms = self.sae.W_dec.detach()
-            found = grid_lambda(x, atoms, 0.0, GRID9, GRID_STEPS, shared=self.shared, nonneg=rules.sign)
-            self.shares[key] = found[1]
-        return self.shares[key]
-
-    def searched(self, rules: Rules) -> Tensor:
-        """The activations on which the release searches lambda."""
-        x: Tensor = self.data(rules.layer, rules.positions).tokens.x[: self.o.released_tokens].to(self.device)
-        return x
-
-    def _nearest(self, rules: Rules) -> float:
-        wanted, shares = self.wanted(rules, self.searched(rules)), self.grid(rules)
-        return GRID9[min(range(len(GRID9)), key=lambda i: (abs(shares[i] - wanted), i))]
-
-    def _bisect(self, rules: Rules, mode: str) -> float:
-        tokens, reading = self.evaluated(rules), Reading(self.sae, rules)
-        x = tokens.x[spread(len(tokens), CALIBRATION_TOKENS)].to(self.device)
-        if rules.density:
-            target = float(reading.encode_sparse(x).l0.double().mean())
-        else:
-            target = self.wanted(rules, self.searched(rules)) * self.sae.config.m
-        steps = self.o.semi_steps if mode == "semi" else None if rules.convergence else self.o.non_steps
-        given = {"solve_tol": self.o.tol, "nonneg": rules.sign, "shared": self.shared}
-        return calibrate_lambda(reading, x, target, mode, steps, **given)  # type: ignore[arg-type]
-
-
-class Coded:
-    """The codes of one mode under some rules: sums over the tokens, and nonzeros kept for the probes."""
-
-    def __init__(self, job: Ablated, rules: Rules, mode: str, lam: float | None):
-        self.job, self.mode, self.lam, self.rules = job, mode, lam, rules
-        self.reading, self.tokens = Reading(job.sae, rules), job.evaluated(rules)
-        self.kept, self.size = KeptCodes(job.sae.config.m, job.device), job.block(rules)
-        sums = TokenSums(self.tokens.docs if rules.tokens else torch.zeros_like(self.tokens.docs))
-        unshrunk: list[Reconstruction] = []
-        widest = 0
-        for rows, x in self.tokens.blocks(self.size, job.device):
-            job.sae.check_input(x)
-            codes = self.of(x)
-            sums.add(rows, x, self.reading.decode(codes, x).detach(), codes)
-            self.kept.append(codes)
-            widest = max(widest, int(codes.l0.max()))
-            if job.o.refit and not rules.dense and widest <= job.sae.config.d:
-                fitted = refit(self.reading.target(x), job.sae.W_dec.detach(), codes, rules.sign)
-                unshrunk.append(Reconstruction.of(x, self.reading.decode(fitted, x).detach()))
-        fired = sum(int(firing.fired.sum()) for _, firing in sums.records.values())
-        self.values = {"n_tokens": len(self.tokens), "fires": fired / len(self.tokens), **sums.value()}
-        if unshrunk and widest <= job.sae.config.d:
-            self.values["NMSE_refit"] = sum(unshrunk[1:], unshrunk[0]).value()["NMSE"]
-
-    @torch.no_grad()
-    def of(self, x: Tensor) -> SparseCodes:
-        """Codes of a block of activations."""
-        job, o = self.job, self.job.o
-        start = None if self.mode == "non" else self.reading.encode_sparse(x)
-        if self.lam is None:
-            assert start is not None
-            return start
-        atoms = job.sae.W_dec.detach()
-        problem = Lasso(self.reading.target(x), atoms, self.lam, self.rules.sign, shared=job.shared)
-        if self.mode == "non" and self.rules.convergence:
-            return solve(problem, tol=o.tol).codes
-        ista = Ista() if self.rules.convergence else Ista(1 / (problem.lipschitz + 1e-6))
-        steps = o.semi_steps if self.mode == "semi" else o.non_steps
-        return solve(problem, ista, start, steps, tol=None, proof=False).codes
+                self.memo[key] = error
+        lam: float | BadInput = self.memo[key]
+        if isinstance(lam, BadInput):
+            raise lam
+        return lam
 
     @cached_property
-    def pooled(self) -> KeptCodes:
-        """Codes of the labelled documents, a row a document."""
-        kept, labelled = KeptCodes(self.job.sae.config.m, self.job.device), self._data.labelled
-        assert labelled is not None
-        for docs, x in labelled.tokens.documents(self.size, self.job.device):
-            kept.append(pool(self.of(x), docs))
-        return kept
+    def sample(self) -> Tensor:
+        """Tokens on which lambda is bisected, spread evenly over all."""
+        return self.tokens.x[spread(len(self.tokens), CALIBRATION_TOKENS)].to(self.device)
+
+    @cached_property
+    def target_l0(self) -> float:
+        """The mean L0 to which lambda is bisected: the encoder's on the sample, or m times `target_density`."""
+        if self.rules.density:
+            return float(self.reading.encode_sparse(self.sample).l0.double().mean())
+        return self.target_density * self.sae.config.m
 
     @property
-    def _data(self) -> EvalData:
-        return self.job.data(self.rules.layer, self.rules.positions)
+    def k(self) -> int:
+        """The encoder's L0 as a whole number of latents."""
+        return min(max(1, round(self.target_l0)), self.sae.config.m)
 
-    def value(self, rules: Rules) -> dict[str, Any]:
-        """The row: sums, probes by the rules' labels and split, and what shuffled codes of the same rates absorb."""
-        labelled, train = self._data.labelled, None
-        if rules.labels and labelled is not None:
-            blocks, labels = self.pooled.blocks, labelled.labels
-            train = labelled.train if rules.held_out else None
-        else:
-            blocks, labels = self.kept.blocks, norm_labels(self.tokens, self.size)
-            if rules.held_out:
-                train = torch.arange(len(labels)) < len(labels) // 2
-        values, probes = probe_metrics(blocks, labels, train, self.job.o.probe_ks)
-        on = [p.top[torch.from_numpy(p.y == 1), : 1 + AUX] > 0 for p in probes]
-        return {**self.values, **values, **shuffled_absorption(on, seed=self.job.o.seed)}
+    @cached_property
+    def target_density(self) -> float:
+        """The share of nonzero codes for which the released search aims: given, the encoder's, or its Dense@0.1."""
+        if self.rules.batch_evaluation:
+            return self.o.target_dense
+        blocks = self.first.blocks(self.size, self.device)
+        firing = reduce(add, (Firing.of(self.reading.encode_sparse(x)) for _, x in blocks))
+        return firing.nonzeros / (firing.n * self.sae.config.m) if self.rules.density else firing.value()["dense@0.1"]
+
+    @property
+    def grid(self) -> dict[float, float]:
+        """Share of nonzero codes at each lambda of the released grid, on the first tokens."""
+        rules = self.rules
+        key = "grid", rules.layer, rules.positions, rules.b_dec, rules.sign, rules.batch_evaluation
+        if key not in self.memo:
+            values, n, steps = GRID9, GRID_TOKENS, GRID_STEPS
+            if rules.batch_evaluation:
+                values, n, steps = GRID_EXP5, BATCH_TOKENS, BATCH_STEPS
+            shares = self.search(n, values, 0.0, steps, rules.batch_evaluation)[1]
+            self.memo[key] = dict(zip(values, shares, strict=True))
+        shares_by_lam: dict[float, float] = self.memo[key]
+        return shares_by_lam
+
+    def search(
+        self, n: int, values: tuple[float, ...], density: float, steps: int, exp5: bool
+    ) -> tuple[float, list[float]]:
+        """`grid_lambda` on the first n tokens."""
+        target = self.reading.target(self.first.x[:n].to(self.device))
+        return grid_lambda(target, self.atoms, density, values, steps, exp5, self.shared, self.rules.sign)
+
+    def _nearest(self) -> float:
+        return min(self.grid, key=lambda lam: (abs(self.grid[lam] - self.target_density), lam))
+
+    def _bisect(self, mode: str) -> float:
+        steps = self.o.semi_steps if mode == "semi" else None if self.rules.convergence else self.o.non_steps
+        options: dict[str, Any] = {"solve_tol": self.o.tol, "nonneg": self.rules.sign, "shared": self.shared}
+        sae: Any = self.reading  # it has all that calibration reads of an SAE
+        return calibrate_lambda(sae, self.sample, self.target_l0, mode, steps, **options)
+
+    # --- the certified optimum ------------------------------------------------------------------
+    def problem(self, x: Tensor, mode: str) -> Lasso:
+        """The objective of a block of activations at the lambda of a mode."""
+        return Lasso(self.reading.target(x), self.atoms, self.lam(mode), self.rules.sign, shared=self.shared)
+
+    def solved(self, x: Tensor) -> Solution:
+        """Certified solution of a block."""
+        return solve(self.problem(x, "non"), tol=self.o.tol)
+
+    @cached_property
+    def optimum(self) -> Optimum:
+        """All evaluation tokens solved, once, for the mode `non` and for the encoder's gap."""
+        codes, proofs = KeptCodes(self.sae.config.m, self.device, signed=not self.rules.sign), []
+        for _, x in self.blocks():
+            solution = self.solved(x)
+            codes.append(solution.codes)
+            proofs.append((solution.objective, solution.dual, solution.converged.double(), solution.steps))
+            self.bar.update(len(x))
+        objective, dual, converged, steps = (torch.cat(field).cpu() for field in zip(*proofs))
+        return Optimum(codes, objective, dual, float(converged.mean()), int(steps.max()))
+
+    # --- metrics --------------------------------------------------------------------------------
+    def measure(self, codes: CodesOf, n: int = 1, dictionary: Reading | SAE | None = None) -> list[dict[str, Any]]:
+        """Metrics of each of the n codes that `codes` gives, in one pass over the tokens and one over the documents.
+
+        dictionary: whose atoms decode them; the reading of this SAE if not given.
+        """
+        parts = [Measured(self, dictionary or self.reading) for _ in range(n)]
+        for rows, x in self.blocks():
+            self.sae.check_input(x)
+            for part, z in zip(parts, codes(x, rows), strict=True):
+                part.add(rows, x, z)
+            self.bar.update(len(x))
+        if self.labelled is not None:
+            for docs, x in self.labelled.tokens.documents(self.size, self.device):
+                for part, z in zip(parts, codes(x, None), strict=True):
+                    part.codes.append(pool(z, docs))
+        return [part.value() for part in parts]
+
+    @property
+    def labelled(self) -> Any:
+        """The labelled documents by which codes are judged; None = the label of the norm is used."""
+        return self.data.labelled if self.rules.labels else None
+
+
+class Measured:
+    """Sums over the tokens of one kind of codes, and the nonzeros that its probes read."""
+
+    def __init__(self, job: Evaluation, dictionary: Reading | SAE):
+        self.job, self.dictionary = job, dictionary
+        docs = job.tokens.docs
+        self.sums = TokenSums(docs if job.rules.tokens else torch.zeros_like(docs))
+        self.codes = KeptCodes(job.sae.config.m, job.device)
+        self.refitted: list[Reconstruction] = []
+        self.widest = 0
+
+    def add(self, rows: slice, x: Tensor, codes: SparseCodes) -> None:
+        """Codes of the activations x of some tokens."""
+        job, dictionary = self.job, self.dictionary
+        self.sums.add(rows, x, dictionary.decode(codes, x).detach(), codes)
+        if job.labelled is None:
+            self.codes.append(codes)
+        self.widest = max(self.widest, int(codes.l0.max()))
+        if job.o.refit and not job.rules.dense and self.widest <= job.sae.config.d:
+            fitted = refit(dictionary.target(x), dictionary.W_dec.detach(), codes, job.rules.sign)
+            self.refitted.append(Reconstruction.of(x, dictionary.decode(fitted, x).detach()))
+
+    def value(self) -> dict[str, Any]:
+        """All metrics of a row."""
+        job = self.job
+        out: dict[str, Any] = self.sums.value(intervals=job.rules.tokens)
+        if job.o.nulls:
+            fired = sum(int(firing.fired.sum()) for firing in self.sums.groups("firing"))
+            out["fires"] = fired / len(job.tokens)
+        if self.refitted and self.widest <= job.sae.config.d:
+            out["NMSE_refit"] = reduce(add, self.refitted).value()["NMSE"]
+        return out | probe_row(self.codes.blocks, job.tokens, job.labelled, job.rules.held_out, job.o)

@@ -13,13 +13,13 @@ from tqdm import tqdm
 
 from repro.base.errors import BadInput
 from repro.base.files import digest, file_sha256, write_atomically
-from repro.evaluate import released
-from repro.evaluate import ways as corrected
 from repro.evaluate.data import EvalData, EvalOptions
-from repro.inference import CONTROLS, check_mode
+from repro.evaluate.engine import Evaluation
+from repro.evaluate.modes import row_of
+from repro.evaluate.rules import rules_of
+from repro.inference import check_mode
+from repro.metrics.names import CONTROLS, PROTOCOLS
 from repro.sae import SAE
-
-PROTOCOLS: dict[str, Any] = {"as_released": released, "corrected": corrected}
 
 
 def plan(options: EvalOptions) -> list[tuple[str, str]]:
@@ -35,9 +35,10 @@ def plan(options: EvalOptions) -> list[tuple[str, str]]:
 
 
 def passes(rows: Sequence[tuple[str, str]], data: EvalData, options: EvalOptions) -> int:
-    """Tokens that a bar counts for these rows, (protocol, mode) each: one pass over the data a mode."""
-    modes = {protocol: [mode for p, mode in rows if p == protocol] for protocol, _ in rows}
-    return sum(PROTOCOLS[protocol].passes(names, data.tokens, options) for protocol, names in modes.items())
+    """Tokens that a bar counts for these rows, (protocol, mode) each: a pass a mode, and one that the gap needs."""
+    n = {"corrected": len(data.tokens), "as_released": min(options.released_tokens, len(data.tokens))}
+    needed = {p for p, mode in rows if (mode == "amortized" and options.gap) or (p, mode) == ("corrected", "non")}
+    return sum(n[protocol] for protocol in (*(p for p, _ in rows), *needed))
 
 
 def evaluate_sae(
@@ -60,26 +61,30 @@ def evaluate_sae(
     if len(data.tokens) == 0:
         raise BadInput("There is no token to evaluate on; collect some, or exclude fewer positions.")
     bar = bar if bar is not None else tqdm(disable=True)
-    for protocol in options.protocols:
-        modes = [mode for p, mode in wanted if p == protocol]
-        for row in PROTOCOLS[protocol].rows(sae, data, modes, options, bar):
-            undefined = [name for name in ("NMSE", "L0", "dead_rate") if not math.isfinite(row.get(name) or 0)]
-            if undefined and "note" not in row:
-                row["note"] = f"{', '.join(undefined)} is not defined on these activations: they are all 0."
-            missing = [k for k in ("F1@1", "F1@2", "dF1", "absorption") if not math.isfinite(row.get(k) or 0)]
-            if missing and "note" not in row:
-                row["note"] = f"No {', '.join(missing)}: that takes both labels in both halves, and latents that fire."
-            yield {
-                "variant": sae.name,
-                "sparsity": sae.source.sparsity,
-                "step": sae.source.step,
-                "protocol": protocol,
-                **row,
-                "m": sae.config.m,
-                "d": sae.config.d,
-                "seed": options.seed,
-                "sha256": sae.source.sha256,
-            }
+    evaluations = {
+        protocol: Evaluation(sae, data, rules_of(protocol, options.batch_evaluation), options, bar)
+        for protocol in options.protocols
+    }
+    for protocol, mode in wanted:
+        bar.set_postfix_str(f"{protocol} {mode}")
+        row = row_of(evaluations[protocol], mode)
+        undefined = [name for name in ("NMSE", "L0", "dead_rate") if not math.isfinite(row.get(name) or 0)]
+        if undefined and "note" not in row:
+            row["note"] = f"{', '.join(undefined)} is not defined on these activations: they are all 0."
+        missing = [k for k in ("F1@1", "F1@2", "dF1", "absorption") if not math.isfinite(row.get(k) or 0)]
+        if missing and "note" not in row:
+            row["note"] = f"No {', '.join(missing)}: that takes both labels in both halves, and latents that fire."
+        yield {
+            "variant": sae.name,
+            "sparsity": sae.source.sparsity,
+            "step": sae.source.step,
+            "protocol": protocol,
+            **row,
+            "m": sae.config.m,
+            "d": sae.config.d,
+            "seed": options.seed,
+            "sha256": sae.source.sha256,
+        }
 
 
 def code_key() -> str:

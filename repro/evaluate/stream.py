@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from repro.codes import SparseCodes
-from repro.metrics import Firing, Reconstruction
+from repro.metrics import records
 from repro.metrics.intervals import jackknife
 
 GROUPS = 20  # of documents, for the jackknife
@@ -23,30 +23,33 @@ PAIR = np.dtype([("latent", "<i4"), ("value", "<f4")])
 
 
 class TokenSums:
-    """Reconstruction and firing of groups of neighbouring documents, fed block by block in any order."""
+    """Records of all `METRICS` for groups of neighbouring documents, fed block by block in any order."""
 
     def __init__(self, docs: Tensor):
         n_docs = int(docs.max()) + 1 if len(docs) else 1
         self.group = docs.cpu() * min(GROUPS, n_docs) // n_docs
-        self.records: dict[int, list[Any]] = {}
+        self.records: dict[int, dict[str, Any]] = {}
 
     def add(self, rows: slice | Tensor, x: Tensor, x_hat: Tensor, codes: SparseCodes | None) -> None:
         """Activations x and reconstructions x_hat [b, d] of some rows, and their codes where there are any."""
         group = self.group[rows]
         for g in group.unique().tolist():
             here = (group == g).to(x.device)
-            new: list[Any] = [Reconstruction.of(x[here], x_hat[here])]
-            if codes is not None:
-                new.append(Firing.of(codes[here]))
+            new = records(x[here], x_hat[here], None if codes is None else codes[here])
             old = self.records.get(g)
-            self.records[g] = new if old is None else [a + b for a, b in zip(old, new)]
+            self.records[g] = new if old is None else {name: old[name] + new[name] for name in new}
 
-    def value(self) -> dict[str, float]:
-        """NMSE, FVE and the firing rates, with jackknife intervals `<name>_low`, `<name>_high`."""
+    def groups(self, metric: str) -> list[Any]:
+        """The records of one metric, a group of documents each."""
+        return [self.records[g][metric] for g in sorted(self.records)]
+
+    def value(self, intervals: bool = True) -> dict[str, float]:
+        """Every metric's columns, with jackknife intervals `<name>_low`, `<name>_high` unless switched off."""
         out: dict[str, float] = {}
-        for records in zip(*(self.records[g] for g in sorted(self.records))):
-            out |= reduce(add, records).value()
-            for name, (low, high) in jackknife(records).items():
+        for metric in next(iter(self.records.values())):
+            groups = self.groups(metric)
+            out |= reduce(add, groups).value()
+            for name, (low, high) in jackknife(groups).items() if intervals else ():
                 out |= {f"{name}_low": low, f"{name}_high": high}
         return out
 
@@ -54,19 +57,21 @@ class TokenSums:
 class KeptCodes:
     """max(z, 0) of many tokens as pairs (latent, value) of 8 bytes, in memory up to 32 MiB and then in a file.
 
+    signed: negative codes are stored too.
+
     The file lies where `tempfile` puts it (set TMPDIR to move it) and vanishes with the object. `keep[i:j]` reads rows
     back as SparseCodes; `blocks()` reads all of them in order.
     """
 
-    def __init__(self, m: int, device: torch.device | str = "cpu"):
-        self.m, self.device = m, device
+    def __init__(self, m: int, device: torch.device | str = "cpu", signed: bool = False):
+        self.m, self.device, self.signed = m, device, signed
         self.file = tempfile.SpooledTemporaryFile(max_size=MEMORY)  # noqa: SIM115 -- closed with this object
         self.counts: list[Tensor] = []
         self.starts: np.ndarray | None = None
 
     def append(self, codes: SparseCodes) -> None:
         """Add rows at the end."""
-        on = (codes.values > 0).cpu()
+        on = (codes.values != 0 if self.signed else codes.values > 0).cpu()
         pairs = np.empty(int(on.sum()), PAIR)
         pairs["latent"] = codes.indices.cpu()[on].numpy()
         pairs["value"] = codes.values.cpu()[on].numpy()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from repro.base.errors import BadInput, nearest
+from repro.metrics.names import CONTROLS, MODES
 
-MODES = ("amortized", "semi", "non")
-CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
-"""What `evaluate` can run beside the modes, corrected protocol only (`evaluate.controls`)."""
 ALIASES = {"semi_amortized": "semi", "non_amortized": "non"}
 SEMI_STEPS, NON_STEPS = 30, 200  # of the released code
 

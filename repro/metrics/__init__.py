@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +18,19 @@ from repro.metrics.probing import Blocks, Probe, norm_label, norm_label_of, pool
 from repro.metrics.reconstruction import Reconstruction, fve
 from repro.sae import SAE
 
-METRICS = {"reconstruction": Reconstruction, "firing": Firing}
-"""Streaming metrics: frozen records of sums with of(batch), +, − and value()."""
+METRICS: dict[str, Any] = {"reconstruction": Reconstruction, "firing": Firing}
+"""Streaming metrics: frozen records of sums with `of`, +, − and value(). `of` names what it reads: x, x_hat, codes."""
+
+
+def records(x: Tensor, x_hat: Tensor, codes: SparseCodes | None) -> dict[str, Any]:
+    """The record of each of `METRICS` for activations x and reconstructions x_hat [n, d], and their codes if any."""
+    block = {"x": x, "x_hat": x_hat, "codes": codes}
+    needs = {name: inspect.signature(metric.of).parameters for name, metric in METRICS.items()}
+    return {
+        name: METRICS[name].of(**{key: block[key] for key in keys})
+        for name, keys in needs.items()
+        if codes is not None or "codes" not in keys
+    }
 
 
 def evaluate_codes(
@@ -46,7 +59,9 @@ def evaluate_codes(
         raise BadInput(f"There are {len(x)} activations but {len(codes)} codes; pass the codes of these activations.")
     released = protocol == "as_released"
     x_hat = codes.decode(sae.W_dec.detach()) if released else sae.decode(codes, x).detach()
-    out = Reconstruction.of(x, x_hat).value() | Firing.of(codes).value()
+    out: dict[str, float] = {}
+    for record in records(x, x_hat, codes).values():
+        out |= record.value()
     if released:
         return out | probe_metrics(codes, norm_label(x), None, ks)[0]
     if labels is None:
@@ -94,4 +109,5 @@ __all__ = [
     "norm_label_of",
     "pool",
     "probe_metrics",
+    "records",
 ]

@@ -115,7 +115,6 @@ def options(scale: Scale, **changes: Any) -> EvalOptions:
         bootstrap=scale.bootstrap,
         tol=scale.tol,
         seed=scale.seed,
-        target_dense=float("nan"),
-        released_k=False,
+        batch_evaluation=False,
     )
     return dataclasses.replace(base, **changes)

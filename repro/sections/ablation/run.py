@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,11 +16,14 @@ import torch
 from tqdm import tqdm
 
 from repro.base.config import MetricsConfig, ModelConfig
+from repro.base.errors import BadInput
 from repro.base.files import digest, file_sha256, write_atomically
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, code_key, open_data
-from repro.evaluate.engine import GRID9, Ablated
-from repro.evaluate.rules import AS_RELEASED, CORRECTED, Rules
-from repro.sections.ablation.density import expected_dead, reference_rates
+from repro.evaluate.engine import Evaluation
+from repro.evaluate.modes import WAYS, measured
+from repro.evaluate.nulls import expected_dead, reference_rates
+from repro.evaluate.rules import AS_RELEASED, CORRECTED, TITLES, Rules
+from repro.metrics.names import MODES
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
@@ -38,13 +41,13 @@ FEW = 16  # tokens whose optimum is solved at every lambda of the released grid
 
 
 def plan(everything: bool = True) -> Iterator[tuple[str, int, str, Rules]]:
-    """(route, step, change, rules): the cumulative path in the order of `Rules`, then each change alone and undone."""
+    """(route, step, change, rules): the cumulative path in the order of `TITLES`, then each change alone and undone."""
     rules = AS_RELEASED
     yield "cumulative", 0, "as_released", rules
-    for step, name in enumerate(Rules.names(), 1):
+    for step, name in enumerate(TITLES, 1):
         rules = rules.but(name, True)
         yield "cumulative", step, name, rules
-    for step, name in enumerate(Rules.names(), 1):
+    for step, name in enumerate(TITLES, 1):
         if everything:
             yield "alone", step, name, AS_RELEASED.but(name, True)
             yield "undone", step, name, CORRECTED.but(name, False)
@@ -80,8 +83,9 @@ def paths(
     from repro.checkpoints import load_sae
 
     ready = prepare(scale)
-    sources, o = Sources(scale, ready, share), options(scale, released_tokens=round(share * scale.released_tokens))
-    code = digest(code_key(), [file_sha256(p) for p in sorted(Path(__file__).parent.glob("*.py"))])
+    sources, released_tokens = Sources(scale, ready, share), round(share * scale.released_tokens)
+    o = options(scale, released_tokens=released_tokens, gap=False, nulls=True, bootstrap=0)
+    code = digest(code_key(), file_sha256(__file__))
     rows: list[dict[str, Any]] = []
     grids: list[dict[str, Any]] = []
     seen: Counter[str] = Counter()
@@ -111,56 +115,69 @@ def paths(
 
 
 class OneSAE:
-    """The rows of one SAE, each kept on disk when it is finished."""
+    """The rows of one SAE, each stored on disk when it is finished."""
 
     def __init__(self, sae: SAE, sources: Any, o: EvalOptions, ready: Prepared, folder: Path, key: str):
-        self.sae, self.ready, self.folder, self.key = sae, ready, folder, key
-        self.ablated = Ablated(sae, sources, o)
+        self.sae, self.sources, self.o, self.ready, self.folder, self.key = sae, sources, o, ready, folder, key
+        self.memo: dict[Any, Any] = {}
+
+    def under(self, rules: Rules) -> Evaluation:
+        """The evaluation of this SAE under some rules."""
+        return Evaluation(self.sae, self.sources(rules.layer, rules.positions), rules, self.o, memo=self.memo)
 
     @cached_property
     def rates(self) -> torch.Tensor:
-        """How often the real encoder's latents fire on training tokens."""
+        """Firing rates of the real encoder's latents on training tokens."""
         return reference_rates(self.sae, self.ready.rows, self.ready.device)
 
     def rows(self, rules: Rules) -> list[dict[str, Any]]:
         """One row a mode, with the share of silent latents that its number of firings lets expect."""
 
         def made() -> list[dict[str, Any]]:
-            out = []
-            for row in self.ablated.rows(rules):
+            rows = [ablated_row(self.under(rules), mode) for mode in MODES]
+            for row in rows:
                 if "note" not in row:
                     row["dead_expected"] = expected_dead(self.rates, row["fires"], row["n_tokens"])
-                out.append(row)
-            return out
+            return rows
 
-        return self._kept(rules, made)
+        return self._stored(rules, made)
 
     def grid(self) -> list[dict[str, Any]]:
         """One row a lambda of the released grid, on the tokens and the layer that the SAE was trained for."""
-        return self._kept("grid", lambda: lambda_grid(self.ablated))
+        rules = AS_RELEASED.but("layer", True).but("positions", True)
+        return self._stored("grid", lambda: lambda_grid(self.under(rules)))
 
-    def _kept(self, what: Any, make: Any) -> list[dict[str, Any]]:
-        file = self.folder / f"{digest('ablation', self.key, what)}.json"
+    def _stored(self, name: Any, make: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+        file = self.folder / f"{digest('ablation', self.key, name)}.json"
         if not file.is_file():
-            rows = make()
-            write_atomically(file, lambda path: path.write_text(json.dumps(rows)))
-        found: list[dict[str, Any]] = json.loads(file.read_text())
-        return found
+            text = json.dumps(make())
+            write_atomically(file, lambda path: path.write_text(text))
+        rows: list[dict[str, Any]] = json.loads(file.read_text())
+        return rows
 
 
-def lambda_grid(job: Ablated) -> list[dict[str, Any]]:
-    """The released grid of one SAE: nonzeros a token after 100 steps, what the search wants, what an optimum has."""
-    rules = AS_RELEASED.but("layer", True).but("positions", True)
-    x, m, d = job.searched(rules), job.sae.config.m, job.sae.config.d
-    wanted, lam = job.wanted(rules, x), job.lam(rules, "semi")
-    own = float(job.sae.encode_sparse(x).l0.double().mean())
+def ablated_row(job: Evaluation, mode: str) -> dict[str, Any]:
+    """Lambda and metrics of one mode, or only a `note` where there is no such lambda."""
+    try:
+        way = WAYS[mode](job)
+    except BadInput as error:
+        return {"mode": mode, "note": str(error)}
+    metrics = measured(job, way)
+    del metrics["label"]
+    return {"mode": mode, "lam": way.facts["lam"], "n_tokens": len(job.tokens), **metrics}
+
+
+def lambda_grid(job: Evaluation) -> list[dict[str, Any]]:
+    """The released grid of one SAE: nonzeros a token after 100 steps, the search's target, nonzeros of an optimum."""
+    x, m, d = job.first.x[:].to(job.device), job.sae.config.m, job.sae.config.d
+    lam, l0 = job.lam("semi"), float(job.sae.encode_sparse(x).l0.double().mean())
     few = x[:: max(1, len(x) // FEW)][:FEW]
     out = []
-    for value, share in zip(GRID9, job.grid(rules)):
-        facts = {"lam": value, "share": share, "nonzeros": share * m, "above_d": share * m / d, "target": wanted}
-        facts |= {"chosen": value == lam, "L0": own}
+    for value, share in job.grid.items():
+        facts = {"lam": value, "share": share, "nonzeros": share * m, "above_d": share * m / d}
+        facts |= {"target": job.target_density, "chosen": value == lam, "L0": l0}
         if value >= SOLVED:
-            problem = Lasso(few, job.sae.W_dec.detach(), value, nonneg=False, shared=job.shared)
+            problem = Lasso(few, job.atoms, value, nonneg=False, shared=job.shared)
             best = solve(problem, tol=1e-6).codes.values.abs()
             facts["optimum_nonzeros"] = float((best > 1e-6 * best.amax()).sum(1).double().mean())
         out.append(facts)

@@ -30,7 +30,7 @@ def run(scale: Scale, name: str = "dynamics", variants: tuple[str, ...] = PAPER_
     started = time.perf_counter()
     ready = prepare(scale)
     rows: list[dict[str, Any]] = []
-    released = options(scale, modes=("amortized",), protocols=("as_released",), target_dense=0.1, released_k=True)
+    released = options(scale, modes=("amortized",), protocols=("as_released",), batch_evaluation=True)
     corrected = options(scale, modes=("amortized",), protocols=("corrected",), refit=False)
     wanted = [c for c in ready.checkpoints if c["variant"] in variants]
     followed = [c for c in wanted if c["variant"] in PAPER_VARIANTS]

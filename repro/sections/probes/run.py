@@ -15,9 +15,11 @@ from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_checkpoints
+from repro.evaluate.engine import Evaluation
+from repro.evaluate.modes import WAYS, Way
 from repro.evaluate.probes import norm_labels
+from repro.evaluate.rules import CORRECTED
 from repro.evaluate.stream import KeptCodes
-from repro.evaluate.ways import Corrected, Way
 from repro.metrics import pool
 from repro.metrics.probing import Blocks
 from repro.sections.probes import scores as ps
@@ -65,12 +67,12 @@ def run(scale: Scale) -> pd.DataFrame:
     with tqdm(total=len(finals) * len(MODES), desc="probes", unit="mode") as bar:
         for entry in finals:
             sae = load_sae(entry["path"], fallback_batch_topk=True).to(ready.device)
-            job = Corrected(sae, EvalData(text.tokens, None, ""), o, tqdm(disable=True))
+            job = Evaluation(sae, EvalData(text.tokens, None, ""), CORRECTED, o)
             for mode in MODES:
                 where = {k: entry[k] for k in ("variant", "sparsity")} | {"protocol": "corrected", "mode": mode}
                 bar.set_postfix_str(f"{entry['variant']} {entry['sparsity']:g} {mode}")
                 try:
-                    way = getattr(job, mode)()
+                    way = WAYS[mode](job)
                 except BadInput as error:
                     rows.append(where | {"note": str(error)})
                     for q in asked:
@@ -100,7 +102,7 @@ def run(scale: Scale) -> pd.DataFrame:
 class Codes:
     """Codes of both texts by one way, by token and by document, kept as their nonzeros."""
 
-    def __init__(self, way: Way, job: Corrected, general: Tokens, glosses: Labelled):
+    def __init__(self, way: Way, job: Evaluation, general: Tokens, glosses: Labelled):
         m, device = job.sae.config.m, job.device
         tokens, gloss_docs, docs = (KeptCodes(m, device) for _ in range(3))
         nonzeros = dict.fromkeys(("general", "glosses"), 0)
@@ -176,7 +178,7 @@ def means(draws: Draws) -> list[dict[str, Any]]:
 def released(scale: Scale, ready: Prepared) -> list[dict[str, Any]]:
     """Rows of the released label under the released protocol, in sample; those of the comparison if it has been run."""
     o = options(scale, protocols=("as_released",))
-    label = norm_labels(ready.data.tokens.first(o.released_tokens), 4096).numpy()
+    label = norm_labels(ready.data.tokens.first(o.released_tokens)).numpy()
     names = ["variant", "sparsity", "protocol", "mode", "L0", "F1@1", "F1@2", "dF1", "r_main"]
     names += ["absorption", "absorption_null"]
     return [

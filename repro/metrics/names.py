@@ -1,0 +1,8 @@
+"""Names that tables, files and figures share: protocols, modes, and the metrics' labels with their units."""
+
+from __future__ import annotations
+
+PROTOCOLS = ("as_released", "corrected")
+MODES = ("amortized", "semi", "non")
+CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
+"""Further ways to codes that `evaluate` knows, corrected protocol only (`evaluate.modes`)."""
