@@ -1,294 +1,196 @@
-"""The command line: `repro COMMAND --help`. Exit status 0 done, 2 bad input (one sentence), 1 anything else."""
+"""The command line: `repro COMMAND --help`. Exit status 0 done, 2 bad input (one sentence), 1 anything else.
+
+Nothing heavy is imported before a command is chosen and its flags are read.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Union
+from dataclasses import dataclass
+from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads slow small machines down ninefold
 
-from repro.base.config import RunConfig, load_yaml
-from repro.base.errors import BadInput, NotebookFailed, TasksFailed, bad_path, disk_full, exhausted
-from repro.jobs.run import Fanout
+from repro.base.errors import (
+    BadInput,
+    NotebookFailed,
+    TasksFailed,
+    bad_path,
+    disk_full,
+    exhausted,
+    extra_for,
+    nearest,
+)
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand: the dataclass of its flags, what it does, one line of help."""
+    """A command: the dataclass of its flags, and the function that takes it.
 
-    config: type
-    run: Callable[[Any], Any]
+    Both as module:name, below repro.commands where the module does not say otherwise.
+    """
+
+    flags: str
+    run: str
     help: str
+    markers: tuple[str, ...] = ()
+    """Of tyro.conf: how the fields become flags."""
 
 
-@dataclass(frozen=True)
-class ClaimsConfig:
-    """Which ledger."""
+_CONFIG = "repro.base.config:RunConfig"
+_PLAIN = ("OmitArgPrefixes",)  # --workers, not --fanout.workers
+_NAMED = ("PositionalRequiredArgs",)
 
-    scale: Literal["tiny", "small", "paper"] = "tiny"
-    """Scale whose tables are judged."""
-    recompute: bool = False
-    """Run the notebooks that compute these tables first; they lie under data/cache/claims/."""
-    fanout: Fanout = field(default_factory=lambda: Fanout(workers=2, retries=0))
-    """Where the notebooks run side by side, once the first has prepared what they share."""
-
-
-def commands() -> dict[str, Command]:
-    """All subcommands by name."""
-    from repro.activations.language_models.fetch import FetchModel
-    from repro.activations.text.corpora import FetchText
-    from repro.checkpoints.check import Check
-    from repro.checkpoints.hub import FetchSae
-    from repro.commands import CompareConfig, SweepConfig, compare, evaluate, index, sweep, visualize
-    from repro.commands.loca import LocaConvert, LocaEvaluate, LocaTrain, convert
-    from repro.commands.loca import evaluate as loca_evaluate
-    from repro.commands.loca import train as loca_train
-    from repro.commands.report import Notebook, Report
-    from repro.commands.train import TrainConfig
-
-    return {
-        "collect": Command(RunConfig, _collect, "Write the activations of a language model: acts_layer{L}.npy."),
-        "index": Command(RunConfig, index, "List all checkpoints below some folders: checkpoint_index.parquet."),
-        "evaluate": Command(RunConfig, evaluate, "Evaluate every listed checkpoint: metrics.parquet."),
-        "visualize": Command(RunConfig, visualize, "Draw metrics.parquet: fig_*.html and fig_*.png."),
-        "compare": Command(CompareConfig, compare, "One SAE, three modes: {model}_{variant}_3modes.json."),
-        "sweep": Command(SweepConfig, sweep, "One SAE, many step counts: {model}_{variant}_semi_sweep.json."),
-        "train": Command(TrainConfig, _train, "Train SAEs on saved activations, in dictionary_learning's layout."),
-        "loca train": Command(LocaTrain, loca_train, "LocA-SAE's four phases: multi_encoder_sae.pt and its kin."),
-        "loca convert": Command(LocaConvert, convert, "A LocA folder as one SAE in one file: ae.pt."),
-        "loca evaluate": Command(LocaEvaluate, loca_evaluate, "A LocA-SAE: {model}_loc_amt_sae_metrics.json."),
-        "check": Command(Check, _check, "Check an SAE against activations: layer, units, L0, norms."),
-        "fetch-model": Command(FetchModel, _fetch_model, "Prepare a language model for offline use."),
-        "fetch-text": Command(FetchText, _fetch_text, "Prepare a text for offline use: debian-descriptions, brown …"),
-        "fetch-sae": Command(FetchSae, _fetch_sae, "Download released SAEs."),
-        "notebook": Command(Notebook, _run, "Execute one notebook with papermill."),
-        "report": Command(Report, _run, "Execute all notebooks and build the book."),
-        "status": Command(Status, _status, "Tasks of a run with several workers: done, running, died, failed."),
-        "claims": Command(ClaimsConfig, _claims, "Print the ledger of claims and write it as csv."),
-    }
-
-
-@dataclass(frozen=True)
-class Status:
-    """Which run."""
-
-    folder: str
-    """Its output folder."""
+COMMANDS = {
+    name: Command(*row)
+    for name, *row in (
+        (
+            "collect",
+            _CONFIG,
+            "repro.activations.collect:collect",
+            "Write a language model's activations to a file.",
+        ),
+        ("index", _CONFIG, "many:index", "List all checkpoints below some folders: checkpoint_index.parquet."),
+        ("evaluate", _CONFIG, "many:evaluate", "Evaluate every listed checkpoint: metrics.parquet."),
+        ("visualize", _CONFIG, "visualize:visualize", "Draw metrics.parquet: fig_*.html and fig_*.png."),
+        ("compare", "flags:CompareConfig", "one:compare", "One SAE, three modes: {model}_{variant}_3modes.json."),
+        ("sweep", "flags:SweepConfig", "one:sweep", "One SAE, many step counts: {model}_{variant}_semi_sweep.json."),
+        ("train", "training_flags:TrainConfig", "train:run", "Train SAEs, in dictionary_learning's layout.", _PLAIN),
+        ("loca train", "training_flags:LocaTrain", "loca:train", "LocA-SAE's four phases: multi_encoder_sae.pt, …"),
+        ("loca convert", "training_flags:LocaConvert", "loca:convert", "A LocA folder as one SAE in one file: ae.pt."),
+        (
+            "loca evaluate",
+            "training_flags:LocaEvaluate",
+            "loca:evaluate",
+            "A LocA-SAE: {model}_loc_amt_sae_metrics.json.",
+        ),
+        ("check", "flags:Check", "check:check", "Check an SAE against activations: layer, units, L0, norms.", _NAMED),
+        ("fetch-model", "flags:FetchModel", "fetch:model", "Prepare a language model for offline use.", _NAMED),
+        (
+            "fetch-text",
+            "flags:FetchText",
+            "fetch:text",
+            "Prepare a text for offline use.",
+            _NAMED,
+        ),
+        ("fetch-sae", "flags:FetchSae", "fetch:sae", "Download released SAEs.", _NAMED),
+        ("notebook", "flags:Notebook", "report:notebook", "Execute one notebook with papermill.", _NAMED),
+        ("report", "flags:Report", "report:report", "Execute all notebooks and build the book.", _PLAIN),
+        ("claims", "flags:Claims", "report:claims", "Print the ledger of claims and write it as csv.", _PLAIN),
+        ("status", "flags:Status", "status:status", "Tasks of a run with several workers: done, failed, …", _NAMED),
+        ("bench", "", "repro.bench:run", "Time the kernels and whole runs: data/bench/NAME.csv."),
+    )
+}
+"""Every command by name."""
 
 
-def _status(config: Status) -> None:
-    from collections import Counter
-
-    from repro.jobs.run import status
-
-    states = status(config.folder)
-    if not states:
-        raise BadInput(f"No tasks were run in {config.folder}; `repro evaluate --workers 2` leaves some.")
-    counts = Counter(state["state"] for state in states)
-    print(", ".join(f"{n} {state}" for state, n in counts.items()))
-    for state in states:
-        if state["state"] != "done":
-            reason = f": {state['reason']}" if "reason" in state else ""
-            print(f"{state['state']} {state['name']} ({state['host']}, process {state['pid']}){reason}")
-
-
-def _run(config: Any) -> None:
-    config.run()
+def usage(group: str = "") -> str:
+    """The help of the whole program, or of a group of commands such as loca."""
+    named = {name: command for name, command in COMMANDS.items() if name.startswith(group)}
+    width = max(map(len, named))
+    lines = [f"  {name:{width}s}  {command.help}" for name, command in named.items()]
+    return "\n".join(
+        [
+            f"usage: repro {group and group + ' '}COMMAND [--flags]",
+            "",
+            "The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE.",
+            "`repro COMMAND --help` documents every flag with its default and unit.",
+            "",
+            *lines,
+        ]
+    )
 
 
-def _collect(config: RunConfig) -> Any:
-    from repro.activations.collect import collect
-
-    return collect(config)
-
-
-def _train(config: Any) -> Any:
-    from repro.commands.train import run
-
-    return run(config)
-
-
-def _check(config: Any) -> None:
-    from repro.activations.store import open_store
-    from repro.checkpoints import load_sae
-    from repro.checkpoints.check import check_sae
-
-    if not config.acts:
-        raise BadInput("Give --acts the activations to check against: a file of `repro collect`, or any [n, d] .npy.")
-    sae = load_sae(config.sae, step=config.step)
-    x_by_layer: dict[int, Any] = {}
-    models: set[str] = set()
-    alone = None
-    for path in config.acts:
-        store = open_store(path)
-        x = store.select().take(config.max_tokens).x
-        layer = store.meta.get("layer")
-        if layer is None and len(config.acts) > 1:
-            raise BadInput(f"{path} does not say which layer it is; give only the file of the SAE's own layer.")
-        if layer is None:
-            alone = x
-        else:
-            x_by_layer[int(layer)] = x
-        models.add(str(store.meta.get("model", {}).get("name", "")))
-    report = check_sae(sae, x_by_layer if alone is None else alone, models.pop() if len(models) == 1 else "")
-    print(*report.sentences, sep="\n")
-    if not report.ok:
-        raise SystemExit(1)
-
-
-def _fetch_model(config: Any) -> Any:
-    from repro.activations.language_models.fetch import fetch_model
-
-    return fetch_model(config.name, config.install, config.force, accept_terms=config.accept_terms)
-
-
-def _fetch_text(config: Any) -> Any:
-    from repro.activations.text.corpora import fetch_text
-
-    return fetch_text(config.name, config.force)
-
-
-def _fetch_sae(config: Any) -> Any:
-    from repro.checkpoints.hub import fetch_sae
-
-    c = config
-    return fetch_sae(c.repo, c.allow, c.revision, c.variant, c.width, c.sparsity, c.trajectory)
-
-
-def _claims(config: ClaimsConfig) -> Any:
-    import pandas as pd
-
-    from repro.sections import ledger as claims
-
-    failed = _recompute(config) if config.recompute else ""
-    table = claims.ledger(config.scale)
-    with pd.option_context("display.max_colwidth", 60, "display.width", 200):
-        print(table[["claim", "statement", "as_released", "corrected", "verdict"]].to_string(index=False))
-    written = claims.write(config.scale)
-    if failed:
-        raise TasksFailed(f"{written} reads earlier tables, where there are any, of what failed: {failed}")
-    return written
-
-
-def _recompute(config: ClaimsConfig) -> str:
-    """Run the notebooks whose tables the ledger reads -> what failed, in a sentence each."""
-    from repro.base.files import cache_dir
-    from repro.book.runner import execute_all, scale_parameters
-    from repro.sections.ledger import CLAIMS
-
-    names = list(scale_parameters(config.scale))
-    read = {claim.section for claim in CLAIMS}
-    wanted = {name: {"recompute": True} for name in names if name in read or name == names[0]}
-    failed = execute_all(wanted, config.scale, config.fanout, cache_dir() / "claims" / config.scale)
-    return " ".join(failed.values())
+def choose(args: list[str]) -> tuple[str, list[str]]:
+    """The name of the command in the arguments, and the arguments after it; BadInput that names the nearest one."""
+    for words in (1, 2):
+        if (name := " ".join(args[:words])) in COMMANDS:
+            return name, args[words:]
+    word = " ".join(args[:2]) if args[:1] == ["loca"] else " ".join(args[:1])
+    raise BadInput(f"No command '{word}'{nearest(word, COMMANDS)}; `repro --help` lists them.")
 
 
 def parse(args: list[str]) -> tuple[Command, Any]:
     """Arguments -> (command, its config): YAML of --config first, flags on top."""
+    name, rest = choose(args)
+    command = COMMANDS[name]
+    if not command.flags:
+        return command, rest
     import tyro
 
-    known = commands()
-    defaults: dict[str, Any] = {}
-    if args and args[0] in known and known[args[0]].config is RunConfig:
-        args, path = _take_config(args)
-        defaults[args[0]] = load_yaml(RunConfig, path) if path else RunConfig()
-    choices: list[Any] = []
-    groups: dict[str, list[Any]] = {}  # "loca train" is `train` within `loca`
-    for name, command in known.items():
-        given = {"default": defaults[name]} if name in defaults else {}
-        config: Any = command.config
-        if name in ("check", "fetch-model", "fetch-text", "fetch-sae", "status"):
-            config = Annotated[config, tyro.conf.PositionalRequiredArgs]
-        if name in ("train", "report", "claims"):  # --workers, not --fanout.workers
-            config = Annotated[config, tyro.conf.OmitArgPrefixes]
-        group, _, last = name.rpartition(" ")
-        choice = Annotated[config, tyro.conf.subcommand(last, description=_help(command), **given)]
-        groups.setdefault(group, choices if not group else []).append(choice)
-    for group, inner in groups.items():
-        if group:
-            choices.append(Annotated[Union[tuple(inner)], tyro.conf.subcommand(group, description=GROUPS[group])])  # noqa: UP007
-    every: Any = Union[tuple(choices)]  # noqa: UP007
-    chosen = tyro.cli(
-        every,
-        args=args,
-        prog="repro",
-        description="The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE. "
-        "Benchmarks have a help of their own: `repro bench --help`.",
+    config, more, default = load(command.flags), "", {}
+    if command.flags == _CONFIG:
+        from repro.base.config import load_yaml
+
+        rest, path = _take_config(rest)
+        default = {"default": load_yaml(config, path) if path else config()}
+        more = " Reads a YAML file with --config FILE; flags override it."
+    markers = tuple(getattr(tyro.conf, marker) for marker in command.markers)
+    return command, tyro.cli(
+        config, args=rest, prog=f"repro {name}", description=command.help + more, config=markers, **default
     )
-    return known.get(args[0]) or known[" ".join(args[:2])], chosen
 
 
-GROUPS = {"loca": "LocA-SAE, local amortization: train, convert, evaluate."}
-
-
-def _help(command: Command) -> str:
-    more = " Reads a YAML file with --config FILE; flags override it." if command.config is RunConfig else ""
-    return command.help + more
+def load(place: str) -> Any:
+    """The dataclass or function that a command names."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module if module.startswith("repro.") else f"repro.commands.{module}"), name)
 
 
 def _take_config(args: list[str]) -> tuple[list[str], str | None]:
     """Remove --config FILE (or --config=FILE) from the arguments."""
     rest: list[str] = []
     path = None
-    i = 0
-    while i < len(args):
-        if args[i] == "--config":
-            if i + 1 >= len(args):
-                raise BadInput("--config needs the path of a YAML file.")
-            path = args[i + 1]
-            i += 2
+    words = iter(args)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag != "--config":
+            rest.append(word)
             continue
-        if args[i].startswith("--config="):
-            path = args[i].partition("=")[2]
-        else:
-            rest.append(args[i])
-        i += 1
+        path = value if equals else next(words, None)
+        if not path:
+            raise BadInput("--config needs the path of a YAML file.")
     return rest, path
 
 
 def _outside(error: Exception) -> tuple[int, str]:
-    """(exit status, sentence) for what is wrong outside this program: no room, no memory, a path of no use."""
+    """(exit status, sentence) for what is wrong outside this program: no room, no memory, a path or a package."""
     if sentence := exhausted(error):
         return 1, sentence
     if disk_full(error):
         place = getattr(error, "filename", None)
         where = f" for {place}" if place else ""
         return 1, f"No space left{where}: free some and run the same command again; what is finished is kept."
-    return 2, str(bad_path(error) or "")
+    return 2, str(bad_path(error) or extra_for(error) or "")
 
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of `repro` and `python -m repro`."""
     args = list(sys.argv[1:] if args is None else args)
+    if not args or (args[-1] in ("--help", "-h") and args[:-1] in ([], ["loca"])):
+        print(usage(*args[:-1]), file=sys.stdout if args else sys.stderr)
+        raise SystemExit(0 if args else 2)
     try:
-        if args[:1] == ["bench"]:
-            from repro import bench
-
-            written = bench.run(args[1:])
-        else:
-            command, config = parse(args)
-            written = command.run(config)
-    except BadInput as error:
-        print(f"repro: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        command, config = parse(args)
+        written = load(command.run)(config)
     except KeyboardInterrupt:
-        print("repro: stopped; what was finished is kept, and the same command goes on from there.", file=sys.stderr)
-        raise SystemExit(1) from None
-    except (NotebookFailed, TasksFailed) as error:
-        print(f"repro: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        status = 1
+        sentence = "stopped; what was finished is kept, and the same command goes on from there."
+    except (BadInput, NotebookFailed, TasksFailed) as error:
+        status, sentence = 2 if isinstance(error, BadInput) else 1, str(error)
     except Exception as error:
         status, sentence = _outside(error)
         if not sentence:
             raise
-        print(f"repro: {sentence}", file=sys.stderr)
-        raise SystemExit(status) from None
-    for path in written if isinstance(written, list) else [written]:
-        if path is not None:
-            print(path)
+    else:
+        for path in written if isinstance(written, list) else [written]:
+            if path is not None:
+                print(path)
+        return
+    print(f"repro: {sentence}", file=sys.stderr)
+    raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from repro.cli import main
+from repro.cli import COMMANDS, load, main
 
 SAES = Path(__file__).parent / "golden" / "checkpoints" / "dictionary_learning"
 SAE = SAES / "BatchTopK" / "resid_post_layer_8" / "trainer_0"
@@ -304,9 +305,40 @@ def test_nothing_half_written_has_a_final_name_when_the_disk_is_full(workflow, a
     assert not (tmp_path / "loca" / "ae.pt").exists()
 
 
-def test_unknown_flag_and_command():
+def test_unknown_flag_and_command(capsys):
     assert run("compare", "--nam", "x") == 2
+    assert "--model-name" in capsys.readouterr().err
     assert run("compute") == 2
+    assert "did you mean 'compare'" in capsys.readouterr().err
+    assert run("loca", "trian") == 2
+    assert "did you mean 'loca train'" in capsys.readouterr().err
+    assert run() == 2
+    assert "evaluate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "args, status",
+    [(["--help"], 0), (["loca", "-h"], 0), (["compute"], 2), (["bench", "--help"], 0)]
+    + [([*name.split(), "--help"], 0) for name in COMMANDS if name != "bench"]
+    + [(["compare", "--no-such-flag"], 2), (["evaluate", "--config", "none.yaml"], 2), (["train", "--steps", "x"], 2)],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_help_and_refused_flags_import_nothing_heavy(args, status):
+    code = (
+        "import sys, repro.cli\n"
+        f"try: repro.cli.main({args})\n"
+        "except SystemExit as stop: status = stop.code or 0\n"
+        "heavy = [m for m in ('torch', 'numpy', 'pandas', 'transformers', 'docutils') if m in sys.modules]\n"
+        "print('end', status, heavy)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"end {status} []"
+
+
+def test_every_command_is_there():
+    for command in COMMANDS.values():
+        for place in filter(None, (command.flags, command.run)):
+            assert callable(load(place)), place
 
 
 def test_help_documents_every_flag(capsys):

@@ -1,9 +1,11 @@
 """YAML to dataclasses: every mistake is one sentence that names the nearest right word."""
 
+import os
+
 import pytest
 
 from repro.base.config import RunConfig, from_mapping, load_yaml
-from repro.base.errors import BadInput
+from repro.base.errors import BadInput, extra_for
 from repro.base.files import digest, repo_root, write_atomically
 from repro.sections.scales import Scale, scale_of
 
@@ -88,6 +90,52 @@ def test_a_failed_write_leaves_nothing(tmp_path):
     assert list(path.parent.iterdir()) == []
     write_atomically(path, lambda draft: draft.write_text("whole"))
     assert [p.name for p in path.parent.iterdir()] == ["x.txt"] and path.read_text() == "whole"
+
+
+def test_prepared_data_goes_where_it_can_be_written(tmp_path, monkeypatch):
+    from repro.base import files
+
+    for name in ("REPRO_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert files.cache_dir() == repo_root() / "data" / "cache"
+    monkeypatch.setattr(files, "ROOT", tmp_path / "installed")  # no clone
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert files.cache_dir() == tmp_path / "home" / ".cache" / "repro"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_dir() == tmp_path / "xdg" / "repro"
+    monkeypatch.setattr(files, "writable", lambda path: False)
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert files.cache_dir() == tmp_path / f"repro-{os.getuid()}" == files.cache_dir()
+    assert files.cache_dir().stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path / "named"))
+    assert files.cache_dir() == tmp_path / "named"
+
+
+def test_no_home_makes_no_folder_named_tilde(tmp_path, monkeypatch):
+    """Without HOME and an entry in the list of users, Python leaves ~ as it is, or raises."""
+    from repro.base import files
+
+    for name in ("REPRO_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    monkeypatch.setattr("pwd.getpwuid", lambda user: {}[user])
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert files.cache_dir() == tmp_path / f"repro-{os.getuid()}"
+
+
+def test_what_only_a_clone_has_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    from repro.base import files
+    from repro.base.machine import commit
+
+    monkeypatch.setattr(files, "ROOT", tmp_path)
+    with pytest.raises(BadInput, match="work in a clone"):
+        files.repo_root()
+    assert commit().startswith("repro 0.")
+
+
+def test_a_missing_package_names_the_extra_that_brings_it():
+    assert "pip install 'repro[book]'" in str(extra_for(ModuleNotFoundError("no docutils", name="docutils.nodes")))
+    assert extra_for(ModuleNotFoundError("no x", name="x")) is None and extra_for(ValueError()) is None
 
 
 @pytest.mark.parametrize(

@@ -98,7 +98,7 @@ def test_the_estimated_memory_holds_what_benchmarks_took():
 PEAK = """
 import sys, tempfile, torch
 from pathlib import Path
-import repro.cli, repro.commands
+import repro.cli, repro.commands.many
 from repro.bench.evaluate import synthetic_sae, write_activations
 from repro.base.config import MetricsConfig
 from repro.evaluate import EvalOptions, open_data

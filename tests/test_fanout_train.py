@@ -10,7 +10,8 @@ import torch
 
 from repro.base.files import repo_root
 from repro.cli import main
-from repro.commands.train import TrainConfig, memory_of, run, training_bytes
+from repro.commands.train import memory_of, run, training_bytes
+from repro.commands.training_flags import TrainConfig
 from repro.jobs.run import Fanout, status
 
 PROCESS = 350 * 2**20  # a process that has loaded what the benchmark needs

@@ -11,8 +11,9 @@ from torch.nn.functional import mse_loss, normalize
 
 from repro.base.errors import BadInput
 from repro.checkpoints import CheckpointError, load_sae
-from repro.commands.loca import LocaConvert, LocaEvaluate, LocaTrain, convert, evaluate
+from repro.commands.loca import convert, evaluate
 from repro.commands.loca import train as train_command
+from repro.commands.training_flags import LocaConvert, LocaEvaluate, LocaTrain
 from repro.loca.files import converted
 from repro.loca.grouped import LocaJob, LocaTrainer, group_top_k
 from repro.loca.phases import Loca, UnitRows, train_loca, unit

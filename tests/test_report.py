@@ -384,12 +384,12 @@ def test_the_computed_parts_of_the_readme_are_current():
 
 
 def test_the_readme_names_every_command():
-    from repro.cli import commands
+    from repro.cli import COMMANDS
 
     readme = (repo_root() / "README.md").read_text(encoding="utf-8")
     table = readme.split("| command |")[1].split("\n\n")[0]
     named = {word for quoted in re.findall(r"`([^`]+)`", table) for word in quoted.split()}
-    assert named >= {word for command in commands() for word in command.split()}
+    assert named >= {word for command in COMMANDS for word in command.split()}
 
 
 def test_the_tree_of_the_readme_names_every_folder(tmp_path):

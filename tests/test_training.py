@@ -15,7 +15,8 @@ from repro.activations.store import open_store
 from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
 from repro.checkpoints.formats.dictionary_learning import state_dict
-from repro.commands.train import TrainConfig, jobs, recipe, run, with_defaults
+from repro.commands.train import jobs, recipe, run, with_defaults
+from repro.commands.training_flags import TrainConfig
 from repro.sae import VARIANTS
 from repro.training.language import ce_recovered, of_store
 from repro.training.losses import LOSSES, Situation, auxk

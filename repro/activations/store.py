@@ -14,6 +14,7 @@ import torch
 from repro.activations.integrity import check_files, read_manifest
 from repro.activations.rows import Batch, Rows
 from repro.activations.shards import MANIFEST, Shards, layout, map_shard, read_header, shard_name
+from repro.base.config import EXCLUDE
 from repro.base.errors import BadInput, nearest
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "store_name",
 ]
 
-EXCLUDE = ("pad", "bos", "eos", "first")
 NAME = re.compile(r"acts_layer\d+(_(resid_pre|attn_out|mlp_out))?")  # of a store, without suffix
 SIDE = {"mask": np.dtype(bool), "docs": np.dtype("<i4"), "tokens": np.dtype("<i4"), "norms": np.dtype("<f4")}
 

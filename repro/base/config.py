@@ -13,6 +13,10 @@ from repro.base.files import LATER
 
 Protocol = Literal["as_released", "corrected", "both"]
 Device = Literal["auto", "cpu", "cuda"]
+Grouping = Literal["angular_variance", "frequency", "random", "none"]
+Service = Literal["tensorboard", "wandb"]
+EXCLUDE = ("pad", "bos", "eos", "first")
+"""Token positions that may be left out, and are unless a flag says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class MetricsConfig:
 
     max_tokens: int = 10_000
     """Tokens of the store that are evaluated."""
-    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
+    exclude: tuple[str, ...] = EXCLUDE
     """Token positions that are not evaluated, out of pad, bos, eos, first; pad only = as released."""
     max_norm_ratio: float | None = None
     """Drop tokens whose norm exceeds this many median norms; none are dropped if not given."""

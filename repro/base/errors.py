@@ -20,6 +20,22 @@ def missing_extra(package: str, extra: str) -> BadInput:
     return BadInput(f"{package} is not installed: pip install 'repro[{extra}]' (or `make install` in a clone).")
 
 
+EXTRAS = {
+    "book": ("plotly", "papermill", "nbformat", "nbclient", "sphinx", "docutils", "myst_nb", "ipywidgets", "IPython"),
+    "lm": ("transformers", "datasets", "huggingface_hub", "tokenizers", "accelerate", "gguf"),
+    "cpu": ("numba",),
+    "gpu": ("triton",),
+    "cluster": ("dask", "distributed", "submitit"),
+}
+"""Packages that an extra of this one brings."""
+
+
+def extra_for(error: BaseException) -> BadInput | None:
+    """The error for a failed import of a package that belongs to an extra; None for any other."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    return next((missing_extra(package, extra) for extra, packages in EXTRAS.items() if package in packages), None)
+
+
 class TasksFailed(RuntimeError):
     """Some tasks failed for good; what they were part of is written, with the reasons in it."""
 

@@ -6,11 +6,15 @@ import dataclasses
 import hashlib
 import json
 import os
+import tempfile
 import warnings
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+from repro.base.errors import BadInput
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 LATER = {"digest": "unless default"}
 """Metadata of a field that was added later: at its default it leaves `digest`, and thus what is cached, as it was."""
 
@@ -48,13 +52,54 @@ def write_atomically(path: str | Path, write: Any) -> Path:
 
 
 def repo_root() -> Path:
-    """The checkout that holds data/ and notebooks/ (this package is installed from it with pip install -e)."""
-    return Path(__file__).resolve().parent.parent.parent
+    """The clone that holds data/, notebooks/ and book/. BadInput where this package was installed without one."""
+    if not in_clone():
+        raise BadInput(
+            "The bundled model and text, the notebooks and the book come with a clone of the repository, not with the "
+            "installed package: work in a clone (`make install`), or name a model, a text or activations of your own."
+        )
+    return ROOT
+
+
+def in_clone() -> bool:
+    """Does this package run from a clone of the repository?"""
+    return (ROOT / "notebooks" / "params").is_dir()
 
 
 def cache_dir() -> Path:
-    """Where prepared data goes: $REPRO_CACHE, or data/cache in the checkout."""
-    return Path(os.environ.get("REPRO_CACHE") or repo_root() / "data" / "cache")
+    """Folder of prepared data: $REPRO_CACHE, else data/cache of a clone, the user's cache, or a temporary folder.
+
+    Of those that are not named by $REPRO_CACHE, the first that can be written to.
+    """
+    if named := os.environ.get("REPRO_CACHE"):
+        return Path(named)
+    if in_clone() and writable(ROOT / "data" / "cache"):
+        return ROOT / "data" / "cache"
+    return _of_user() or _temporary()
+
+
+def writable(path: Path) -> bool:
+    """May this process write at a path, or make it?"""
+    return os.access(next((p for p in (path, *path.parents) if p.exists()), path), os.W_OK)
+
+
+def _of_user() -> Path | None:
+    """`repro` in the user's cache folder; None where there is none."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "repro"
+    except RuntimeError:  # no HOME, and no entry in the list of users
+        return None
+    return folder if folder.is_absolute() and writable(folder) else None
+
+
+def _temporary() -> Path:
+    """A folder of this user alone below the system's temporary one, the same at every call."""
+    user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "")
+    folder = Path(tempfile.gettempdir()) / f"repro-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if hasattr(os, "getuid") and folder.stat().st_uid != user:
+        raise BadInput(f"{folder} belongs to somebody else; name a folder for prepared data in REPRO_CACHE.")
+    return folder
 
 
 def files_below(folder: str | Path) -> list[Path]:

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from repro.base.errors import BadInput
-from repro.base.files import repo_root
+from repro.base.files import ROOT, in_clone
 
 
 def commit() -> str:
-    """Short hash of the checkout's commit, with -dirty where files have changed since; unknown outside a checkout."""
+    """Short hash of the clone's commit, with -dirty where files have changed since; elsewhere the package's version."""
+    if not in_clone():
+        return f"repro {importlib.metadata.version('repro')}"
     command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=repo_root(), capture_output=True, text=True, check=True, timeout=10)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return done.stdout.strip()

@@ -65,7 +65,7 @@ class Scale:
 
     def _prepare(self, folder: Path) -> RunConfig:
         from repro.checkpoints import save_sae
-        from repro.commands import index
+        from repro.commands.many import index
 
         for i in range(self.checkpoints):
             sae = synthetic_sae(self.d, self.m, self.k, self.seed + i)
@@ -85,7 +85,7 @@ class Scale:
     def _evaluate(self, config: RunConfig, folder: Path) -> tuple[pd.DataFrame, float]:
         import pandas as pd
 
-        from repro.commands import evaluate
+        from repro.commands.many import evaluate
 
         for file in (*folder.glob("rows/*"), *folder.glob("tasks/*")):
             file.unlink()

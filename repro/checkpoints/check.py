@@ -17,20 +17,6 @@ _MARGIN = 0.02  # FVE by which another layer or scale has to be better before it
 _PROBE = 2048  # tokens on which other scales are tried
 
 
-@dataclass(frozen=True)
-class Check:
-    """Check an SAE on real activations."""
-
-    sae: str
-    """Path of the SAE."""
-    acts: tuple[str, ...] = ()
-    """Activation files: its own layer L, and better also L-1 and L+1."""
-    step: int | None = None
-    """An intermediate checkpoint."""
-    max_tokens: int = 4096
-    """Tokens of each file that are used."""
-
-
 @dataclass
 class Report:
     """What check_sae found: `ok`, sentences for people, numbers per layer, and the SAE's own numbers."""

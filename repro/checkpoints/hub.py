@@ -27,26 +27,6 @@ _FOLDERS: dict[str, tuple[str, str, str | None]] = {
 
 
 @dataclass(frozen=True)
-class FetchSae:
-    """Bring released SAEs to this machine."""
-
-    repo: str
-    """A hub id, or a language model (pythia-160m-deduped, gemma-2-2b) whose SAEBench release is meant."""
-    allow: tuple[str, ...] = ()
-    """Only files that match one of these patterns, such as 'TopK_*/*'; with a language model the variant decides."""
-    variant: str | None = None
-    """With a language model: standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu or p_anneal."""
-    width: int = 16384
-    """With a language model: number of latents."""
-    sparsity: float | None = None
-    """With a language model: only the SAE with this k, target L0 or L1 coefficient; all of them if not given."""
-    trajectory: bool = False
-    """With a language model: the release with intermediate checkpoints (Gemma-2-2B, standard and topk)."""
-    revision: str | None = None
-    """Hub revision to pin."""
-
-
-@dataclass(frozen=True)
 class Release:
     """One SAEBench repository: every variant and sparsity of one width, one folder trainer_{i} each."""
 

@@ -1,7 +1,1 @@
-"""What the commands of the command line do, and the files that they write."""
-
-from repro.commands.many import evaluate, index
-from repro.commands.one import CompareConfig, SweepConfig, compare, sweep
-from repro.commands.visualize import visualize
-
-__all__ = ["CompareConfig", "SweepConfig", "compare", "evaluate", "index", "sweep", "visualize"]
+"""What the commands do, and the files that they write. Their flags are in flags.py and training_flags.py."""

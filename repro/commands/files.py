@@ -12,7 +12,7 @@ from repro.base.files import write_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-    from repro.commands.inputs import OneSae
+    from repro.commands.flags import OneSae
     from repro.evaluate import EvalData
     from repro.sae import SAE
 

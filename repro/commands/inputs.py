@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ from tqdm import tqdm
 
 from repro.activations.language_models.presets import PRESETS
 from repro.activations.store import open_store
-from repro.base.config import DatasetConfig, Device, MetricsConfig, ModelConfig, Protocol, RunConfig
+from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
 from repro.base.errors import BadInput
+from repro.commands.flags import OneSae
 from repro.evaluate import EvalData, EvalOptions, evaluate_sae, open_data
 from repro.evaluate.run import passes, plan
 
@@ -21,38 +21,6 @@ if TYPE_CHECKING:
     from repro.sae import SAE
 
 PILE = "monology/pile-uncopyrighted"
-
-
-@dataclass(frozen=True)
-class OneSae:
-    """One SAE and the tokens that it is evaluated on."""
-
-    model_name: str = "tiny"
-    """Language model: a preset, a hub id or a folder; names the file."""
-    sae_path: str | None = None
-    """Checkpoint file or folder, any supported format."""
-    out_dir: str = "outputs"
-    """Folder for the JSON file."""
-    acts: str | None = None
-    """Saved activations [n, d] or [sequences, seq_len, d] to evaluate instead of collecting them."""
-    dataset: str | None = None
-    """Text to collect from; the Pile for a model of the hub, the bundled English for others, if not given."""
-    layer: int | None = None
-    """Block whose output is read; the preset's if not given."""
-    max_tokens: int = 10_000
-    """Tokens to evaluate."""
-    skip_documents: int = 0
-    """Documents to skip first (those that the SAE was trained on)."""
-    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
-    """Positions that are not evaluated, out of pad, bos, eos, first."""
-    max_norm_ratio: float | None = None
-    """Drop tokens beyond this many median norms; the preset's if not given."""
-    protocol: Protocol = "both"
-    """as_released, corrected, or both."""
-    seed: int = 0
-    """Seed of every random draw."""
-    device: Device = "auto"
-    """auto = cuda where there is one."""
 
 
 def known_as(model: str) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from repro.base.config import Device
 from repro.base.errors import BadInput
-from repro.commands.inputs import OneSae, default_text, find_data, known_as, max_norm_ratio, measure, safe
-from repro.loca.variance import Grouping
+from repro.commands.inputs import default_text, find_data, known_as, max_norm_ratio, measure, safe
+from repro.commands.training_flags import LocaConvert, LocaEvaluate, LocaTrain
 
 if TYPE_CHECKING:
     from repro.sae import SAE
@@ -22,90 +20,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "gemma-2-2b": PAPER | {"batch_size": 1024, "target_loss": 0.001},
 }
 """What is not given, by model; the paper's values for every other."""
-
-
-@dataclass(frozen=True)
-class LocaTrain:
-    """LocA-SAE's four phases: a Top-K SAE, angular variance, groups, fine-tuning. Resumable."""
-
-    model_name: str = "tiny"
-    """Language model: a preset, a hub id or a folder."""
-    output_dir: str | None = None
-    """Folder for what is written; outputs/loca/{model} if not given."""
-    acts: str | None = None
-    """Saved activations [n, d] or [sequences, seq_len, d] to train on instead of collecting them."""
-    dataset: str | None = None
-    """Text to collect from; the Pile for a model of the hub, the bundled English for others, if not given."""
-    layer: int | None = None
-    """Block whose output is read; the preset's if not given."""
-    setting: Literal["corrected", "as_released"] = "corrected"
-    """as_released = the released code with its flaws; corrected = the stated method."""
-    m: int | None = None
-    """Latents; 16,384, but 512 for tiny and 4,096 for smollm2-135m, if not given."""
-    k: int = 20
-    """k of the Top-K SAE of phase 1."""
-    n_groups: int = 8
-    """Groups of latents."""
-    group_ks: tuple[int, ...] | None = None
-    """k of every group; corrected: k in the released proportions, as_released: 6 5 4 3 3 2 2 1, if not given."""
-    total_k: int | None = None
-    """Declares that group_ks add up to this and not to k (corrected refuses an undeclared difference)."""
-    groups: Grouping = "angular_variance"
-    """How latents are sorted into groups; none = plain Top-K with the same training."""
-    equal_budgets: bool = False
-    """Give every group the same k."""
-    fine_tune: bool = True
-    """Train phase 4."""
-    steps: int | None = None
-    """Steps of phase 1; 50,000, but 400 for tiny and 2,000 for smollm2-135m, if not given."""
-    fine_tune_steps: int | None = None
-    """Steps of phase 4; as many as phase 1 if not given."""
-    batch_size: int | None = None
-    """Tokens a step; 2,048 (1,024 for gemma-2-2b, tiny and smollm2-135m) if not given."""
-    lr: float | None = None
-    """Peak learning rate of phase 1; phase 4 has half. 3e-4, grown for short runs (corrected), if not given."""
-    stop_fve: float | None = None
-    """corrected: end a phase once FVE on its training batches reaches this."""
-    target_loss: float | None = None
-    """as_released: mean square error that ends phase 1, phase 4 at 0.7 of it; .1 (.001 for gemma-2-2b) if not given."""
-    usage_weight: float = 1e-3
-    """Weight of the usage penalty of phase 4 (as_released: it has no gradient)."""
-    variance_batches: int = 200
-    """Batches that angular variance is measured on, at most."""
-    seed: int = 42
-    """Seed of weights, data order and random groups."""
-    train_tokens: int | None = None
-    """Tokens to train on; 10,000,000, but 180,000 for tiny and 500,000 for smollm2-135m, if not given."""
-    held_out_tokens: int = 8192
-    """Tokens after them that eval_results.json is computed on (at most a tenth of the file)."""
-    ce_tokens: int = 2048
-    """Tokens after them for the language model's loss recovered; 0 = none."""
-    exclude: tuple[str, ...] = ("pad", "bos", "eos", "first")
-    """Positions that are not used, out of pad, bos, eos, first."""
-    max_norm_ratio: float | None = None
-    """Drop tokens beyond this many median norms; the preset's if not given."""
-    device: Device = "auto"
-    """auto = cuda where there is one."""
-    state_every: int | None = None
-    """Steps between saved states; a tenth of a phase, at most 1,000, if not given."""
-
-
-@dataclass(frozen=True)
-class LocaConvert:
-    """Write ae.pt, one SAE in one file, from a LocA folder (trained here or by the release)."""
-
-    sae_dir: str
-    """Folder that holds multi_encoder_sae.pt and config.json."""
-    protocol: Literal["corrected", "as_released"] = "corrected"
-    """corrected keeps biases, groups and k; as_released drops them, as the released converter does."""
-
-
-@dataclass(frozen=True)
-class LocaEvaluate(OneSae):
-    """A LocA-SAE's own codes: as released (converted, a plain ReLU) and corrected (a top-k in every group)."""
-
-    sae_path: str | None = None
-    """LocA folder or file; outputs/loca/{model} if not given."""
 
 
 def default_folder(model_name: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,37 +10,13 @@ from tqdm import tqdm
 from repro.base.errors import BadInput
 from repro.base.machine import pick_device
 from repro.commands.files import RELEASED_MODES, about, plain, released_keys, write_json
-from repro.commands.inputs import OneSae, find_data, find_sae, measure, safe
+from repro.commands.flags import CompareConfig, SweepConfig
+from repro.commands.inputs import find_data, find_sae, measure, safe
 from repro.commands.many import protocols
 from repro.evaluate import EvalData, EvalOptions
 
 if TYPE_CHECKING:
     from repro.sae import SAE
-
-
-@dataclass(frozen=True)
-class CompareConfig(OneSae):
-    """One SAE, three modes, both protocols."""
-
-    sae_variant: str = "batch_topk"
-    """Variant of the SAE; names the files, and finds a checkpoint where no path is given."""
-    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
-    """Ways to codes: these three, and controls (corrected only): random_dictionary, random_encoder, pca, encoder_refit,
-    pursuit."""
-    semi_steps: int = 30
-    """ISTA steps of the semi mode."""
-    non_steps: int = 200
-    """ISTA steps of the released non mode."""
-    tol: float = 1e-3
-    """Relative duality gap of the certified optimum (corrected)."""
-
-
-@dataclass(frozen=True)
-class SweepConfig(CompareConfig):
-    """Semi-amortized inference at several numbers of ISTA steps, both protocols."""
-
-    steps: str = "5,10,15,20,25,30"
-    """Numbers of steps, separated by commas."""
 
 
 def _options(config: CompareConfig) -> EvalOptions:

@@ -4,72 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from repro.activations.rows import WINDOW_BYTES
 from repro.activations.stage import staged
-from repro.activations.store import EXCLUDE, ActivationStore, Rows, open_store
+from repro.activations.store import ActivationStore, Rows, open_store
 from repro.base.config import Device
 from repro.base.errors import BadInput, TasksFailed
 from repro.base.machine import pick_device
-from repro.jobs.run import Fanout, Task, fan_out
+from repro.commands.training_flags import TrainConfig
+from repro.jobs.run import Task, fan_out
 from repro.sae import SAE
 from repro.training.language import of_store
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
 from repro.training.train import alone, train
-from repro.training.watchers import Service, watcher
+from repro.training.watchers import watcher
 
 LIBRARIES, DENSE_BATCHES = 2**28, 16  # of `training_bytes`
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """What `repro train` trains, on what, and for how long. Every combination is trained on the same batches."""
-
-    acts: str
-    """Activations: a .npy file of `repro collect` (or any [n, d] or [sequences, seq_len, d]), or its folder."""
-    output_dir: str
-    """Folder for {variant}/resid_post_layer_{layer}/trainer_{i}."""
-    variant: tuple[str, ...] = ("batch_topk",)
-    """standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu."""
-    sparsity: tuple[float, ...] | None = None
-    """k (top-k families), L1 coefficient (standard, gated) or target L0 (jumprelu); six of SAEBench's if not given."""
-    m: int | None = None
-    """Latents of every SAE; 4,096, or twice the width of activations narrower than 512, if not given."""
-    steps: int | None = None
-    """Training steps; one pass over the training tokens, at least 400 and at most 244,140 steps, if not given."""
-    batch_size: int | None = None
-    """Tokens a step; 2,048, or 1,024 below a million training tokens, if not given."""
-    lr: float | None = None
-    """Peak learning rate; 3e-4 at SAEBench's length, growing as training gets shorter, if not given."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of the initial weights; one SAE each."""
-    data_seed: int = 0
-    """Seed of the order of the tokens."""
-    train_tokens: int | None = None
-    """Tokens to train on, the first of the file; all but the held-out ones if not given."""
-    held_out_tokens: int = 8192
-    """Tokens after the training tokens that eval_results.json is computed on (at most a tenth of the file)."""
-    ce_tokens: int = 2048
-    """Tokens after the training tokens for the language model's loss recovered in eval_results.json; 0 = none."""
-    exclude: tuple[str, ...] = EXCLUDE
-    """Token positions that are left out, of pad, bos, eos, first."""
-    max_norm_ratio: float | None = None
-    """Leave out tokens whose norm exceeds this many medians."""
-    model_name: str | None = None
-    """Language model, for the records; the activation file's if not given."""
-    layer: int | None = None
-    """Layer, for the records and the folder; the activation file's if not given."""
-    device: Device = "auto"
-    """auto = cuda where there is one."""
-    state_every: int | None = None
-    """Steps between saved states, from which an interrupted run goes on; a tenth of the run, at most 1,000."""
-    log_to: tuple[Service, ...] = ()
-    """Where the log goes besides log.jsonl: tensorboard, wandb."""
-    fanout: Fanout = field(default_factory=Fanout)
-    """Where SAEs are trained side by side, an SAE a task; together in this process if not given."""
 
 
 def run(config: TrainConfig, progress: bool = True) -> list[Path]:

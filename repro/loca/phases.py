@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from repro.base.config import Grouping
 from repro.base.errors import BadInput
 from repro.base.files import digest, write_atomically
 from repro.base.lock import only_one
@@ -20,7 +21,7 @@ from repro.base.machine import pick_device
 from repro.loca.files import write_release
 from repro.loca.grouped import LocaJob
 from repro.loca.released import ReleasedJob
-from repro.loca.variance import GROUP_KS, Grouping, angular_variance, group, group_ks, ranking, regroup
+from repro.loca.variance import GROUP_KS, angular_variance, group, group_ks, ranking, regroup
 from repro.sae import SAE, Source
 from repro.training.files import refuse_other
 from repro.training.recipe import Job, Recipe

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from repro.base.config import Grouping
 from repro.base.errors import BadInput
 from repro.sae import SAE, LocA
 from repro.training.places import SPARSE_BELOW
@@ -18,7 +19,6 @@ GROUP_KS = (6, 5, 4, 3, 3, 2, 2, 1)
 """k of the eight released groups, group 0 = highest angular variance; they add up to 26, after a global k of 20."""
 
 Protocol = Literal["as_released", "corrected"]
-Grouping = Literal["angular_variance", "frequency", "random", "none"]
 
 
 @torch.no_grad()

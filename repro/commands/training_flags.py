@@ -1,0 +1,142 @@
+"""Flags of the commands that train: `repro train` and `repro loca`; no torch at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from repro.base.config import EXCLUDE, Device, Grouping, Service
+from repro.commands.flags import OneSae
+from repro.jobs.run import Fanout
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What `repro train` trains, on what, and for how long. Every combination is trained on the same batches."""
+
+    acts: str
+    """Activations: a .npy file of `repro collect` (or any [n, d] or [sequences, seq_len, d]), or its folder."""
+    output_dir: str
+    """Folder for {variant}/resid_post_layer_{layer}/trainer_{i}."""
+    variant: tuple[str, ...] = ("batch_topk",)
+    """standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu."""
+    sparsity: tuple[float, ...] | None = None
+    """k (top-k families), L1 coefficient (standard, gated) or target L0 (jumprelu); six of SAEBench's if not given."""
+    m: int | None = None
+    """Latents of every SAE; 4,096, or twice the width of activations narrower than 512, if not given."""
+    steps: int | None = None
+    """Training steps; one pass over the training tokens, at least 400 and at most 244,140 steps, if not given."""
+    batch_size: int | None = None
+    """Tokens a step; 2,048, or 1,024 below a million training tokens, if not given."""
+    lr: float | None = None
+    """Peak learning rate; 3e-4 at SAEBench's length, growing as training gets shorter, if not given."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the initial weights; one SAE each."""
+    data_seed: int = 0
+    """Seed of the order of the tokens."""
+    train_tokens: int | None = None
+    """Tokens to train on, the first of the file; all but the held-out ones if not given."""
+    held_out_tokens: int = 8192
+    """Tokens after the training tokens that eval_results.json is computed on (at most a tenth of the file)."""
+    ce_tokens: int = 2048
+    """Tokens after the training tokens for the language model's loss recovered in eval_results.json; 0 = none."""
+    exclude: tuple[str, ...] = EXCLUDE
+    """Token positions that are left out, of pad, bos, eos, first."""
+    max_norm_ratio: float | None = None
+    """Leave out tokens whose norm exceeds this many medians."""
+    model_name: str | None = None
+    """Language model, for the records; the activation file's if not given."""
+    layer: int | None = None
+    """Layer, for the records and the folder; the activation file's if not given."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+    state_every: int | None = None
+    """Steps between saved states, from which an interrupted run goes on; a tenth of the run, at most 1,000."""
+    log_to: tuple[Service, ...] = ()
+    """Where the log goes besides log.jsonl: tensorboard, wandb."""
+    fanout: Fanout = field(default_factory=Fanout)
+    """Where SAEs are trained side by side, an SAE a task; together in this process if not given."""
+
+
+@dataclass(frozen=True)
+class LocaTrain:
+    """LocA-SAE's four phases: a Top-K SAE, angular variance, groups, fine-tuning. Resumable."""
+
+    model_name: str = "tiny"
+    """Language model: a preset, a hub id or a folder."""
+    output_dir: str | None = None
+    """Folder for what is written; outputs/loca/{model} if not given."""
+    acts: str | None = None
+    """Saved activations [n, d] or [sequences, seq_len, d] to train on instead of collecting them."""
+    dataset: str | None = None
+    """Text to collect from; the Pile for a model of the hub, the bundled English for others, if not given."""
+    layer: int | None = None
+    """Block whose output is read; the preset's if not given."""
+    setting: Literal["corrected", "as_released"] = "corrected"
+    """as_released = the released code with its flaws; corrected = the stated method."""
+    m: int | None = None
+    """Latents; 16,384, but 512 for tiny and 4,096 for smollm2-135m, if not given."""
+    k: int = 20
+    """k of the Top-K SAE of phase 1."""
+    n_groups: int = 8
+    """Groups of latents."""
+    group_ks: tuple[int, ...] | None = None
+    """k of every group; corrected: k in the released proportions, as_released: 6 5 4 3 3 2 2 1, if not given."""
+    total_k: int | None = None
+    """Declares that group_ks add up to this and not to k (corrected refuses an undeclared difference)."""
+    groups: Grouping = "angular_variance"
+    """How latents are sorted into groups; none = plain Top-K with the same training."""
+    equal_budgets: bool = False
+    """Give every group the same k."""
+    fine_tune: bool = True
+    """Train phase 4."""
+    steps: int | None = None
+    """Steps of phase 1; 50,000, but 400 for tiny and 2,000 for smollm2-135m, if not given."""
+    fine_tune_steps: int | None = None
+    """Steps of phase 4; as many as phase 1 if not given."""
+    batch_size: int | None = None
+    """Tokens a step; 2,048 (1,024 for gemma-2-2b, tiny and smollm2-135m) if not given."""
+    lr: float | None = None
+    """Peak learning rate of phase 1; phase 4 has half. 3e-4, grown for short runs (corrected), if not given."""
+    stop_fve: float | None = None
+    """corrected: end a phase once FVE on its training batches reaches this."""
+    target_loss: float | None = None
+    """as_released: mean square error that ends phase 1, phase 4 at 0.7 of it; .1 (.001 for gemma-2-2b) if not given."""
+    usage_weight: float = 1e-3
+    """Weight of the usage penalty of phase 4 (as_released: it has no gradient)."""
+    variance_batches: int = 200
+    """Batches that angular variance is measured on, at most."""
+    seed: int = 42
+    """Seed of weights, data order and random groups."""
+    train_tokens: int | None = None
+    """Tokens to train on; 10,000,000, but 180,000 for tiny and 500,000 for smollm2-135m, if not given."""
+    held_out_tokens: int = 8192
+    """Tokens after them that eval_results.json is computed on (at most a tenth of the file)."""
+    ce_tokens: int = 2048
+    """Tokens after them for the language model's loss recovered; 0 = none."""
+    exclude: tuple[str, ...] = EXCLUDE
+    """Positions that are not used, out of pad, bos, eos, first."""
+    max_norm_ratio: float | None = None
+    """Drop tokens beyond this many median norms; the preset's if not given."""
+    device: Device = "auto"
+    """auto = cuda where there is one."""
+    state_every: int | None = None
+    """Steps between saved states; a tenth of a phase, at most 1,000, if not given."""
+
+
+@dataclass(frozen=True)
+class LocaConvert:
+    """Write ae.pt, one SAE in one file, from a LocA folder (trained here or by the release)."""
+
+    sae_dir: str
+    """Folder that holds multi_encoder_sae.pt and config.json."""
+    protocol: Literal["corrected", "as_released"] = "corrected"
+    """corrected keeps biases, groups and k; as_released drops them, as the released converter does."""
+
+
+@dataclass(frozen=True)
+class LocaEvaluate(OneSae):
+    """A LocA-SAE's own codes: as released (converted, a plain ReLU) and corrected (a top-k in every group)."""
+
+    sae_path: str | None = None
+    """LocA folder or file; outputs/loca/{model} if not given."""
