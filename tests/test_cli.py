@@ -137,7 +137,7 @@ def test_visualize(workflow, monkeypatch, capsys):
 def test_claims_prints_and_writes(capsys, tmp_path, monkeypatch):
     from repro.sections import ledger as claims
 
-    monkeypatch.setattr(claims.verdicts, "repo_root", lambda: tmp_path)
+    monkeypatch.setattr(claims, "repo_root", lambda: tmp_path)
     assert run("claims", "--scale", "paper") == 0
     assert "not yet run" in capsys.readouterr().out
     assert (tmp_path / "data" / "results" / "claims" / "paper.csv").is_file()
