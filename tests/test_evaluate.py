@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +242,17 @@ def test_rows_survive_a_crash(tmp_path, monkeypatch):
     evaluate_checkpoints([entry], data, dataclasses.replace(options, tol=1e-2), tmp_path / "rows")
     assert seen[-3:] == ["amortized", "semi", "non"]  # other options, other rows
     assert all(json.loads(f.read_text())["variant"] == "batch_topk" for f in (tmp_path / "rows").iterdir())
+
+
+def test_rows_are_keyed_by_every_source_that_makes_them():
+    code = (
+        "import sys, repro.evaluate, repro.kernels.cpu.working_set; print(*(m for m in sys.modules if 'repro.' in m))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[1] for name in done.stdout.split()}
+    package = Path(evaluation_run.__file__).parent.parent
+    covered = {file.relative_to(package).with_suffix("").parts[0] for file in evaluation_run.sources()}
+    assert loaded - covered <= {"base"} and {"kernels", "solvers", "codes", "ops", "sae"} <= covered
 
 
 def test_a_checkpoint_that_cannot_be_read_is_a_row(tmp_path):

@@ -8,8 +8,18 @@ from sklearn.metrics import f1_score as sklearn_f1
 
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.metrics import METRICS, Firing, Moments, Reconstruction, evaluate_codes, norm_label, pool, probe_metrics
-from repro.metrics.absorption import absorption
+from repro.metrics import (
+    METRICS,
+    Firing,
+    Moments,
+    Reconstruction,
+    evaluate_codes,
+    norm_label,
+    pool,
+    probe_metrics,
+    records,
+)
+from repro.metrics.absorption import absorption_of
 from repro.metrics.gap import bracket, gap_summary
 from repro.metrics.intervals import bootstrap_f1, jackknife, wilson
 from repro.metrics.probing import f1_score, probe
@@ -54,9 +64,7 @@ def test_records_add_up(name, cut):
     z = torch.randn(50, 9).relu()
 
     def of(rows):
-        return (
-            METRICS[name].of(x[rows], x_hat[rows]) if name == "reconstruction" else METRICS[name].of(codes_of(z[rows]))
-        )
+        return records(x[rows], x_hat[rows], codes_of(z[rows]))[name]
 
     whole, parts = of(slice(None)), of(slice(cut)) + of(slice(cut, None))
     assert parts.value() == pytest.approx(whole.value(), rel=1e-12)
@@ -93,17 +101,16 @@ def test_f1_is_scikit_learns():
 
 
 def test_absorption_by_hand():
-    # order: 0 is main, 1 and 2 are aux; positives are rows 0-3; main is off on rows 1, 2, 3; an aux is on in 1 and 2
-    z = [[1, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 0], [0, 1, 1]]
-    value = absorption(codes_of(z), torch.tensor([1, 1, 1, 1, 0]), torch.tensor([0, 1, 2]))
+    # positives by latents: 0 is main, 1 and 2 are aux; main is off on rows 1, 2, 3; an aux is on in 1 and 2
+    z = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 2], [0, 0, 0]])
+    value = absorption_of(z > 0)
     assert value["absorption"] == 2 / 4
     assert value["absorption_null"] == pytest.approx((1 - 1 / 4) * (1 - (3 / 4) * (3 / 4)))
 
 
 def test_absorption_of_independent_latents_is_its_null():
     generator = torch.Generator().manual_seed(0)
-    z = (torch.rand(20_000, 6, generator=generator) < 0.3).float()
-    value = absorption(codes_of(z), torch.ones(20_000).long(), torch.arange(6))
+    value = absorption_of(torch.rand(20_000, 6, generator=generator) < 0.3)
     assert value["absorption"] == pytest.approx(value["absorption_null"], abs=0.01)
     assert value["absorption"] == pytest.approx(0.7 * (1 - 0.7**5), abs=0.02)
 

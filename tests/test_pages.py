@@ -1,10 +1,12 @@
 """The prose pages: facts by hand, worked examples that run, text for every figure; nothing here needs a browser."""
 
 import importlib
+import json
 import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from repro.base.errors import BadInput
@@ -189,3 +191,20 @@ def test_every_page_is_in_the_table_of_contents():
     found = {str(p.relative_to(BOOK).with_suffix("")) for p in PROSE}
     assert found <= listed
     assert Path(BOOK / "api" / "index.md").read_text().count("](") == len([p for p in listed if p[:4] == "api/"]) - 1
+
+
+def test_the_metric_is_a_column_of_compare(examples, monkeypatch, tmp_path):
+    from repro.cli import main
+    from repro.metrics import METRICS
+
+    monkeypatch.setitem(METRICS, "concentration", examples["Concentration"])
+    sae = BOOK.parent / "tests" / "golden" / "checkpoints" / "dictionary_learning" / "BatchTopK" / "resid_post_layer_8"
+    x = np.random.default_rng(0).standard_normal((12, 25, 16)).astype(np.float32)
+    np.save(tmp_path / "acts.npy", x)
+    names = ("--model-name", "toy", "--sae-path", str(sae / "trainer_0"), "--acts", str(tmp_path / "acts.npy"))
+    main(["compare", *names, "--out-dir", str(tmp_path)])
+    result = json.loads((tmp_path / "toy_batch_topk_3modes.json").read_text())
+    for mode in ("amortized", "semi_amortized", "non_amortized"):
+        assert 0 < result["as_released"][mode]["concentration"] <= 1
+        corrected = result["corrected"][mode]
+        assert corrected["concentration_low"] <= corrected["concentration"] <= corrected["concentration_high"]

@@ -87,13 +87,18 @@ def evaluate_sae(
         }
 
 
+ROOMS = ("checkpoints", "evaluate", "inference", "kernels", "metrics", "sae", "solvers")
+
+
+def sources() -> list[Path]:
+    """The files that rows depend on: all that evaluates, but for reading activations, which the data's key holds."""
+    package = Path(__file__).parent.parent
+    return sorted([package / "codes.py", package / "ops.py", *(f for r in ROOMS for f in (package / r).rglob("*.py"))])
+
+
 def code_key() -> str:
     """Hash of the sources that a row depends on, so that rows of older code are not taken for new ones."""
-    package = Path(__file__).parent.parent
-    names = ("codes.py", "ops.py")
-    folders = ("solvers", "kernels", "metrics", "sae", "checkpoints", "inference", "evaluate")
-    files = [package / n for n in names] + [f for folder in folders for f in (package / folder).rglob("*.py")]
-    return digest([file_sha256(f) for f in sorted(files)])
+    return digest([file_sha256(file) for file in sources()])
 
 
 def row_key(code: str, sha256: str, step: Any, data_key: str, options: EvalOptions, protocol: str, mode: str) -> str:

@@ -14,6 +14,7 @@ from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.metrics.absorption import AUX, absorption_of
 from repro.metrics.firing import Firing, Moments
+from repro.metrics.names import PROTOCOLS
 from repro.metrics.probing import Blocks, Probe, norm_label, norm_label_of, pool, probes
 from repro.metrics.reconstruction import Reconstruction, fve
 from repro.sae import SAE
@@ -53,8 +54,8 @@ def evaluate_codes(
     ordered and fitted where `train` is True, scored elsewhere, mean over classes. Without labels the released
     label is used, held out: tokens of the first half train.
     """
-    if protocol not in ("as_released", "corrected"):
-        raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
+    if protocol not in PROTOCOLS:
+        raise BadInput(f"protocol is '{protocol}'; it must be {' or '.join(PROTOCOLS)}.")
     if len(x) != len(codes):
         raise BadInput(f"There are {len(x)} activations but {len(codes)} codes; pass the codes of these activations.")
     released = protocol == "as_released"

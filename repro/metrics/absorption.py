@@ -5,15 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from repro.codes import SparseCodes
-
 AUX = 5  # latents after the main one that may take over (released code)
-
-
-def absorption(codes: SparseCodes, y: Tensor, order: Tensor) -> dict[str, float]:
-    """Share of positives on which latent order[0] is off and any of order[1..5] is on; see `absorption_of`."""
-    positives = codes[(y == 1).to(codes.values.device)]
-    return absorption_of(positives.columns(order[: 1 + AUX]) > 0)
 
 
 def absorption_of(on: Tensor) -> dict[str, float]:
