@@ -100,6 +100,23 @@ def test_the_config_that_a_reader_knows_counts(tmp_path):
     assert load_sae(tmp_path / "lens").name == "standard"
 
 
+def test_another_tools_yaml_is_no_config_of_the_sae(tmp_path):
+    lens_folder(tmp_path)
+    (tmp_path / "config.yaml").write_text("output_dir: x\nmodel: [")
+    assert load_sae(tmp_path).name == "standard"
+
+
+def test_a_relative_path_knows_the_folders_above_it(tmp_path, monkeypatch):
+    folder = put(tmp_path / "resid_post_layer_1" / "trainer_3")
+    put(folder / "checkpoints").joinpath("ae.pt").rename(folder / "checkpoints" / "ae_50.pt")
+    for cwd, path in ((folder, "."), (folder, "ae.pt"), (folder.parent, "trainer_3")):
+        monkeypatch.chdir(cwd)
+        source = load_sae(path).source
+        assert (source.trainer, source.site, source.step) == (3, "resid_post", None)
+        assert load_sae(path, step=50).source.step == 50
+        assert {row["site"] for row in index_checkpoints({"a": [path]}, progress=False)} == {"resid_post"}
+
+
 def test_weights_without_a_config_need_what_they_do_not_say(tmp_path):
     put(tmp_path, config=None)
     with pytest.raises(CheckpointError, match="pass variant='topk' or variant='batch_topk'"):

@@ -65,7 +65,7 @@ def _candidates(paths: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
-    told = parse_run(file)
+    told = parse_run(file.absolute())
     row: dict[str, Any] = {
         "name": name,
         "variant": None,
@@ -82,7 +82,7 @@ def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
         "notes": "",
     }
     try:
-        plan = plan_of(located(file), Options())
+        plan = plan_of(located(file.absolute()), Options())
         sha256 = file_sha256(file) if hashes else None
     except Exception as error:  # one bad file must not end the index of hundreds
         if not _EXPECTED.match(file.name) and not _may_hold_sae(file):

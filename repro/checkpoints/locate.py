@@ -26,7 +26,7 @@ SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 NOT_WEIGHTS = re.compile(
     r"^(?:optim|sched|lr_sched|state\b|train(?:er|ing)_(?:state|args)|rank_\d|rng|activation|loc_angular_meta|sparsity\.)"
 )
-CONFIG_NAMES = ("config.json", "cfg.json", "hyperparams.json", "config.yaml", "conf.yaml")
+CONFIG_NAMES = ("config.json", "cfg.json", "hyperparams.json")
 
 _TRAINER = re.compile(r"(?:^|[/_-])trainer[_-]?(\d+)")
 _STEP = re.compile(r"(?:(?:^|[/_-])step[_-]?|(?:^|/)checkpoints/ae_)(\d+)")
@@ -184,7 +184,7 @@ def locate(
 
     layer_of tells the layer of each of several files.
     """
-    path = Path(path).expanduser()
+    path = Path(path).expanduser().absolute()  # the folders above say what it is
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint at {path}; give the path of a weights file or of its folder.")
     if path.is_file():
@@ -273,17 +273,11 @@ def read_configs(weights: Path) -> list[dict[str, Any]]:
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A JSON or YAML object, in UTF-8 or UTF-16, with or without a byte order mark. CheckpointError for others."""
+    """A JSON object in UTF-8, 16 or 32, with or without a byte order mark. CheckpointError for anything else."""
     try:
-        if file.suffix == ".yaml":
-            import yaml
-
-            config = yaml.safe_load(file.read_bytes())
-        else:
-            config = json.loads(file.read_bytes())  # finds the encoding
-    except Exception as error:  # a YAML scanner has errors of its own
-        line = str(error).split("\n")[0]
-        raise CheckpointError(f"{file} is not valid {file.suffix[1:].upper()} ({line}); download it again.") from None
+        config = json.loads(file.read_bytes())  # finds the encoding
+    except ValueError as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} must hold a JSON object, not a {type(config).__name__}.")
     return config

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from repro.checkpoints.weights import CheckpointError, Weights
@@ -36,7 +38,7 @@ KINDS: dict[str, tuple[Test, str]] = {
         lambda shapes, c: (
             "transcoder" in f"{c.get('type')} {c.get('sae_type')} {c.get('model_kind')} {c.get('architecture')}".lower()
             or bool(c.get("transcode") or c.get("is_transcoder"))
-            or ("W_skip" in shapes and "W_enc" in shapes)
+            or {"W_skip", "W_enc"} <= shapes.keys()
             or any(c.get(f"{h}_in") != c.get(f"{h}_out") for h in ("hook_point", "hf_hook_point") if c.get(f"{h}_out"))
             or _part(c, "buffer").get("io") == "in_and_out"
         ),
@@ -80,10 +82,18 @@ KINDS: dict[str, tuple[Test, str]] = {
 
 def refuse_known(weights: Weights, config: Mapping[str, Any]) -> None:
     """CheckpointError if this is a format that is known by name and not read here."""
+    config = config or _circuit_tracer(weights.path.parent / "config.yaml")
     for name, (test, why) in KINDS.items():
         if test(weights.shapes, config):
             reason = f", which is not read here: {why}" if why else ", which is not read here yet"
             raise CheckpointError(f"{weights.path} is {name}{reason}. Supported are {SUPPORTED}.")
+
+
+def _circuit_tracer(file: Path) -> dict[str, Any]:
+    """The line of circuit-tracer's config.yaml that says what its weights are; no supported library writes YAML."""
+    text = file.read_bytes().decode(errors="replace") if file.is_file() else ""
+    match = re.search(r"^model_kind: *(\S+)", text, re.MULTILINE)
+    return {"model_kind": match.group(1)} if match else {}
 
 
 def _rank(shapes: Mapping[str, tuple[int, ...]], *names: str) -> int:
