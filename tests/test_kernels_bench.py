@@ -31,7 +31,7 @@ def test_a_row_for_every_operation(tmp_path):
 
 
 def test_bfloat16_products_pass_their_own_tolerance(tmp_path):
-    out = Kernels("cpu", "toy", ("bf16",), repeats=1, only="prox_step", out=tmp_path).run()
+    out = Kernels("cpu", ("toy",), ("bf16",), repeats=1, only="prox_step", out=tmp_path).run()
     (row,) = rows(out)
     assert 1e-4 < float(row["error"]) < 1e-2
 
@@ -40,7 +40,7 @@ def test_a_wrong_operation_is_not_timed(tmp_path, monkeypatch):
     right = ops.decode
     monkeypatch.setattr(ops, "decode", lambda v, i, D, **kw: right(v, i, D, **kw) * 1.001)
     with pytest.raises(RuntimeError, match="Disagree with float64 and were not timed: decode torch float32"):
-        Kernels("cpu", "toy", repeats=1, only="decode", out=tmp_path).run()
+        Kernels("cpu", ("toy",), repeats=1, only="decode", out=tmp_path).run()
     assert not (tmp_path / "kernels.csv").exists()
 
 

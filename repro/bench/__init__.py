@@ -20,6 +20,9 @@ BENCHES = {
     "evaluate": ("repro.bench.evaluate", "Evaluate", "A whole evaluation: tokens a second and memory."),
     "collect": ("repro.bench.collect", "Collect", "Collecting activations against the bare forward pass; memory."),
     "train": ("repro.bench.train", "Train", "Training: tokens a second for every variant."),
+    "solvers": ("repro.bench.solvers", "Solvers", "Every solver on one device; what auto should take there."),
+    "agree": ("repro.bench.agree", "Agree", "A trained SAE evaluated on this device and on the CPU: the same rows?"),
+    "correct": ("repro.bench.correct", "Correct", "The tests that matter on a GPU, and memcheck of the kernels."),
     "scale": ("repro.bench.scale", "Scale", "Several workers: rows a minute and cost a task of every engine."),
 }
 

@@ -35,21 +35,22 @@ class Case:
     """How many, where they are not the shape's n."""
 
 
-def cases(shape: Shape, precision: str, device: str) -> dict[str, Case]:
-    """Every operation on random tensors of this shape."""
+def cases(shape: Shape, precision: str, device: str, dtype: torch.dtype = torch.float32) -> dict[str, Case]:
+    """Every operation on random tensors of this shape and dtype; of bfloat16 only encode_topk and decode are meant."""
     n, d, m, k = shape
-    g = torch.Generator().manual_seed(0)
-    x, W = torch.randn(n, d, generator=g).to(device), (torch.randn(d, m, generator=g) / d**0.5).to(device)
-    b = (torch.randn(m, generator=g) / 10).to(device)
+    g = torch.Generator(device).manual_seed(0)
+    given: Any = {"generator": g, "device": device}
+    x, W = torch.randn(n, d, **given).to(dtype), (torch.randn(d, m, **given) / d**0.5).to(dtype)
+    b = (torch.randn(m, **given) / 10).to(dtype)
     atoms = W.T.contiguous()
     threshold = float((x[:CHECKED] @ W + b).flatten().topk(CHECKED * k).values[-1])
-    gates = (threshold * (0.9 + 0.2 * torch.rand(m, generator=g))).to(device)
+    gates = threshold * (0.9 + 0.2 * torch.rand(m, **given))
     groups = [m // 8, m // 4, m - m // 8 - m // 4]
     group_ks = [max(1, k // 4), max(1, k // 4), max(1, k // 2)]
     codes = ops.encode_topk(x, W, b, k)
-    y = (torch.rand(n, generator=g) < 0.5).to(device)
+    y = torch.rand(n, **given) < 0.5
     z = codes.to_dense()
-    grad = torch.randn(n, d, generator=g).to(device)
+    grad = torch.randn(n, d, **given)
     v, D = codes.values.clone().requires_grad_(), atoms.clone().requires_grad_()
 
     pre = (x[:CHECKED].double() @ W.double() + b.double()).relu()
@@ -90,9 +91,10 @@ def cases(shape: Shape, precision: str, device: str) -> dict[str, Case]:
         exact = (columns > 0).sum(0), columns.sum(0), columns.square().sum(0), y.double() @ columns
         return max(relative(a[some].double(), e.double()) for a, e in zip(found, exact))
 
-    small, scores, sparse = 4 * (n * d + m), 4 * n * m, 12 * n * k
-    product, gathered = 2 * n * d * m, 4 * n * k * d
-    given: Any = {"precision": precision}
+    size = x.element_size()
+    small, scores, sparse = size * (n * d + m), size * n * m, (size + 8) * n * k
+    product, gathered, weights = 2 * n * d * m, size * n * k * d, size * m * d
+    given = {"precision": precision}
     by_group = torch.cat([largest(p, each) for p, each in zip(pre.split(groups, 1), group_ks)], 1)
     return {
         "prox_step": Case(
@@ -104,37 +106,37 @@ def cases(shape: Shape, precision: str, device: str) -> dict[str, Case]:
         "encode_topk": Case(
             lambda impl: ops.encode_topk(x, W, b, k, impl=impl, **given),
             lambda found: encoded(found, largest(pre, k)),
-            small + 4 * m * d + sparse,
+            small + weights + sparse,
             product,
         ),
         "encode_topk_groups": Case(
             lambda impl: ops.encode_topk(x, W, b, group_ks, groups, impl=impl, **given),
             lambda found: encoded(found, by_group),
-            small + 4 * m * d + sparse,
+            small + weights + sparse,
             product,
         ),
         "encode_above": Case(
             lambda impl: ops.encode_above(x, W, b, threshold, impl=impl, **given),
             lambda found: above_error(found, threshold),
-            small + 4 * m * d + sparse,
+            small + weights + sparse,
             product,
         ),
         "encode_gated": Case(  # thresholds of every latent, as JumpReLU; Gated's arithmetic
             lambda impl: ops.encode_gated(x, W, b, gates, torch.ones_like(b), torch.zeros_like(b), impl=impl, **given),
             lambda found: above_error(found, gates.double()),
-            small + 4 * m * d + sparse,
+            small + weights + sparse,
             product,
         ),
         "encode_batch_topk": Case(
             lambda impl: ops.encode_batch_topk(x, W, b, n * k, impl=impl, **given),
             batch_error,
-            small + 4 * m * d + sparse,
+            small + weights + sparse,
             product,
         ),
         "decode": Case(
             lambda impl: ops.decode(codes.values, codes.indices, atoms, impl=impl),
             lambda found: relative(found[:CHECKED], dense @ wide),
-            sparse + gathered + 4 * n * d,
+            sparse + gathered + size * n * d,
             2 * n * k * d,
         ),
         "decode_backward": Case(  # and forward

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import field
@@ -40,6 +41,53 @@ def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[Any, float]:
     if device == "cuda":
         torch.cuda.synchronize()
     return result, time.perf_counter() - start
+
+
+class HostEvent:
+    """torch.cuda.Event where there is no GPU: the clock of this process, so that the same lines run everywhere."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def record(self) -> None:
+        self.seconds = time.perf_counter()
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
+
+    def elapsed_time(self, end: HostEvent) -> float:
+        """Milliseconds from this event to `end`."""
+        return 1000 * (end.seconds - self.seconds)
+
+
+def event(device: str) -> Any:
+    """A point in a device's queue whose time can be read: record(), synchronize(), elapsed_time(end) in ms."""
+    return torch.cuda.Event(enable_timing=True) if device == "cuda" else HostEvent()
+
+
+FLUSH = {"cuda": 2**26, "cpu": 0}
+"""Numbers that are overwritten before each timing, more than a GPU's cache holds; operations get cold inputs, as in
+use. It also keeps the queue filled while Python prepares the launch."""
+WARM = {"cuda": 3, "cpu": 1}  # untimed runs: compilation, handles, memory pools
+SLOW = 0.5  # seconds above which a run is timed once
+
+
+def milliseconds(run: Callable[[], Any], device: str = "cpu", repeats: int = 10) -> float:
+    """Median time of a run in ms: events around each of `repeats` runs after warm ones; one run if it is slow."""
+    for _ in range(WARM[device]):
+        run()
+    _, seconds = timed(run, device)
+    if seconds > SLOW:
+        return 1000 * seconds
+    cache = torch.empty(FLUSH[device], device=device)
+    pairs = [(event(device), event(device)) for _ in range(max(1, repeats))]
+    for start, end in pairs:
+        cache.zero_()
+        start.record()
+        run()
+        end.record()
+    pairs[-1][1].synchronize()
+    return statistics.median(start.elapsed_time(end) for start, end in pairs)
 
 
 def peak_memory(reset: bool = False, device: str = "cpu") -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 
 from repro.base.errors import BadInput
+from repro.base.machine import pick_device
 from repro.bench.cases import Case, Shape, cases, solver_cases
-from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
 from repro.kernels.dispatch import IMPLEMENTATIONS
 from repro.kernels.precision import PRECISIONS, operand, torch_products
 
@@ -20,9 +21,14 @@ SHAPES: dict[str, tuple[Shape, ...]] = {
     "small": ((2048, 256, 2048, 16), (1024, 768, 16384, 32), (256, 2304, 16384, 64)),
     "large": ((8192, 256, 2048, 16), (8192, 768, 16384, 32), (8192, 2304, 16384, 64), (8192, 2304, 65536, 64)),
     "toy": ((64, 32, 512, 4),),
+    "ours": ((4096, 768, 16384, 32), (4096, 2304, 16384, 64), (4096, 2304, 65536, 64)),
+    "descent": ((2048, 768, 16384, 32),),
+    "flash-sae": ((1024, 4096, 65536, 64),),
+    "flex-sae": ((1024, 2304, 65536, 32), (1024, 2304, 65536, 64), (1024, 2304, 65536, 128)),
 }
+"""Named sets of (n, d, m, k). flash-sae and flex-sae published times at the last two; flex-sae's n is not stated."""
 TOLERANCE = {"float32": 1e-5, "tf32x3": 1e-5, "tf32": 2e-3, "bf16": 1e-2}  # ||found - exact|| / ||exact||
-SLOW = 0.5  # seconds above which a run is timed once
+STORED = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -30,58 +36,64 @@ class Kernels:
     """Time of every operation, its floor from the copy and GEMM rates of the same run, and its plain twin's time."""
 
     device: Literal["auto", "cpu", "cuda"] = flag("auto", "auto: the GPU where there is one")
-    shapes: Literal["auto", "small", "large", "toy"] = flag("auto", "auto: large on a GPU, small on a CPU")
+    shapes: tuple[str, ...] = flag(("auto",), f"of {', '.join(SHAPES)}; auto: large on a GPU, small on a CPU")
     precisions: tuple[str, ...] = flag((), "of products; all on a GPU, float32 on a CPU if not given")
-    repeats: int = flag(5, "timings, of which the median counts")
-    only: str = flag("", "a substring of the operations to run")
+    stored: tuple[str, ...] = flag(
+        ("float32",), "dtypes of the tensors: bfloat16 adds encode_topk and decode of bfloat16 tensors, as others store"
+    )
+    repeats: int = flag(10, "timings, of which the median counts")
+    only: str = flag("", "run only operations whose name matches this expression")
     out: Path | None = flag(None, "folder of kernels.csv; data/bench of the checkout if not given")
 
     def run(self) -> Path:
         """Append a row for each operation, shape and precision; RuntimeError names those that disagree with float64."""
-        cuda = torch.cuda.is_available()
-        device = ("cuda" if cuda else "cpu") if self.device == "auto" else self.device
-        if device == "cuda" and not cuda:
-            raise BadInput("There is no GPU here that torch can use: --device cpu.")
-        shapes = SHAPES[("large" if device == "cuda" else "small") if self.shapes == "auto" else self.shapes]
+        device = pick_device(self.device)
+        names = [("large" if device == "cuda" else "small") if name == "auto" else name for name in self.shapes]
         precisions = self.precisions or (PRECISIONS if device == "cuda" else ("float32",))
-        if unknown := set(precisions) - set(PRECISIONS):
-            raise BadInput(f"No precision {', '.join(unknown)}; there are {', '.join(PRECISIONS)}.")
+        for given, known, what in ((names, SHAPES, "shapes"), (precisions, PRECISIONS, "precision"),
+                                   (self.stored, STORED, "dtype")):  # fmt: skip
+            if unknown := set(given) - set(known):
+                raise BadInput(f"No {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
         path, facts, wrong = table("kernels", self.out), machine("triton", "numba", device=device), []
         copy = copy_rate(device, self.repeats)
-        for shape in shapes:
-            for precision in precisions:
-                gemm = gemm_rate(shape, precision, device, self.repeats)
-                first = precision == precisions[0]
-                chosen = cases(shape, precision, device)
-                if first and (device == "cuda" or self.shapes == "toy") and self.only in "coordinate_descent solve":
-                    chosen |= solver_cases(shape, device)
-                for name, case in chosen.items():
-                    if self.only not in name or not (first or name in PRODUCTS):
-                        continue
+        for shape in [shape for name in names for shape in SHAPES[name]]:
+            plain: dict[tuple[str, str], float] = {}  # ms of plain torch by operation and precision
+            kinds = [("bfloat16", "bf16")] if "bfloat16" in self.stored else []  # first: also what float32 has to beat
+            kinds += [("float32", precision) for precision in precisions] if "float32" in self.stored else []
+            for stored, precision in kinds:
+                gemm = gemm_rate(shape, precision, device, self.repeats, stored)
+                for name, case in self.cases(shape, precision, device, stored, precisions[0]).items():
                     floor = max(case.bytes / copy, case.flops / gemm)
-                    rates = {"copy_gb_s": copy / 1e9, "gemm_tflops": gemm / 1e12}
-                    eager, baseline = float("nan"), "fista" if name == "solve" else "plain torch"
+                    title = dict(zip("ndmk", (case.rows or shape[0], *shape[1:]))) | {"stored": stored}
                     for impl in implementations(name, device):
-                        row = self.measure(case, impl, device)
-                        title = {"operation": name, "impl": impl, "precision": precision}
-                        label = f"{name} {impl} {precision} {shape}"
+                        head = {"operation": name, "impl": impl, "precision": precision} | title
+                        label = f"{name} {impl} {precision} {shape}" + (" stored in bfloat16" * (stored != "float32"))
+                        try:
+                            row = self.measure(case, impl, device)
+                        except BadInput as error:  # an implementation that does not take this dtype
+                            append(path, [head | {"note": str(error)} | facts])
+                            print(f"{label}: {error}", flush=True)
+                            continue
                         if not row["error"] <= TOLERANCE[precision]:
                             wrong.append(label)
                             print(f"{label}: error {row['error']:.1e}, not timed", flush=True)
                             continue
+                        key = name, precision
                         if impl in ("torch", "fista"):
-                            eager = row["ms"]
+                            plain[key] = min(row["ms"], plain.get(key, float("inf")))
+                        row |= rates(case, row["ms"], copy, gemm)
                         row |= {
                             "bytes": case.bytes,
                             "flops": case.flops,
                             "floor_ms": 1000 * floor,
                             "times_floor": row["ms"] / (1000 * floor),
-                            "times_faster_than_eager": eager / row["ms"],
+                            "times_faster_than_eager": plain.get(key, float("nan")) / row["ms"],
+                            "copy_gb_s": copy / 1e9,
+                            "gemm_tflops": gemm / 1e12,
                         }
-                        numbers = {
-                            k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in (row | rates).items()
-                        }
-                        append(path, [title | dict(zip("ndmk", (case.rows or shape[0], *shape[1:]))) | numbers | facts])
+                        numbers = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
+                        append(path, [head | numbers | facts])
+                        baseline = "fista" if name == "solve" else "plain torch"
                         print(
                             f"{label}: {row['ms']:.3f} ms, {row['times_floor']:.2f} x the floor, "
                             f"{row['times_faster_than_eager']:.2f} x as fast as {baseline}",
@@ -91,6 +103,17 @@ class Kernels:
             raise RuntimeError(f"Disagree with float64 and were not timed: {'; '.join(wrong)}.")
         return path
 
+    def cases(self, shape: Shape, precision: str, device: str, stored: str, first: str) -> dict[str, Case]:
+        """What to run: products in every precision, the rest once, and of bfloat16 tensors encode_topk and decode."""
+        chosen = cases(shape, precision, device, STORED[stored])
+        if stored != "float32":
+            chosen = {name: chosen[name] for name in ("encode_topk", "decode")}
+        elif precision != first:
+            chosen = {name: case for name, case in chosen.items() if name in PRODUCTS}
+        elif (device == "cuda" or "toy" in self.shapes) and any(re.search(self.only, n) for n in SOLVERS):
+            chosen |= solver_cases(shape, device)
+        return {name: case for name, case in chosen.items() if re.search(self.only, name)}
+
     def measure(self, case: Case, impl: str, device: str) -> dict[str, Any]:
         """Error, and if that is small the median time and the peak memory above what was held before."""
         result = case.run(impl)  # also compiles
@@ -99,11 +122,19 @@ class Kernels:
         if not error <= max(TOLERANCE.values()):
             return {"error": error}
         before = peak_memory(reset=True, device=device)
-        seconds = timed(lambda: case.run(impl), device)[1]
+        timed(lambda: case.run(impl), device)
         peak = max(peak_memory(device=device) - before, 0.0)
-        if seconds < SLOW:
-            seconds = median(lambda: case.run(impl), device, self.repeats)
-        return {"error": error, "ms": 1000 * seconds, "peak_mib": peak}
+        return {"error": error, "ms": milliseconds(lambda: case.run(impl), device, self.repeats), "peak_mib": peak}
+
+
+def rates(case: Case, ms: float, copy: float, gemm: float) -> dict[str, float | str]:
+    """Shares of this machine's copy bandwidth and product rate, and for products the multiples of the bare product."""
+    product = 1000 * case.flops / gemm
+    return {
+        "share_of_copy_rate": case.bytes / (ms / 1000) / copy,
+        "share_of_product_rate": product / ms if case.flops else "",
+        "product_ms": product if case.flops else "",
+    }
 
 
 PRODUCTS = (
@@ -114,6 +145,9 @@ PRODUCTS = (
     "encode_gated",
     "encode_batch_topk",
 )
+
+
+SOLVERS = ("coordinate_descent", "solve")
 
 
 def implementations(name: str, device: str) -> list[str]:
@@ -127,29 +161,24 @@ def implementations(name: str, device: str) -> list[str]:
     return ["torch", fast] if has else ["torch"]
 
 
-def median(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """Seconds of a run after a warm one; a GPU gets many in a row, so that launching one hides behind another."""
-    once = timed(run, device)[1]
-    inner = 1 if device == "cpu" else max(1, min(100, int(0.02 / once)))
-
-    def several() -> None:
-        for _ in range(inner):
-            run()
-
-    return sorted(timed(several, device)[1] / inner for _ in range(repeats))[repeats // 2]
-
-
 def copy_rate(device: str, repeats: int) -> float:
     """Bytes read and written a second by a copy that no cache holds."""
     a = torch.zeros(2**28 if device == "cuda" else 2**25, device=device)
     b = torch.ones_like(a)
-    return 2 * a.nbytes / median(lambda: b.copy_(a), device, repeats)
+    return 2 * a.nbytes / milliseconds(lambda: b.copy_(a), device, repeats) * 1000
 
 
-def gemm_rate(shape: Shape, precision: str, device: str, repeats: int) -> float:
-    """Operations a second of torch's product [n, d] @ [d, m] in this precision."""
+def gemm_rate(shape: Shape, precision: str, device: str, repeats: int, stored: str = "float32") -> float:
+    """Operations a second of torch's product [n, d] @ [d, m] in this precision.
+
+    bf16 on a GPU is the product of bfloat16 matrices, whatever the operations are stored in: the faster of the two.
+    """
     n, d, m, _ = shape
-    x, W, out = torch.randn(n, d, device=device), torch.randn(d, m, device=device), torch.empty(n, m, device=device)
-    x, W = operand(x, precision), operand(W, precision)
+    wide = stored == "float32" and (precision != "bf16" or device != "cuda")
+    dtype = torch.float32 if wide else torch.bfloat16
+    x, W = torch.randn(n, d, device=device).to(dtype), torch.randn(d, m, device=device).to(dtype)
+    out = torch.empty(n, m, device=device, dtype=dtype)
+    if wide:
+        x, W = operand(x, precision), operand(W, precision)
     with torch_products(x.device, precision):
-        return 2 * n * d * m / median(lambda: torch.mm(x, W, out=out), device, repeats)
+        return 2 * n * d * m / milliseconds(lambda: torch.mm(x, W, out=out), device, repeats) * 1000

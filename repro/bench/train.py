@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from repro.base.errors import BadInput
-from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.base.machine import pick_device
+from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
+from repro.kernels.precision import torch_products
 from repro.training.recipe import PREFIXES, TRAINED, Job, Recipe
 from repro.training.train import evaluate
 from repro.training.trainer import Trainer
@@ -44,18 +46,32 @@ class Train:
     k: int = flag(32, "k of the top-k families, target L0 of jumprelu")
     l1: float = flag(0.04, "L1 coefficient of standard and gated")
     batch: int = flag(2048, "tokens a step")
+    shapes: tuple[str, ...] = flag((), "several widths and numbers of latents, d x m, instead of --d and --m")
+    batches: tuple[int, ...] = flag((), "several batch sizes instead of --batch")
+    precision: Literal["float32", "tf32"] = flag("float32", "of products on a GPU, in training and in its floor")
     steps: int = flag(30, "training steps of each run")
     warmup: int = flag(5, "first steps that the clock leaves out")
     variants: tuple[str, ...] = flag(TRAINED, "what to train")
     library: bool = flag(True, "time dictionary-learning too, where it is installed")
     grad_clip: float = flag(1.0, "largest gradient norm of ours; 0 = not clipped, as in the library's Gated trainer")
     seeds: tuple[int, ...] = flag((0,), "seeds of data and weights, a run each")
-    device: str = flag("cpu", "cpu or cuda")
+    device: Literal["auto", "cpu", "cuda"] = flag("cpu", "auto: the GPU where there is one")
     threads: int = flag(0, "threads of torch; as many as it takes by itself if 0")
     out: Path | None = flag(None, "folder of train.csv; data/bench if not given")
 
     def run(self) -> Path:
-        """Append a row a variant, seed and implementation to train.csv; returns its path."""
+        """Append a row a variant, shape, batch size, seed and implementation to train.csv; returns its path."""
+        shapes = [tuple(int(part) for part in shape.lower().split("x")) for shape in self.shapes] or [(self.d, self.m)]
+        for d, m in shapes:
+            for batch in self.batches or (self.batch,):
+                one = replace(
+                    self, d=d, m=m, batch=batch, shapes=(), batches=(), device=cast(Any, pick_device(self.device))
+                )
+                with torch_products(torch.device(one.device), one.precision):
+                    path = one._run()
+        return path
+
+    def _run(self) -> Path:
         unknown = [v for v in self.variants if v not in TRAINED]
         if unknown or not 0 <= self.warmup < self.steps:
             raise BadInput(
@@ -94,7 +110,7 @@ class Train:
         self, variant: str, seed: int, make: Callable[..., Any], batches: list[Tensor], held_out: Tensor
     ) -> dict[str, Any]:
         update, quality = make(self, variant, seed)
-        floor = two_products(batches[0], self.m, self.device)
+        floor, rate = two_products(batches[0], self.m, self.device), self._rate(batches[0])
         peak_memory(reset=True, device=self.device)
         stream = _cycle(batches)
         for step in range(self.warmup):
@@ -107,6 +123,7 @@ class Train:
         _, seconds = timed(rest, self.device)
         each = seconds / (self.steps - self.warmup)
         fve, l0 = quality(held_out, batches[-1])
+        needed = 2 * self.batch * self.d * (self.m + 4 * l0)  # floating-point operations
         return {
             "variant": variant,
             "implementation": "dictionary-learning" if make is library_trainer else "repro",
@@ -121,27 +138,52 @@ class Train:
             "tokens_per_s": round(self.batch / each, 1),
             "two_products_tokens_per_s": round(self.batch / floor, 1),
             "share_of_two_products": round(floor / each, 3),
+            "precision": self.precision if self.device == "cuda" else "float32",
+            "product_tflops": float(f"{rate / 1e12:.4g}"),
+            "share_of_product_rate": round(needed / each / rate, 3),
             "fve": round(fve, 4),
             "l0": round(l0, 2),
             "peak_mib": round(peak_memory(device=self.device)),
         }
 
+    def _rate(self, x: Tensor) -> float:
+        """Operations a second of the encoder's product, which no step can do without.
+
+        A step's least work is that product and, for each nonzero of a code, four sums of rows: decoding, and the
+        gradients of code, atom and encoder.
+        """
+        rows, out = torch.randn(self.m, self.d, device=x.device), torch.empty(len(x), self.m, device=x.device)
+        ms = milliseconds(lambda: torch.mm(x, rows.t(), out=out), self.device)
+        return 2 * len(x) * self.d * self.m / ms * 1000
+
     def _data(self, seed: int) -> tuple[list[Tensor], Tensor]:
         """Batches of sparse sums of unit atoms and a mean, scaled to a mean square norm of 1; and held-out tokens."""
-        g = torch.Generator().manual_seed(seed)
-        atoms = normalize(torch.randn(2 * self.d, self.d, generator=g), dim=1)
-        mean = normalize(torch.randn(self.d, generator=g), dim=0)
+        g = torch.Generator(self.device).manual_seed(seed)
+        given: dict[str, Any] = {"generator": g, "device": self.device}
+        atoms = normalize(torch.randn(2 * self.d, self.d, **given), dim=1)
+        mean = normalize(torch.randn(self.d, **given), dim=0)
         parts = []
         for _ in range(min(self.steps, POOL) + HELD_OUT):
-            chosen = torch.randint(len(atoms), (self.batch, PLANTED), generator=g)
-            values = torch.rand(self.batch, PLANTED, generator=g) + 0.5
+            chosen = torch.randint(len(atoms), (self.batch, PLANTED), **given)
+            values = torch.rand(self.batch, PLANTED, **given) + 0.5
             parts.append(torch.nn.functional.embedding_bag(chosen, atoms, per_sample_weights=values, mode="sum") + mean)
         scale = parts[0].square().sum(1).mean().sqrt()
-        parts = [(p / scale).to(self.device) for p in parts]
+        parts = [p / scale for p in parts]
         return parts[:-HELD_OUT], torch.cat(parts[-HELD_OUT:])
 
 
-SHOWN = ("variant", "implementation", "tokens_per_s", "share_of_two_products", "times_the_library", "fve", "l0")
+SHOWN = (
+    "variant",
+    "implementation",
+    "d",
+    "m",
+    "batch",
+    "tokens_per_s",
+    "share_of_product_rate",
+    "times_the_library",
+    "fve",
+    "l0",
+)
 
 
 def our_trainer(config: Train, variant: str, seed: int) -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -27,12 +27,25 @@ ORDER = (
 ABOUT = ("device", "torch", "numpy", "numba", "scikit-learn", "celer", "skglm", "triton", "commit", "date")
 KEYS: dict[str, tuple[str, ...]] = {
     "inference": ("data", "d", "m", "target_l0", "method"),
-    "kernels": ("operation", "impl", "precision", "n", "d", "m", "k"),
+    "kernels": ("operation", "impl", "precision", "stored", "n", "d", "m", "k"),
+    "solvers": ("d", "m", "lam_share", "method", "tokens"),
+    "agree": ("m", "k", "mode", "tokens"),
+    "correct": ("test",),
     "evaluate": ("protocol", "mode", "tokens", "d", "m"),
     "scale": ("engine", "workers", "tasks", "tokens", "d", "m"),
-    "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip"),
+    "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip", "precision"),
 }
 """What a row of each benchmark is about; a newer row about the same thing replaces it in the book."""
+USUAL = {"precision": "float32", "stored": "float32"}
+"""What rows mean that were written before a column was there."""
+ON_GPUS = {
+    "correct": "tests and memcheck of the kernels",
+    "kernels": "the operations",
+    "solvers": "the solvers",
+    "train": "training",
+    "agree": "an evaluation beside the CPU's",
+}
+"""Tables that `.ci/gpu` writes, and what is in them."""
 UNIT = "numpy ISTA-200"
 SHORT = {
     UNIT: "the published 200 ISTA steps (numpy)",
@@ -52,6 +65,8 @@ def bench(name: str, folder: Path | None = None) -> pd.DataFrame | None:
     if not path.is_file():
         return None
     table = pd.read_csv(path)
+    for column in (c for c in USUAL if c in table):
+        table[column] = table[column].fillna(USUAL[column])
     keys = [k for k in (*KEYS[name], "device") if k in table]
     return table.sort_values("date", kind="stable").drop_duplicates(keys, keep="last").sort_index()
 
@@ -65,6 +80,66 @@ def facts(table: pd.DataFrame) -> str:
             shown = f"{values.min()} to {values.max()}" if column == "date" and len(values) > 1 else ", ".join(values)
             parts.append(shown if column == "device" else f"{column} {shown}")
     return "Measured on " + "; ".join(parts) + "."
+
+
+def is_gpu(device: str) -> bool:
+    """Is this the name of a GPU? `bench.common.machine` names a processor with its threads."""
+    return "threads" not in device
+
+
+def gpus(folder: Path | None = None) -> str:
+    """Which tables have rows from a GPU, and plainly which have none, as sentences."""
+    devices: dict[str, list[str]] = {}
+    for name in ON_GPUS:
+        table = bench(name, folder)
+        for device in [] if table is None else table["device"].dropna().unique():
+            if is_gpu(device):
+                devices.setdefault(device, []).append(name)
+    how = "`.ci/gpu` measures them on one in eight minutes, and the tables below get a column for it"
+    if not devices:
+        return f"**Nothing on this page was measured on a GPU yet**: not {', not '.join(ON_GPUS.values())}. {how}."
+    lines = [f"- {device}: {', '.join(ON_GPUS[name] for name in names)}." for device, names in devices.items()]
+    missing = [about for name, about in ON_GPUS.items() if not any(name in names for names in devices.values())]
+    rest = f"\n\nNot measured on a GPU: {', '.join(missing)}; {how}." if missing else ""
+    return "Measured on a GPU:\n\n" + "\n".join(lines) + rest
+
+
+def per_device(table: pd.DataFrame, index: list[str], columns: list[str]) -> pd.DataFrame:
+    """Rows by `index`, and for each device that has rows a group of columns with these numbers."""
+    columns = [c for c in columns if c in table and table[c].notna().any()]
+    wide = table.pivot_table(index=index, columns="device", values=columns, aggfunc="last", sort=False)
+    order = [(column, device) for device in table["device"].unique() for column in columns]
+    wide = wide[[pair for pair in order if pair in wide.columns]]
+    return wide.swaplevel(axis=1)
+
+
+def solvers(folder: Path | None = None) -> pd.DataFrame | str:
+    """ms a token, multiples of an encoder pass and certified share by problem and method; a sentence without rows."""
+    table = bench("solvers", folder)
+    if table is None:
+        return "No device has rows yet: `repro bench solvers`, or `.ci/gpu inference` on a GPU."
+    rows = table[table["method"] != "auto"]
+    return per_device(
+        rows, ["d", "m", "lam_share", "method"], ["ms_per_token", "times_the_encoder", "certified", "l0"]
+    ).round(4)
+
+
+def choices(folder: Path | None = None) -> str:
+    """What `auto` should be on each device and why, from solvers.csv, as sentences; nothing without rows."""
+    table = bench("solvers", folder)
+    if table is None:
+        return ""
+    rows = table[table["method"] == "auto"]
+    return "\n".join(f"- {row['device']}: {row['reason']}" for _, row in rows.iterrows())
+
+
+def two_devices(folder: Path | None = None) -> pd.DataFrame | str:
+    """Rows of one trained SAE by mode and number of tokens, a group of columns a device; a sentence without rows."""
+    table = bench("agree", folder)
+    if table is None:
+        return "No device has rows yet: `repro bench agree`, or `.ci/gpu evaluate` on a GPU."
+    columns = ["tokens_per_second", "NMSE", "L0", "dead_rate", "NMSE_refit", "lam"]
+    return per_device(table, ["m", "k", "mode", "tokens"], columns).round(4)
 
 
 def times(table: pd.DataFrame) -> pd.DataFrame:
@@ -203,16 +278,24 @@ def ratio_figure(table: pd.DataFrame, method: str = "working_set 1e-3") -> Figur
 
 
 def measured(name: str) -> pd.DataFrame | None:
-    """A benchmark's newest rows without the columns about machine and versions; None where nothing was measured."""
+    """A benchmark's newest rows without columns about versions, with the device if there are several; None without."""
     table = bench(name)
-    return None if table is None else table.drop(columns=[c for c in ABOUT if c in table]).dropna(axis=1, how="all")
+    if table is None:
+        return None
+    several = table["device"].nunique() > 1
+    about = [c for c in ABOUT if c in table and not (several and c == "device")]
+    return table.drop(columns=about).dropna(axis=1, how="all")
 
 
 def training_speed(table: pd.DataFrame) -> pd.DataFrame:
-    """Tokens a second of every variant at the largest shape measured, ours and the library's, against the floor."""
-    part = table[table["m"] == table["m"].max()]
-    columns = ["tokens_per_s", "times_the_library", "share_of_two_products", "fve", "l0", "peak_mib"]
-    return part.set_index(["variant", "implementation", "d", "m", "k", "batch"])[columns].round(3)
+    """Tokens a second of every variant at the largest shape of each device, ours and the library's, with the floor."""
+    part = table[table["m"] == table.groupby("device")["m"].transform("max")]
+    columns = ["tokens_per_s", "times_the_library", "share_of_two_products", "share_of_product_rate"]
+    columns += ["fve", "l0", "peak_mib"]
+    index = ["variant", "implementation", "d", "m", "k", "batch"]
+    if "precision" in part and part["precision"].nunique() > 1:
+        index.append("precision")
+    return per_device(part, index, columns).round(3)
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
@@ -227,10 +310,13 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def operations(table: pd.DataFrame) -> pd.DataFrame:
-    """Every implementation of every operation and shape that was measured: time, floor, ratios, memory, error."""
-    index = ["operation", "n", "d", "m", "k"]
-    columns = ["impl", "ms", "floor_ms", "times_floor", "times_faster_than_eager", "peak_mib", "error"]
-    return table.set_index(index)[columns].sort_index(level=["d", "m", "operation"], sort_remaining=False).round(8)
+    """Every implementation of every operation and shape: time, floor, ratios, memory, error, by device."""
+    index = ["operation", "n", "d", "m", "k", "impl"]
+    index += [c for c in ("precision", "stored") if c in table and table[c].nunique() > 1]
+    columns = ["ms", "floor_ms", "times_floor", "times_faster_than_eager", "share_of_copy_rate"]
+    columns += ["share_of_product_rate", "peak_mib", "error"]
+    wide = per_device(table, index, columns)
+    return wide.sort_index(level=["d", "m", "operation"], sort_remaining=False).round(8)
 
 
 def roofline_figure(table: pd.DataFrame) -> Figure:
@@ -243,22 +329,35 @@ def roofline_figure(table: pd.DataFrame) -> Figure:
     figure = go.Figure()
     part = table[table["flops"] > 0]
     part = part.assign(intensity=part["flops"] / part["bytes"], rate=part["flops"] / part["ms"] / 1e6)
-    for i, (impl, rows) in enumerate(part.groupby("impl", sort=False)):
-        names = [f"{r['operation']} {r['d']} × {r['m']}, k = {r['k']}" for _, r in rows.iterrows()]
-        style = {"color": PALETTE[i % len(PALETTE)], "symbol": ["circle", "square", "diamond"][i % 3]}
-        figure.add_trace(
-            go.Scatter(
-                x=rows["intensity"], y=rows["rate"], mode="markers", name=str(impl), hovertext=names, marker=style
+    several, number = part["device"].nunique() > 1, 0
+    for device, of_device in part.groupby("device", sort=False):
+        where = f", {device}" if several else ""
+        for impl, rows in of_device.groupby("impl", sort=False):
+            names = [f"{r['operation']} {r['d']} × {r['m']}, k = {r['k']}" for _, r in rows.iterrows()]
+            style = {
+                "color": PALETTE[number % len(PALETTE)],
+                "symbol": ["circle", "square", "diamond"][number % 3],
+            }
+            figure.add_trace(
+                go.Scatter(
+                    x=rows["intensity"],
+                    y=rows["rate"],
+                    mode="markers",
+                    name=f"{impl}{where}",
+                    hovertext=names,
+                    marker=style,
+                )
             )
-        )
-    x = np.geomspace(part["intensity"].min() / 2, part["intensity"].max() * 2, 60)
-    roof = np.minimum(part["gemm_tflops"].max() * 1000, x * part["copy_gb_s"].max())
-    figure.add_trace(go.Scatter(x=x, y=roof, mode="lines", name="roof", line={"dash": "dash", "width": 1}))
+            number += 1
+        x = np.geomspace(part["intensity"].min() / 2, part["intensity"].max() * 2, 60)
+        roof = np.minimum(of_device["gemm_tflops"].max() * 1000, x * of_device["copy_gb_s"].max())
+        line = {"dash": "dash", "width": 1}
+        figure.add_trace(go.Scatter(x=x, y=roof, mode="lines", name=f"roof{where}", line=line))
     figure.update_xaxes(type="log", title_text="operations a byte")
     figure.update_yaxes(type="log", title_text="GFLOP/s")
     return caption(
         figure,
-        "Each operation under the roof of this device: memory bandwidth on the left, the rate of a bare product on the "
+        "Each operation under the roof of its device: memory bandwidth on the left, the rate of a bare product on the "
         "right, both measured in the same run.",
     )
 

@@ -1,0 +1,177 @@
+"""Every way to sparse codes on one device: time, certificate, multiples of an encoder pass, and what "auto" should be.
+
+`repro bench inference` compares with libraries on a CPU; this runs wherever the tensors are.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from repro import ops
+from repro.base.errors import BadInput
+from repro.base.machine import pick_device
+from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
+from repro.bench.inference import synthetic
+from repro.codes import SparseCodes
+from repro.solvers import Lasso, objective, pursuit, refit, solve
+from repro.solvers.loop import AUTO
+
+CERTIFYING = ("fista", "working_set")
+"""Solvers that "auto" may take: they stop at a certified gap."""
+LONG = 3.0  # seconds; a faster run is timed twice, because the first one may compile
+SHARES = (0.5, 0.2, 0.07)  # optima of about 20, 64 and 160 nonzeros at d = 768 (160 near 0.05 at d = 2304)
+MOST = 128  # nonzeros of a pursuit
+
+
+@dataclass(frozen=True)
+class Solvers:
+    """ISTA, FISTA, working sets, pursuit and refitting of the same problems, at lam as shares of lambda_max."""
+
+    device: Literal["auto", "cpu", "cuda"] = flag("auto", "auto: the GPU where there is one")
+    shapes: tuple[str, ...] = flag(("768x16384", "2304x16384", "2304x65536"), "synthetic problems, d x m")
+    shares: tuple[float, ...] = flag(SHARES, "lam, in units of the median token's lambda_max")
+    tokens: int = flag(256, "tokens of a problem")
+    ista_steps: int = flag(200, "steps of ISTA, the published number")
+    max_steps: int = flag(1000, "steps after which FISTA gives up")
+    tol: float = flag(1e-3, "relative duality gap that the others certify")
+    seed: int = flag(0, "seed of the problems")
+    out: Path | None = flag(None, "folder of solvers.csv; data/bench if not given")
+
+    def run(self) -> Path:
+        """Append a row a problem and method, and last the choice for "auto", to solvers.csv; returns its path."""
+        device = pick_device(self.device)
+        path, facts = table("solvers", self.out), machine("triton", "numba", device=device)
+        rows = []
+        for shape in self.shapes:
+            d, m = (int(part) for part in shape.lower().split("x"))
+            for row in self._problems(d, m, device):
+                print({k: row[k] for k in SHOWN if k in row}, flush=True)
+                append(path, [row | facts])
+                rows.append(row)
+        solver, reason = decide(rows)
+        append(path, [{"method": "auto", "solver": solver, "reason": reason} | facts])
+        print(f'auto on {device}: {reason} Now AUTO["{device}"] is "{AUTO[device]}".', flush=True)
+        return path
+
+    def _problems(self, d: int, m: int, device: str) -> Iterator[dict[str, Any]]:
+        data = synthetic(d, m, self.tokens, self.seed, min(60, m))
+        x, atoms = data.x.to(device), data.atoms.to(device)
+        top = float(objective.lambda_max(x, atoms).median())
+        W, b = atoms.T.contiguous(), torch.zeros(m, device=device)
+        encoder = milliseconds(functools.partial(ops.encode_topk, x, W, b, min(64, m)), device) / self.tokens
+        del W
+        shared: dict[str, Any] = {}
+        for share in self.shares:
+            problem = Lasso(x, atoms, share * top, shared=shared)
+            _ = problem.lipschitz  # once a dictionary, outside the clock
+            support: list[SparseCodes] = []
+            for method, how in self._methods(problem, support).items():
+                head = {"d": d, "m": m, "lam_share": share, "lam": round(share * top, 5), "method": method}
+                try:
+                    row = self._measure(problem, how, encoder, device, support)
+                except (RuntimeError, BadInput) as error:  # one method's failure is a row, not the end
+                    row = {"note": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+                yield head | {"tokens": self.tokens} | row
+
+    def _methods(self, problem: Lasso, support: list[SparseCodes]) -> dict[str, Callable[[], Any]]:
+        """name -> how; pursuit and refitting use the nonzeros that a certified solve left in `support`."""
+
+        def nonzeros() -> SparseCodes:
+            if not support:
+                raise BadInput("No certified codes of this problem whose support could be used.")
+            return support[-1]
+
+        def omp() -> SparseCodes:
+            k = int(nonzeros().l0.double().mean().round().clamp(1, MOST))
+            return pursuit(problem.x, problem.atoms, k)
+
+        return {
+            f"ista {self.ista_steps} steps": lambda: solve(
+                problem, "ista", max_steps=self.ista_steps, tol=None, proof=False
+            ),
+            "working_set": lambda: solve(problem, "working_set", tol=self.tol),
+            "fista": lambda: solve(problem, "fista", max_steps=self.max_steps, tol=self.tol),
+            "pursuit": omp,
+            "refit": lambda: refit(problem.x, problem.atoms, nonzeros()),
+        }
+
+    def _measure(
+        self, problem: Lasso, how: Callable[[], Any], encoder: float, device: str, support: list[SparseCodes]
+    ) -> dict[str, Any]:
+        """Time, memory and an independent certificate; `encoder` is ms a token of an encoder pass."""
+        before = peak_memory(reset=True, device=device)
+        result, seconds = timed(how, device)
+        if seconds < LONG:
+            result, again = timed(how, device)
+            seconds = min(seconds, again)
+        memory = peak_memory(device=device)
+        codes = result if isinstance(result, SparseCodes) else result.codes
+        proof = objective.certify(problem.x, codes, problem.atoms, problem.lam)
+        relative = proof.gap / proof.objective.clamp_min(1e-300)
+        converged = getattr(result, "converged", None)
+        certified = "" if converged is None else float(converged.double().mean())
+        if certified == 1:
+            support.append(codes)
+        each = 1000 * seconds / len(problem.x)
+        return {
+            "ms_per_token": float(f"{each:.4g}"),
+            "times_the_encoder": float(f"{each / encoder:.4g}"),
+            "encoder_ms_per_token": float(f"{encoder:.4g}"),
+            "certified": certified,
+            "relative_gap_mean": float(f"{float(relative.mean()):.2e}"),
+            "relative_gap_max": float(f"{float(relative.max()):.2e}"),
+            "objective": round(float(proof.objective.mean()), 4),
+            "l0": round(float(codes.l0.double().mean()), 1),
+            "steps": int(result.steps.max()) if converged is not None else "",
+            "extra_mib": round(max(memory - before, 0)),
+        }
+
+
+SHOWN = ("d", "m", "lam_share", "method", "ms_per_token", "times_the_encoder", "certified", "l0", "note")
+
+
+def decide(rows: Sequence[dict[str, Any]]) -> tuple[str, str]:
+    """(solver, reason): which of the certifying solvers "auto" should take on the device of these rows.
+
+    The one that certifies the most problems completely; of equals the one with the smaller geometric mean of its
+    times, over the problems that all of them were timed on.
+    """
+    by: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {name: {} for name in CERTIFYING}
+    for row in rows:
+        if row["method"] in by and row.get("ms_per_token"):
+            by[row["method"]][row["d"], row["m"], row["lam_share"]] = row
+    by = {name: found for name, found in by.items() if found}
+    if not by:
+        return "", "No solver was measured."
+    common = set.intersection(*(set(found) for found in by.values()))
+    whole = {name: sum(float(row["certified"] or 0) == 1 for row in found.values()) for name, found in by.items()}
+    mean = {
+        name: math.exp(sum(math.log(float(found[key]["ms_per_token"])) for key in common) / max(1, len(common)))
+        for name, found in by.items()
+    }
+    best = min(by, key=lambda name: (-whole[name], mean[name]))
+    total = len({key for found in by.values() for key in found})
+    reason = f"{best} certifies every token of {whole[best]} of {total} problems at {mean[best]:.3g} ms a token"
+    others = [
+        f"{name} {whole[name]} at {mean[name]:.3g} ms, {mean[name] / mean[best]:.2f} x the time"
+        for name in by
+        if name != best
+    ]
+    return best, f"{reason} (geometric mean); {'; '.join(others) or 'nothing else was measured'}."
+
+
+def decided(path: Path, device: str) -> str | None:
+    """The solver that the newest row of solvers.csv names for this device, as `machine` calls it; None without one."""
+    if not path.is_file():
+        return None
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("method") == "auto" and row.get("device") == device]
+    return (rows[-1].get("solver") or None) if rows else None
