@@ -1,4 +1,4 @@
-"""What an SAE is evaluated on, and how: tokens that may stay on disk, labelled documents, options."""
+"""Evaluation data and options: tokens that may stay on disk, labelled documents."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class EvalData:
-    """What an SAE is evaluated on; `key` is the hash of it all."""
+    """Tokens and labelled documents on which an SAE is evaluated; `key` is their hash."""
 
     tokens: Tokens
     labelled: Labelled | None
@@ -98,7 +98,7 @@ class EvalData:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """How an SAE is evaluated."""
+    """Options of an evaluation."""
 
     modes: tuple[str, ...] = ("amortized", "semi", "non")
     """Of `metrics.names.MODES`, and of `CONTROLS` there (corrected only)."""
@@ -157,7 +157,7 @@ def open_data(
     rows = open_store(acts).select(metrics.exclude, metrics.max_norm_ratio)
     if rows.n <= skip:
         raise BadInput(
-            f"{acts} holds {rows.n} usable tokens, but the first {skip} are kept for training; collect more."
+            f"{acts} holds {rows.n} usable tokens, but the first {skip} were used for training; collect more."
         )
     info = rows.describe() | {"skip": skip, "acts": Path(acts).name}
     tokens = _tokens(part_of(rows, skip, skip + metrics.max_tokens), info, stream)

@@ -15,10 +15,10 @@ from repro.codes import SparseCodes
 from repro.evaluate import controls
 from repro.evaluate.engine import BATCH_TOKENS, Evaluation
 from repro.evaluate.rules import Reading
-from repro.inference import GRID_EXP5, NON_STEPS, calibrate_lambda
+from repro.inference import GRID_EXP5, NON_STEPS, calibrate_lambda, ista_of
 from repro.metrics.gap import bracket, gap_summary
 from repro.sae import SAE
-from repro.solvers import Ista, Lasso, pursuit, refit, solve
+from repro.solvers import Lasso, pursuit, refit, solve
 from repro.solvers.objective import certify, exact_objective
 
 GAP_DENSITY, GAP_STEPS = 0.1, 50  # of the search for the lambda of the released gap
@@ -51,7 +51,7 @@ def _iterated(job: Evaluation, mode: str, steps: int) -> Way:
 
     def codes(x: Tensor, rows: slice | None) -> SparseCodes:
         problem = job.problem(x, mode)
-        ista = Ista() if job.rules.convergence else Ista(1 / (problem.lipschitz + 1e-6))
+        ista = ista_of(problem, released=not job.rules.convergence)
         start = job.reading.encode_sparse(x) if mode == "semi" else None
         return solve(problem, ista, start, steps, tol=None, proof=False).codes
 

@@ -1,4 +1,4 @@
-"""What density alone explains: absorption of shuffled codes, and silent latents for a budget of firings."""
+"""Nulls of density: absorption of shuffled codes, and silent latents for a budget of firings."""
 
 from __future__ import annotations
 

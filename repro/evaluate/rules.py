@@ -16,7 +16,7 @@ from repro.sae import SAE
 
 @dataclass(frozen=True)
 class Rules:
-    """How an SAE is read, encoded, refined and judged; the switches of `TITLES` are in the order of the ablation."""
+    """Rules by which an SAE is read, encoded, refined and judged, in the order of the ablation."""
 
     layer: bool = False
     """Read the block that the SAE was trained on; released: the one before it (hidden_states[L])."""
@@ -92,7 +92,7 @@ class Reading:
             self.sae = _without_bias(sae)
 
     def target(self, x: Tensor) -> Tensor:
-        """What the atoms have to explain, [n, d]."""
+        """The target of the objective, [n, d]."""
         return self.sae.target(x) if self.rules.b_dec else x
 
     def decode(self, codes: SparseCodes, x: Tensor) -> Tensor:

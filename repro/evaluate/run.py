@@ -51,12 +51,12 @@ def evaluate_sae(
     """One row per protocol and mode, as it is finished, on the device of the SAE; (protocol, mode) in `done` are left
     out. bar: counts tokens.
 
-    Activations and codes are in memory a block at a time, whatever m is; what is kept a token is its nonzeros, and of
-    those more than 32 MiB lie in a temporary file. A mode that the SAE cannot have (an encoder too dense for any
+    Activations and codes are in memory a block at a time, whatever m is. The nonzeros of all tokens are stored, and
+    those beyond 32 MiB lie in a temporary file. A mode that the SAE cannot have (an encoder too dense for any
     optimum, say) gives a row without numbers whose `note` is why.
     """
     options = options or EvalOptions()
-    wanted = [row for row in plan(options) if row not in done]
+    todo = [row for row in plan(options) if row not in done]
     sae.check_input(data.tokens.x[:1].to(sae.W_dec.device))
     if len(data.tokens) == 0:
         raise BadInput("There is no token to evaluate on; collect some, or exclude fewer positions.")
@@ -65,7 +65,7 @@ def evaluate_sae(
         protocol: Evaluation(sae, data, rules_of(protocol, options.batch_evaluation), options, bar)
         for protocol in options.protocols
     }
-    for protocol, mode in wanted:
+    for protocol, mode in todo:
         bar.set_postfix_str(f"{protocol} {mode}")
         row = row_of(evaluations[protocol], mode)
         undefined = [name for name in ("NMSE", "L0", "dead_rate") if not math.isfinite(row.get(name) or 0)]
@@ -102,7 +102,7 @@ def code_key() -> str:
 
 
 def row_key(code: str, sha256: str, step: Any, data_key: str, options: EvalOptions, protocol: str, mode: str) -> str:
-    """Hash of all that one row depends on: weights, data, the options but for which rows are wanted, sources."""
+    """Hash of all that one row depends on: weights, data, the options but for the list of rows, sources."""
     rest = {k: v for k, v in vars(options).items() if k not in ("modes", "protocols", "block")}
     return digest(code, sha256, step, data_key, rest, protocol, mode)
 
@@ -118,8 +118,8 @@ def evaluate_checkpoints(
 ) -> list[dict[str, Any]]:
     """Rows of many checkpoints: dicts with path and, if known, variant, trainer, step, sparsity (`repro index`).
 
-    Each row is kept in `folder` as JSON when it is finished, keyed by a hash of the weights, the data, the options and
-    the sources, and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be
+    Each row is stored in `folder` as JSON when it is finished, keyed by a hash of weights, data, options and sources,
+    and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be
     read gives one row with its reason as `note`; so does one that `failed` elsewhere, {path: reason}.
     """
     from repro.checkpoints import CheckpointError, load_sae
@@ -130,21 +130,21 @@ def evaluate_checkpoints(
     total = sum(job.passes for job in jobs)
     with tqdm(desc="evaluate", unit="token", unit_scale=True, total=total, disable=not progress) as bar:
         for job in jobs:
-            known = job.known
-            if known["path"] in failed:
-                rows.append({**known, "note": failed[known["path"]]})
+            entry = job.entry
+            if entry["path"] in failed:
+                rows.append({**entry, "note": failed[entry["path"]]})
                 bar.total = total = total - job.passes
                 continue
             bar.set_description_str(
-                f"{known.get('variant', 'SAE')} {known.get('sparsity', '')} step {known.get('step', 'final')}"
+                f"{entry.get('variant', 'SAE')} {entry.get('sparsity', '')} step {entry.get('step', 'final')}"
             )
             try:
                 if job.refused is not None:
                     raise job.refused
                 if job.todo:
-                    sae = load_sae(known["path"], fallback_batch_topk=True).to(device)
+                    sae = load_sae(entry["path"], fallback_batch_topk=True).to(device)
             except CheckpointError as error:
-                rows.append({**known, "note": str(error)})
+                rows.append({**entry, "note": str(error)})
                 bar.total = total = total - job.passes
                 continue
             before = bar.n
@@ -156,7 +156,7 @@ def evaluate_checkpoints(
                     write_atomically(file, lambda path, text=text: path.write_text(text))
             total += int(bar.n - before) - job.passes  # a mode that an SAE cannot have takes fewer passes
             bar.total = total
-            rows += [json.loads(file.read_text()) | known for file in job.files.values()]
+            rows += [json.loads(file.read_text()) | entry for file in job.files.values()]
     return rows
 
 
@@ -170,9 +170,9 @@ def unfinished(
 
 @dataclass(frozen=True)
 class Job:
-    """What is known of a checkpoint before it is loaded, the files of its rows, and those still to be computed."""
+    """A checkpoint before it is loaded: its entry in the list, the files of its rows, and the rows to be computed."""
 
-    known: dict[str, Any]
+    entry: dict[str, Any]
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
     todo: tuple[tuple[str, str], ...] = ()
     passes: int = 0
@@ -180,19 +180,19 @@ class Job:
 
 
 def _job(
-    entry: dict[str, Any], folder: Path, code: str, data: EvalData, options: EvalOptions, pairs: list[tuple[str, str]]
+    listed: dict[str, Any], folder: Path, code: str, data: EvalData, options: EvalOptions, pairs: list[tuple[str, str]]
 ) -> Job:
     from repro.checkpoints import CheckpointError
 
-    known = {k: entry[k] for k in ("variant", "trainer", "step", "sparsity", "path") if entry.get(k) is not None}
+    entry = {k: listed[k] for k in ("variant", "trainer", "step", "sparsity", "path") if listed.get(k) is not None}
     try:
-        sha256 = entry.get("sha256") or _sha256(entry["path"])
+        sha256 = listed.get("sha256") or _sha256(entry["path"])
     except CheckpointError as error:
-        return Job(known, refused=error)
-    keys = {pair: row_key(code, sha256, known.get("step"), data.key, options, *pair) for pair in pairs}
+        return Job(entry, refused=error)
+    keys = {pair: row_key(code, sha256, entry.get("step"), data.key, options, *pair) for pair in pairs}
     files = {pair: folder / f"{key}.json" for pair, key in keys.items()}
     todo = tuple(pair for pair, file in files.items() if not file.is_file())
-    return Job(known, files, todo, passes(todo, data, options))
+    return Job(entry, files, todo, passes(todo, data, options))
 
 
 def _sha256(path: str) -> str:

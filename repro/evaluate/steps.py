@@ -16,8 +16,9 @@ from repro.codes import SparseCodes
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.evaluate.engine import Evaluation
 from repro.evaluate.rules import AS_RELEASED, CORRECTED
+from repro.inference import ista_of
 from repro.sae import SAE
-from repro.solvers import Fista, Ista, Lasso, solve
+from repro.solvers import Fista, Lasso, solve
 
 
 class Clock:
@@ -42,7 +43,7 @@ def ista(
     problem: Lasso, start: Callable[[], SparseCodes], counts: Sequence[int], clock: Clock
 ) -> Iterator[tuple[int, SparseCodes]]:
     """(count, codes after `count` ISTA steps) for rising counts: it has no memory, so 10 steps are 5 more from 5."""
-    solver = Ista() if problem.nonneg else Ista(1 / (problem.lipschitz + 1e-6))
+    solver = ista_of(problem, released=not problem.nonneg)
     with clock.on(min(counts[0], 0)):
         codes = start()
     before = 0

@@ -1,4 +1,4 @@
-"""What a pass over blocks of tokens leaves behind: sums by group of documents, and codes kept on disk."""
+"""Results of a pass over blocks of tokens: sums by group of documents, and codes stored on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from repro.metrics import records
 from repro.metrics.intervals import jackknife
 
 GROUPS = 20  # of documents, for the jackknife
-MEMORY = 2**25  # bytes of codes that are kept in memory; what is more goes to a temporary file
+MEMORY = 2**25  # bytes of codes in memory; the rest goes to a temporary file
 NONZEROS = 2**20  # codes that are read back at a time
 PAIR = np.dtype([("latent", "<i4"), ("value", "<f4")])
 

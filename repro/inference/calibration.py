@@ -84,9 +84,9 @@ def calibrate_lambda(
 
         def few_l0(log_lam: float) -> float:
             nonlocal latest
-            found = codes(part.with_lam(math.exp(log_lam)), latest)
-            latest = found if certified else latest
-            return float(found.l0.double().mean())
+            z = codes(part.with_lam(math.exp(log_lam)), latest)
+            latest = z if certified else latest
+            return float(z.l0.double().mean())
 
         start = nearest_root(few_l0, target_l0, low, high, high - 1.0, tol, 20)[0]
     log_lam, reached = nearest_root(l0, target_l0, low, high, start, tol, max_solves)

@@ -12,17 +12,17 @@ from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, spread
 from repro.inference.names import NON_STEPS, SEMI_STEPS, check_mode
-from repro.inference.released import encode_as_released, released_lambda
+from repro.inference.released import encode_as_released, ista_of, released_lambda
 from repro.metrics.firing import Firing
 from repro.metrics.gap import bracket
 from repro.sae import SAE
-from repro.solvers import Ista, Lasso, Solution, solve
+from repro.solvers import Lasso, Solution, solve
 from repro.solvers.objective import certify
 
 
 @dataclass(frozen=True)
 class Inference:
-    """Codes of one mode, what they cost in the objective, and how that was found."""
+    """Codes of one mode, their objective, and the bracket of their gap."""
 
     codes: SparseCodes
     x_hat: Tensor
@@ -94,7 +94,7 @@ def infer(
     else:
         assert problem is not None
         taken = steps if steps is not None else (SEMI_STEPS if mode == "semi" else NON_STEPS)
-        codes = solve(problem, _ista(problem, protocol), encoder, taken, tol=None, proof=False).codes
+        codes = solve(problem, ista_of(problem, protocol == "as_released"), encoder, taken, tol=None, proof=False).codes
     lower = upper = objective = None
     if gap:
         assert problem is not None and lam is not None
@@ -103,10 +103,6 @@ def infer(
         lower, upper = bracket(objective, solution.objective, solution.dual)
     x_hat = codes.decode(atoms) if protocol == "as_released" else sae.decode(codes, x)
     return Inference(codes, x_hat, lam, lower, upper, objective, mode, protocol, taken)
-
-
-def _ista(problem: Lasso, protocol: str) -> Ista:
-    return Ista(1 / (problem.lipschitz + 1e-6)) if protocol == "as_released" else Ista()
 
 
 def _default_lambda(

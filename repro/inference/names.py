@@ -11,7 +11,7 @@ SEMI_STEPS, NON_STEPS = 30, 200  # of the released code
 
 def check_mode(mode: str, controls: bool = False) -> str:
     """amortized, semi or non (or a control); the released names semi_amortized and non_amortized are understood."""
-    mode, known = ALIASES.get(mode, mode), (*MODES, *CONTROLS) if controls else MODES
-    if mode not in known:
-        raise BadInput(f"No mode '{mode}'{nearest(mode, [*known, *ALIASES])}; there are {', '.join(known)}.")
+    mode, names = ALIASES.get(mode, mode), (*MODES, *CONTROLS) if controls else MODES
+    if mode not in names:
+        raise BadInput(f"No mode '{mode}'{nearest(mode, [*names, *ALIASES])}; there are {', '.join(names)}.")
     return mode

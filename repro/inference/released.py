@@ -17,6 +17,11 @@ GRID9 = tuple(10 ** (-5 + i / 2) for i in range(9))  # lambda grid of the releas
 GRID_EXP5 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 3e-2)  # lambda grid of the released batch evaluation
 
 
+def ista_of(problem: Lasso, released: bool) -> Ista:
+    """ISTA with the step 1/‖D‖², or with the released one, 1/(‖D‖² + 1e-6)."""
+    return Ista(1 / (problem.lipschitz + 1e-6)) if released else Ista()
+
+
 def encode_as_released(
     sae: SAE, x: Tensor, *, variant: str | None = None, target_dense: float = 0.1, k: int | None = None
 ) -> SparseCodes:
@@ -88,7 +93,7 @@ def grid_lambda(
     is counted.
     """
     base = Lasso(x, atoms, 0.0, nonneg, shared={} if shared is None else shared)
-    step = Ista(1 / (power_lipschitz(atoms) if exp5 else base.lipschitz + 1e-6))
+    step = Ista(1 / power_lipschitz(atoms)) if exp5 else ista_of(base, released=True)
     size = step.block(base)  # codes are counted block by block: kept, they would be as large as n x m
     shares = []
     for lam in grid:

@@ -89,14 +89,14 @@ def probe_metrics(
     else:
         blocks = codes
     classes = [1] if int(labels.max()) <= 1 else sorted(int(c) for c in labels.unique())
-    found = probes(blocks, [(labels == c).long() for c in classes], sorted({*ks, 1, 2}), train)
+    results = probes(blocks, [(labels == c).long() for c in classes], sorted({*ks, 1, 2}), train)
     rows = [
         {f"F1@{k}": v for k, v in p.f1.items()}
         | {"dF1": p.f1[2] - p.f1[1], "r_main": p.r_main}
         | absorption_of(p.top[torch.from_numpy(p.y == 1), : 1 + AUX] > 0)
-        for p in found
+        for p in results
     ]
-    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, found
+    return {name: float(np.mean([r[name] for r in rows])) for name in rows[0]}, results
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""How often latents fire: L0, dead and dense latents, and the moments that probes are ordered by."""
+"""Firing of latents: L0, dead and dense latents, and the moments that probes are ordered by."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def probe(codes: SparseCodes, y: Tensor, ks: Sequence[int], train: Tensor | None
 def probes(blocks: Blocks, ys: Sequence[Tensor], ks: Sequence[int], train: Tensor | None = None) -> list[Probe]:
     """One `probe` a label of ys, over codes that come in blocks of rows, each of which is looked at twice.
 
-    The first pass sums moments, the second gathers the columns of the latents that came first; nothing else is kept.
+    The first pass sums moments, the second gathers the columns of the latents that came first.
     """
     ys = [y.cpu() for y in ys]
     n = len(ys[0])
@@ -79,12 +79,12 @@ def probes(blocks: Blocks, ys: Sequence[Tensor], ks: Sequence[int], train: Tenso
         moments = [a + b for a, b in zip(moments, new)] if moments else new
     orders = [s.order() for s in moments]
     width = max(max(ks), 1 + AUX)
-    wanted = torch.cat([order[:width] for order in orders]).unique()
-    columns = torch.cat([block.columns(wanted).clamp(min=0).cpu() for _, block in _numbered(blocks)])
+    latents = torch.cat([order[:width] for order in orders]).unique()
+    columns = torch.cat([block.columns(latents).clamp(min=0).cpu() for _, block in _numbered(blocks)])
     out = []
     for y, s, order in zip(ys, moments, orders):
         top = order[:width]
-        z = columns[:, torch.searchsorted(wanted, top).cpu()]
+        z = columns[:, torch.searchsorted(latents, top).cpu()]
         scaled = ((z - s.mean[top].cpu()) / (s.std[top].cpu() + 1e-6)).float().numpy()
         r_main = float(s.correlation()[order[0]])
         f1, predicted = _scores(scaled, y.numpy(), ks, fit.numpy(), test.numpy())

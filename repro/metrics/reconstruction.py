@@ -1,4 +1,4 @@
-"""How well codes reconstruct the activations: NMSE and FVE, as sums that add up."""
+"""Error of the reconstruction: NMSE and FVE, as sums that add up."""
 
 from __future__ import annotations
 
