@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -89,6 +90,12 @@ def test_the_readme_is_given_its_facts(table):
     )
     new = re.sub(readme.FACT, lambda m: m[1] + facts.fact(m[2]).text + m[3], text, flags=re.S)
     assert re.sub("<!--.*?-->", "", new) == "a 25\N{NO-BREAK SPACE}% b 10"
+
+
+@pytest.mark.parametrize("page", [p for p in PROSE if p.name != "log.md"], ids=lambda p: p.name)
+def test_every_name_of_the_package_on_a_page_exists(page):
+    for name in re.findall(r"\brepro\.[a-z_]+(?:\.[A-Za-z_]+)*", page.read_text()):
+        pkgutil.resolve_name(name)
 
 
 # --- worked examples -------------------------------------------------------------------------------------------------

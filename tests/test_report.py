@@ -383,6 +383,14 @@ def test_the_computed_parts_of_the_readme_are_current():
     assert len(readme.splitlines()) <= 120
 
 
+def test_every_path_in_the_readme_exists():
+    readme = (repo_root() / "README.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:repro|book|data|tests|notebooks)/[\w./-]*)`", readme)
+    assert "repro/metrics/" in paths
+    made = ("book/executed/", "book/_build/html", "data/cache/")
+    assert not [path for path in paths if path not in made and not (repo_root() / path).exists()]
+
+
 def test_the_readme_names_every_command():
     from repro.cli import COMMANDS
 
