@@ -78,7 +78,7 @@ COMMANDS = {
         ("fetch-sae", "flags:FetchSae", "fetch:sae", "Download released SAEs.", _NAMED),
         ("notebook", "flags:Notebook", "report:notebook", "Execute one notebook with papermill.", _NAMED),
         ("report", "flags:Report", "report:report", "Execute all notebooks and build the book.", _PLAIN),
-        ("claims", "flags:Claims", "report:claims", "Print the ledger of claims and write it as csv.", _PLAIN),
+        ("claims", "flags:Claims", "claims:claims", "Print the ledger of claims and write it as csv.", _PLAIN),
         ("status", "flags:Status", "status:status", "Tasks of a run with several workers: done, failed, …", _NAMED),
         ("bench", "", "repro.bench:run", "Time the kernels and whole runs: data/bench/NAME.csv."),
     )

@@ -1,0 +1,34 @@
+"""`repro claims`: the ledger of claims at one scale, from tables that are there or from notebooks run first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from repro.base.errors import TasksFailed
+from repro.base.files import cache_dir
+from repro.book import runner
+from repro.commands.flags import Claims
+from repro.sections import ledger
+
+
+def claims(config: Claims) -> Path:
+    """Print the ledger and write it as csv; with `recompute`, run the notebooks that its tables come from first."""
+    failed = _recompute(config) if config.recompute else ""
+    table = ledger.ledger(config.scale)
+    with pd.option_context("display.max_colwidth", 60, "display.width", 200):
+        print(table[["claim", "statement", "as_released", "corrected", "verdict"]].to_string(index=False))
+    written = ledger.write(config.scale)
+    if failed:
+        raise TasksFailed(f"{written} reads earlier tables, where there are any, of what failed: {failed}")
+    return written
+
+
+def _recompute(config: Claims) -> str:
+    """Run the notebooks whose tables the ledger reads -> what failed, in a sentence each."""
+    names = list(runner.scale_parameters(config.scale))
+    sections = {names[0]} | {claim.section for claim in ledger.CLAIMS}
+    parameters = {name: {"recompute": True} for name in names if name in sections}
+    failed = runner.execute_all(parameters, config.scale, config.fanout, cache_dir() / "claims" / config.scale)
+    return " ".join(failed.values())
