@@ -6,7 +6,8 @@ import nbformat
 import pytest
 
 from repro.base.files import repo_root
-from repro.book.runner import execute, scale_parameters
+from repro.book.parameters import scale_parameters
+from repro.book.runner import execute
 
 NAMES = [
     "00_start",

@@ -18,7 +18,8 @@ from repro.base.errors import BadInput, NotebookFailed
 from repro.base.files import repo_root
 from repro.book import build as book
 from repro.book import mime
-from repro.book.runner import execute, execute_all, plan, record, scale_parameters
+from repro.book.parameters import scale_parameters
+from repro.book.runner import execute, execute_all, plan, record
 from repro.jobs.run import Fanout, status
 
 v4 = nbformat.v4

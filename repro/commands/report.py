@@ -10,7 +10,8 @@ import yaml
 from repro.base.errors import NotebookFailed
 from repro.base.files import repo_root
 from repro.book.build import build
-from repro.book.runner import execute, execute_all, scale_parameters, told
+from repro.book.parameters import scale_parameters
+from repro.book.runner import execute, execute_all, told
 from repro.commands.flags import Notebook, Report
 
 
