@@ -1,4 +1,4 @@
-"""A PNG of every figure in the book, drawn by one Chromium when the book is built, for readers without scripts."""
+"""PNG files of figures, drawn by one Chromium: of every figure in the book, for readers without scripts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from repro.base.errors import BadInput, missing_extra
 from repro.base.files import digest, write_atomically
 from repro.base.theme import template
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 FOLDER = Path("_generated") / "pictures"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -30,35 +34,51 @@ def draw(book: Path, figures: list[dict[str, Any]]) -> int:
 
     Draws nothing where kaleido or a browser is missing: pages then say that a figure needs JavaScript.
     """
-    wanted = {path_of(figure, book): figure for figure in figures}
+    pictures = {path_of(figure, book): figure for figure in figures}
     for path in (book / FOLDER).glob("*.png"):
-        if path not in wanted:
+        if path not in pictures:
             path.unlink()
-    missing = {path: figure for path, figure in wanted.items() if not path.is_file()}
-    browser = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not missing or browser is None or importlib.util.find_spec("kaleido") is None:
+    missing = {path: on_white(figure) for path, figure in pictures.items() if not path.is_file()}
+    try:
+        write(missing, SCALE, WIDTH)
+    except BadInput:
         return 0
+    return len(missing)
+
+
+def write(images: Mapping[Path, Figure], scale: float, width: int | None = None) -> None:
+    """Draw figures into PNG files; width in pixels, the figures' own if not given.
+
+    Raises BadInput with the fix where kaleido or a browser is missing.
+    """
+    if importlib.util.find_spec("kaleido") is None:
+        raise missing_extra("kaleido", "png")
+    browser = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise BadInput("There is no browser to draw with: install Chromium, or name one in BROWSER_PATH.")
+    if not images:
+        return
     import kaleido
 
     os.environ["BROWSER_PATH"] = browser
     kaleido.start_sync_server(silence_warnings=True)  # one browser for all figures: 0.2 s each after the first
     try:
-        for path, figure in missing.items():
-            write_atomically(path, lambda draft, figure=figure: draft.write_bytes(png(figure)))
+        for path, figure in images.items():
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "The kopts argument")  # of the one browser that serves all figures
+                image = figure.to_image("png", width=width or figure.layout.width, scale=scale)
+            write_atomically(path, lambda draft, image=image: draft.write_bytes(image))
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
-    return len(missing)
 
 
-def png(figure: dict[str, Any]) -> bytes:
-    """The figure on white, in the light theme."""
+def on_white(figure: dict[str, Any]) -> Figure:
+    """A figure in the light theme, on white."""
     import plotly.graph_objects as go
 
-    figure = {"data": figure.get("data", []), "layout": copy.deepcopy(figure.get("layout", {}))}
-    figure["layout"] |= {"template": template("light"), "paper_bgcolor": "white", "plot_bgcolor": "white"}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The kopts argument")  # of the one browser that serves all figures
-        return go.Figure(figure).to_image("png", width=WIDTH, scale=SCALE)
+    layout = copy.deepcopy(figure.get("layout", {}))
+    layout |= {"template": template("light"), "paper_bgcolor": "white", "plot_bgcolor": "white"}
+    return go.Figure({"data": figure.get("data", []), "layout": layout})
 
 
 def outputs(executed: Path) -> Iterator[dict[str, Any]]:

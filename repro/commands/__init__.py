@@ -1,1 +1,1 @@
-"""What the commands do, and the files that they write. Their flags are in flags.py and training_flags.py."""
+"""The commands of the command line: their flags (flags.py, training_flags.py) and the files that they write."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from repro.base.config import RunConfig
 from repro.base.errors import BadInput, missing_extra
 from repro.base.files import write_atomically
+from repro.book import pictures
 from repro.commands.files import read_table
 
 if TYPE_CHECKING:
@@ -38,12 +37,16 @@ def visualize(config: RunConfig) -> list[Path]:
     figures = dict(draw(with_steps(read_table(source, ("variant", "mode")))))
     if not figures:
         raise BadInput(f"{source} has no values to draw; its column `note` says why, row by row.")
-    written = []
-    for name, figure in figures.items():
-        html = Path(config.output_dir) / f"fig_{name}.html"
-        write_atomically(html, lambda path, figure=figure: figure.write_html(path, include_plotlyjs="directory"))
-        written.append(html)
-    return written + _images(figures, Path(config.output_dir))
+    folder = Path(config.output_dir)
+    pages = {folder / f"fig_{name}.html": figure for name, figure in figures.items()}
+    for path, figure in pages.items():
+        write_atomically(path, lambda draft, figure=figure: figure.write_html(draft, include_plotlyjs="directory"))
+    images = {path.with_suffix(".png"): figure for path, figure in pages.items()}
+    try:
+        pictures.write(images, scale=2)
+    except BadInput as error:
+        raise BadInput(f"The .html figures are written; for .png too: {error}") from None
+    return [*pages, *images]
 
 
 def with_steps(table: pd.DataFrame) -> pd.DataFrame:
@@ -232,33 +235,3 @@ def _hover(name: str, mode: str, row: dict[str, Any]) -> str:
 
 def _short(step: float) -> str:
     return f"{step / 1e6:.3g}M" if step >= 1e6 else f"{step / 1e3:.3g}k" if step >= 1e4 else f"{step:g}"
-
-
-def _images(figures: dict[str, Figure], folder: Path) -> list[Path]:
-    """The same as .png, all by one browser."""
-    try:
-        import kaleido
-    except ImportError:
-        raise BadInput(
-            "The .html figures are written; for .png too, pip install 'repro[png]' and run this again."
-        ) from None
-    for left in folder.glob(".figures-*"):  # of a process that was killed
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=".figures-", dir=folder) as drafts:
-        wanted = [
-            {
-                "fig": figure,
-                "path": f"{drafts}/fig_{name}.png",
-                "opts": {"format": "png", "scale": 2, "width": figure.layout.width, "height": figure.layout.height},
-            }
-            for name, figure in figures.items()
-        ]
-        try:
-            kaleido.write_fig_from_object_sync(wanted, cancel_on_error=True)
-        except RuntimeError as error:
-            if type(error).__name__ != "ChromeNotFoundError":
-                raise
-            raise BadInput(
-                "The .html figures are written; for .png too, install Chromium, or name a browser in BROWSER_PATH."
-            ) from None
-        return [Path(one["path"]).replace(folder / Path(one["path"]).name) for one in wanted]

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from repro.base.config import Grouping
 from repro.base.errors import BadInput
 from repro.base.files import digest, write_atomically
 from repro.base.lock import only_one
 from repro.base.machine import pick_device
 from repro.loca.files import write_release
 from repro.loca.grouped import LocaJob
+from repro.loca.method import Method
 from repro.loca.released import ReleasedJob
 from repro.loca.variance import GROUP_KS, angular_variance, group, group_ks, ranking, regroup
 from repro.sae import SAE, Source
@@ -32,45 +32,13 @@ USAGE_START = 1000  # steps of phase 4 before the usage penalty
 
 
 @dataclass(frozen=True)
-class Loca:
-    """What is trained in the four phases; `setting` chooses between the two ways to read the paper."""
+class Loca(Method):
+    """What is trained in the four phases, with the paper's sizes."""
 
-    setting: Literal["corrected", "as_released"] = "corrected"
-    """as_released = the released code with its flaws; corrected = the stated method."""
     m: int = 16_384
-    """Latents."""
-    k: int = 20
-    """k of the Top-K SAE of phase 1."""
-    n_groups: int = 8
-    """Groups of latents."""
-    group_ks: tuple[int, ...] | None = None
-    """k of every group; corrected: k in the released proportions, as_released: 6 5 4 3 3 2 2 1, if not given."""
-    total_k: int | None = None
-    """Declares that group_ks add up to this and not to k (corrected refuses an undeclared difference)."""
-    groups: Grouping = "angular_variance"
-    """How latents are sorted into groups; none = plain Top-K with the same training."""
-    equal_budgets: bool = False
-    """Give every group the same k."""
-    fine_tune: bool = True
-    """Train phase 4."""
     steps: int = 50_000
-    """Steps of phase 1."""
-    fine_tune_steps: int | None = None
-    """Steps of phase 4; as many as phase 1 if not given."""
     batch_size: int = 2048
-    """Tokens a step."""
-    lr: float | None = None
-    """Peak learning rate of phase 1; phase 4 has half. 3e-4, grown for short runs (corrected), if not given."""
-    stop_fve: float | None = None
-    """corrected: end a phase once FVE on its training batches reaches this."""
     target_loss: float = 0.1
-    """as_released: end phase 1 at this mean square error of unit-norm tokens, phase 4 at 0.7 of it (Gemma: .001)."""
-    usage_weight: float = 1e-3
-    """Weight of the usage penalty of phase 4 (as_released: it has no gradient)."""
-    variance_batches: int = 200
-    """Batches that angular variance is measured on, at most."""
-    seed: int = 42
-    """Seed of weights, data order and random groups."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.m:
