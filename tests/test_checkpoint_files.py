@@ -169,7 +169,7 @@ def test_a_fractional_k_where_only_the_threshold_is_used(tmp_path):
     sae, p = load_sae(tmp_path), (X @ ATOMS.T).relu()
     torch.testing.assert_close(sae.encode(X), p * (p > 0.7))
     assert sae.source.sparsity == 2.5
-    with pytest.raises(CheckpointError, match=r"was trained with k = 2\.5"):
+    with pytest.raises(CheckpointError, match=r"is 2\.5; a whole number"):
         load_sae(tmp_path, eval_activation="batch_topk")
 
 

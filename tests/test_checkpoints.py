@@ -567,8 +567,18 @@ REFUSED = {
     ),
     "text for a number": (
         lambda f: write(f, topk_file(), trained("AutoEncoderTopK", k="many")),
+        "has k = 3, but its config.json says many",
+    ),
+    "truth for a number": (lambda f: save_lens(f, saelens("topk", k=True)), "is True; a whole number"),
+    "list for an object": (
+        lambda f: save_lens(f, saelens(metadata=[1])),
         "holds values that its library does not write .*; restore the original one",
     ),
+    "scaling factor of zero": (
+        lambda f: save_lens(f, saelens(normalize_activations="expected_average_only_in", norm_scaling_factor=0.0)),
+        "is 0.0; a positive number is needed",
+    ),
+    "no latents": (lambda f: save_lens(f, saelens("topk", k=0)), "k is 0; it must lie between 1 and"),
     "broken config": (
         lambda f: (write(f, topk_file()), (f / "config.json").write_text("{"))[0],
         "config.json is not valid JSON",
@@ -596,7 +606,7 @@ REFUSED = {
     "saelens k": (lambda f: save_lens(f, saelens("topk")), "names no k; without it top-k inference is a guess"),
     "saelens fractional k": (
         lambda f: save_lens(f, saelens("topk", k=2.5)),
-        "was trained with k = 2.5",
+        r"k of .* is 2\.5; a whole number",
     ),
     "saelens width": (lambda f: save_lens(f, saelens(d_sae=21)), "has d_sae 20, but its config says 21"),
     "sparsify skip": (

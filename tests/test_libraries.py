@@ -91,6 +91,7 @@ def test_a_config_that_no_reader_knows_yields_only_to_the_user():
     torch.testing.assert_close(sae(x), sae.encode(x) @ w["decoder.weight"].T + w["decoder.bias"])
     for options, sentence in (
         ({"variant": "topk", "k": 9}, "pass centred=True or centred=False"),
+        ({"variant": "topk", "k": 2.5, "centred": True}, "a whole number of latents is needed"),
         ({"variant": "topk", "centred": True}, "does not say its k: pass k="),
         ({"variant": "topq", "k": 9}, "did you mean 'topk'"),
         ({"variant": "standard", "k": 9}, "k=9 would change nothing"),

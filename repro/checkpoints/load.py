@@ -26,10 +26,18 @@ from repro.checkpoints.plan import Options, Plan
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import SAE
 
-READERS: tuple[ModuleType, ...] = (
+# readers that know their configs, and readers that know files without one, in the order in which they are asked
+BY_CONFIG: tuple[ModuleType, ...] = (
     native,
     dictionary_learning,
     saelens,
+    loca_release,
+    batch_topk_repo,
+    sparsify,
+    openai,
+)
+BY_KEYS: tuple[ModuleType, ...] = (
+    dictionary_learning,
     loca_release,
     batch_topk_repo,
     sparsify,
@@ -138,10 +146,10 @@ def _reader(weights: Weights, where: Location, options: Options) -> tuple[Module
     configs = [*where.configs, *([weights.config] if weights.config else [])]
     for config in configs or [{}]:
         refuse_known(weights, config)
-        for reader in READERS:
+        for reader in BY_CONFIG:
             if reader.by_config(weights, config):
                 return reader, config
-    for reader in READERS:
+    for reader in BY_KEYS:
         if (not configs or options.variant) and reader.by_keys(weights, options):
             return reader, {}
     names = ", ".join(sorted(weights.shapes)[:8]) or "no tensors"

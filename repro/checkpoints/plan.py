@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -106,6 +107,13 @@ def _off_unit(atoms: Tensor) -> float:
 def constant(value: Tensor) -> Lazy:
     """A tensor that is no part of the file."""
     return lambda: value
+
+
+def whole(k: Any, path: Path) -> int:
+    """k as a whole number. CheckpointError for text, fractions and truth values."""
+    if isinstance(k, bool) or not isinstance(k, int | float) or not float(k).is_integer():
+        raise CheckpointError(f"k of {path} is {k!r}; a whole number of latents is needed.")
+    return int(k)
 
 
 def zeros(size: int) -> Lazy:

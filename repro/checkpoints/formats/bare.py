@@ -8,7 +8,7 @@ import torch
 
 from repro.base.errors import nearest
 from repro.checkpoints.locate import Location
-from repro.checkpoints.plan import Options, Plan, constant
+from repro.checkpoints.plan import Options, Plan, constant, whole
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import VARIANTS, BatchTopK, Gated, LocA, MatryoshkaBatchTopK, Source, Standard, StandardUncentred, TopK
 
@@ -20,11 +20,6 @@ _NAMES = {
     "b_dec": ("b_dec", "decoder.bias", "bias"),
 }
 _VARIANTS = {name: cls for name, cls in VARIANTS.items() if cls not in (Gated, LocA, MatryoshkaBatchTopK)}
-
-
-def by_config(weights: Weights, config: dict[str, Any]) -> bool:
-    """Never: what a config says is for the reader of its library."""
-    return False
 
 
 def by_keys(weights: Weights, options: Options) -> bool:
@@ -69,7 +64,7 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         k = weights.number("k") if "k" in weights else options.take("k")
         if k is None:
             raise CheckpointError(f"{weights.path} does not say its k: pass k=.")
-        extra["k"] = int(k)
+        extra["k"] = whole(k, weights.path)
         threshold = weights.number("threshold") if "threshold" in weights else -1.0
         tensors["threshold"] = constant(torch.tensor(threshold))
     elif cls not in (Standard, StandardUncentred):

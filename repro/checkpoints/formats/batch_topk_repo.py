@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from repro.checkpoints.locate import Location, site_of_hook
-from repro.checkpoints.plan import Options, Plan, constant, zeros
+from repro.checkpoints.plan import Options, Plan, constant, whole, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import SAE, BatchTopK, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
 
@@ -47,9 +47,9 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
         if not config.get("use_encoder_bias", False):
             tensors["b_enc"] = zeros(m)  # the file has one, the code never adds it
-        if not isinstance(k, int):
+        if k is None:
             raise CheckpointError(f"The config.json of {weights.path} names no top_k; top-k inference needs it.")
-        extra["k"] = k
+        extra["k"] = whole(k, weights.path)
         threshold = weights.number("threshold") if "threshold" in weights else -1.0
         tensors["threshold"] = constant(torch.tensor(threshold))
     if cls in (BatchTopK, MatryoshkaBatchTopK):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from repro.base.errors import nearest
 from repro.checkpoints.locate import Location, as_output, parse_hook, parse_place
-from repro.checkpoints.plan import Options, Plan, constant, scaled
+from repro.checkpoints.plan import Options, Plan, constant, scaled, whole
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, StandardUncentred, TopK
 
@@ -184,18 +184,18 @@ def _unwrap_backup(weights: Weights) -> tuple[float, int | None]:
 
 def _k(weights: Weights, trainer: dict[str, Any], options: Options) -> int:
     """k: from the config first, the file second, the user third; never guessed."""
-    stored = int(weights.number("k")) if "k" in weights else None
+    stored = weights.number("k") if "k" in weights else None
     configured = trainer.get("k")
-    if configured is not None and stored is not None and int(configured) != stored:
+    if configured is not None and stored is not None and configured != stored:
         raise CheckpointError(
-            f"{weights.path} has k = {stored}, but its config.json says {configured}; they do not belong together."
+            f"{weights.path} has k = {stored:g}, but its config.json says {configured}; they do not belong together."
         )
     k = configured if configured is not None else stored if stored is not None else options.take("k")
     if k is None:
         raise CheckpointError(
             f"{weights.path} does not say its k: put the config.json of its training run beside it, or pass k=."
         )
-    return int(k)
+    return whole(k, weights.path)
 
 
 def sparsity(trainer: dict[str, Any], k: int | None) -> float | None:

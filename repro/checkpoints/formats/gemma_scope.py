@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from repro.checkpoints.locate import Location, parse_run
 from repro.checkpoints.plan import Options, Plan, scaled
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import JumpReLU, Source
-
-
-def by_config(weights: Weights, config: dict[str, Any]) -> bool:
-    """Never: these folders have none."""
-    return False
 
 
 def by_keys(weights: Weights, options: Options) -> bool:

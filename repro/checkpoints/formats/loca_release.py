@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from repro.checkpoints.locate import Location
-from repro.checkpoints.plan import Options, Plan, constant, zeros
+from repro.checkpoints.plan import Options, Plan, constant, whole, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import LocA, Source, StandardUncentred, TopK
 
@@ -116,7 +116,7 @@ def _phase_one(weights: Weights, where: Location) -> Plan:
         "b_dec": _b_dec(weights, d),
         "threshold": constant(torch.tensor(-1.0)),
     }
-    config = TopK.Config(d, m, k=int(k), centred=False, normalisation="unit_norm")
+    config = TopK.Config(d, m, k=whole(k, weights.path), centred=False, normalisation="unit_norm")
     return Plan(TopK, config, _source(where, "loca_phase_one", int(k)), tensors)
 
 

@@ -65,11 +65,6 @@ def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     return weights.metadata.get("format") == FORMAT
 
 
-def by_keys(weights: Weights, options: Options) -> bool:
-    """Never: without its header such a file is of unknown origin."""
-    return False
-
-
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
     """Rebuild what was saved. CheckpointError for a newer format_version or an unknown variant."""
     version = weights.metadata.get("format_version", "")

@@ -11,7 +11,7 @@ import torch
 
 from repro.base.errors import nearest
 from repro.checkpoints.locate import Location, read_config, site_of_hook
-from repro.checkpoints.plan import Options, Plan, constant, scaled
+from repro.checkpoints.plan import Options, Plan, constant, scaled, whole
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
 
@@ -35,11 +35,6 @@ _NORMALISATIONS = {
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
     """Does the config say so? Old files have no `architecture`."""
     return "d_sae" in config and "d_in" in config
-
-
-def by_keys(weights: Weights, options: Options) -> bool:
-    """Never: whether b_dec is subtracted, or tokens are normalised, stands in cfg.json only."""
-    return False
 
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
@@ -66,14 +61,13 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
         if k is None:
             raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
-        extra["k"] = max(1, int(k))
+        only_threshold = cls is not TopK and options.eval_activation != "batch_topk"
+        extra["k"] = max(1, round(k)) if only_threshold and k > 0 else whole(k, weights.path)
         tensors["threshold"] = constant(torch.tensor(-1.0))
     if cls in (BatchTopK, MatryoshkaBatchTopK):
         threshold = weights.number("topk_threshold")
         tensors["threshold"] = lambda: torch.tensor(threshold)
         extra["eval_activation"] = options.take("eval_activation") or "threshold"
-    if k is not None and k != int(k) and extra.get("eval_activation") != "threshold":
-        raise CheckpointError(f"{weights.path} was trained with k = {k}, and its codes keep a whole number of latents.")
     if cls is MatryoshkaBatchTopK:
         extra["group_sizes"] = _group_sizes(weights, config, m)
     _ignore_unit_scale(weights, m)
@@ -81,23 +75,21 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     extra["normalisation"], notes = _normalisation(weights, config, options, tensors, rescaled)
     if rescaled:
         _fold_decoder_norms(tensors)
-    if k is not None and k != int(k):
+    if "k" in extra and k != extra["k"]:
         notes.append(f"Trained with k = {k} latents a token on average; its codes need only the threshold.")
     meta = {**config, **(config.get("metadata") or {})}
+    source = _source(where, meta, architecture)
+    source.k, source.sparsity = extra.get("k"), None if k is None else float(k)
+    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=notes + _processing(meta))
+
+
+def _source(where: Location, meta: Mapping[str, Any], architecture: str) -> Source:
     hook, lm_name = str(meta.get("hook_name") or meta.get("hook_point") or ""), str(meta.get("model_name") or "")
     site, layer = site_of_hook(hook, lm_name) if hook else (where.site, where.layer)
-    notes += _processing(meta)
-    source = Source(
-        family=architecture,
-        step=where.step,
-        layer=layer,
-        site=site,
-        lm_name=lm_name,
-        sparsity=None if k is None else float(k),
-        k=extra.get("k"),
-        extra={"format": "saelens", "config": config, "hook": hook},
-    )
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=notes)
+    if meta.get("hook_head_index") is not None:
+        hook, site = f"head {meta['hook_head_index']} of {hook}", f"{site}, head {meta['hook_head_index']}"
+    extra = {"format": "saelens", "config": where.config, "hook": hook}
+    return Source(family=architecture, step=where.step, layer=layer, site=site, lm_name=lm_name, extra=extra)
 
 
 def _processing(meta: Mapping[str, Any]) -> list[str]:
@@ -210,12 +202,15 @@ def _normalisation(
         )
     if name != "expected_average_only_in":
         return _NORMALISATIONS[name], []
-    factor = options.take("norm_scaling_factor") or config.get("norm_scaling_factor") or _scaler(weights.path.parent)
+    factors = options.take("norm_scaling_factor"), config.get("norm_scaling_factor"), _scaler(weights.path.parent)
+    factor = next((f for f in factors if f is not None), None)
     if factor is None:
         return "none", [
             "Trained on activations scaled to mean norm sqrt(d), and the factor is not in its files: codes are what "
             "SAELens computes for the activations it is given; pass norm_scaling_factor to fold it in."
         ]
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+        raise CheckpointError(f"The scaling factor of {weights.path} is {factor!r}; a positive number is needed.")
     tensors["W_enc"] = scaled(tensors["W_enc"], factor)
     for key in ("W_dec", "b_dec"):
         tensors[key] = scaled(tensors[key], 1 / factor)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from repro.checkpoints.locate import Location, read_config, site_of_hook
-from repro.checkpoints.plan import Options, Plan, constant
+from repro.checkpoints.plan import Options, Plan, constant, whole
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import SAE, LocA, Source, TopK
 
@@ -38,9 +38,9 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     m, d = weights.matrix("encoder.weight")
     latents = config.get("num_latents") or d * config.get("expansion_factor", 0)
     weights.agrees({**config, "num_latents": latents}, d_in=d, num_latents=m)
-    k = config.get("k")
-    if k is None:
+    if config.get("k") is None:
         raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
+    k = whole(config["k"], weights.path)
     tensors = {
         "W_enc": weights.tensor("encoder.weight", m, d, transpose=True),
         "b_enc": weights.tensor("encoder.bias", m),
@@ -61,20 +61,19 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         sae_config = LocA.Config(d, m, group_sizes=(m // k,) * k, group_ks=(1,) * k, centred=True, normalisation="none")
     else:
         raise CheckpointError(f"{weights.path} uses the activation '{activation}'; only topk and groupmax exist here.")
-    hook, lm_name = weights.path.parent.name, _language_model(weights.path.parent.parent)
-    site, layer = where.site, where.layer
-    if site and site_of_hook(hook) == (site, layer):
-        site, layer = site_of_hook(hook, lm_name)
-    source = Source(
-        family=activation,
-        layer=layer,
-        site=site,
-        lm_name=lm_name,
-        sparsity=float(k),
-        k=k,
-        extra={"format": "sparsify", "config": config, "hook": hook},
-    )
+    source = _source(where, activation)
+    source.k, source.sparsity = k, float(k)
     return Plan(cls, sae_config, source, tensors)
+
+
+def _source(where: Location, activation: str) -> Source:
+    """The folder is the name of the module whose output was read; the run's config, one folder up, names the model."""
+    hook, lm_name = where.weights.parent.name, _language_model(where.weights.parent.parent)
+    extra = {"format": "sparsify", "config": where.config}
+    if not where.site or site_of_hook(hook) != (where.site, where.layer):
+        return Source(family=activation, layer=where.layer, site=where.site, lm_name=lm_name, extra=extra)
+    site, layer = site_of_hook(hook, lm_name)
+    return Source(family=activation, layer=layer, site=site, lm_name=lm_name, extra=extra | {"hook": hook})
 
 
 def _language_model(run: Path) -> str:
