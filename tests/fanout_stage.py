@@ -24,5 +24,5 @@ def copy(path, folder, name):
         assert time.monotonic() < end, "there is only one worker"
         time.sleep(0.02)
     found = stage.staged(path, Path(folder) / "disk")
-    about = {"pid": os.getpid(), "inode": (found / "manifest.json").stat().st_ino, "copies": len(made)}
+    about = {"pid": os.getpid(), "inode": found.stat().st_ino, "copies": len(made)}
     (Path(folder) / name).write_text(json.dumps(about))

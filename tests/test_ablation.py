@@ -7,47 +7,23 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from planted import D, M, evaluation, planted, tokens
 
-from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_sae, nulls
+from repro.evaluate import EvalData, EvalOptions, evaluate_sae, nulls
 from repro.evaluate.engine import Evaluation
 from repro.evaluate.rules import AS_RELEASED, CORRECTED, TITLES, Reading, Rules
 from repro.evaluate.steps import sweep
 from repro.inference import GRID9
 from repro.metrics.absorption import absorption_of
 from repro.metrics.names import CONTROLS, MODES
-from repro.sae import BatchTopK, Standard
+from repro.sae import Standard
 from repro.sections.ablation import density
 from repro.sections.ablation import figures as ablation_view
 from repro.sections.ablation import run as ablation
 
-D, M = 16, 64
-
-
-def planted(cls=BatchTopK, **knobs):
-    g = torch.Generator().manual_seed(0)
-    sae = cls(cls.Config(D, M, **knobs)).requires_grad_(False)
-    sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(M, D, generator=g), dim=1))
-    sae.W_enc.copy_(sae.W_dec.T)
-    sae.b_dec.copy_(torch.randn(D, generator=g))
-    if cls is BatchTopK:
-        sae.threshold.fill_(0.8)
-    else:
-        sae.b_enc.fill_(-0.8)
-    return sae
-
-
-def acts(sae, n, seed):
-    g = torch.Generator().manual_seed(seed)
-    z = (1 + torch.rand(n, M, generator=g)) * (torch.rand(n, M, generator=g) < 2 / M)
-    return z @ sae.W_dec + sae.b_dec + 0.05 * torch.randn(n, D, generator=g)
-
 
 def data_of(sae, seed=1, offset=0.0):
-    docs, inner = torch.arange(150) // 11, torch.arange(80) // 4
-    probed = Labelled(
-        Tokens(acts(sae, 80, seed + 1), inner), torch.arange(20) % 3, torch.arange(20) < 10, ("a", "b", "c")
-    )
-    return EvalData(Tokens(acts(sae, 150, seed) + offset, docs), probed, f"{seed}")
+    return evaluation(sae, 150, 80, seed, offset)
 
 
 # --- one engine: rows as the evaluations made them that it replaced ------------------------------------
@@ -144,7 +120,7 @@ def test_every_switch_moves_something_and_the_plan_is_complete():
 
 def test_without_bias_and_with_nonnegative_codes():
     sae = planted(k=4)
-    x = acts(sae, 9, 3)
+    x = tokens(sae, 9, 3)
     reading = Reading(sae, AS_RELEASED)
     z = reading.encode_sparse(x).to_dense()
     kept = (x @ sae.W_enc + sae.b_enc).topk(round(0.1 * M), dim=1)

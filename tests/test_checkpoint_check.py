@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from planted import planted
 
 from repro.base.errors import BadInput
 from repro.checkpoints.check import check_sae
@@ -10,24 +11,16 @@ from repro.sae import SAE, BatchTopK, JumpReLU, Source, Standard, TopK
 M, K, N = 24, 3, 400
 
 
-def planted(cls, seed=0, **knobs) -> tuple[SAE, torch.Tensor]:
-    """An SAE with orthogonal-ish atoms and tokens that are sums of K of them: it explains them almost fully."""
-    generator = torch.Generator().manual_seed(seed)
-    atoms = torch.nn.functional.normalize(torch.randn(M, 64, generator=generator), dim=1)
-    sae = cls(cls.Config(64, M, **knobs)).requires_grad_(False)
-    sae.W_dec.copy_(atoms)
-    sae.W_enc.copy_(torch.linalg.pinv(atoms))  # reads codes off exactly
-    sae.b_dec.copy_(torch.randn(64, generator=generator))
+def known(cls, seed=0, **knobs) -> tuple[SAE, torch.Tensor]:
+    """An SAE and tokens that are sums of K of its atoms, whose codes it reads off exactly."""
+    sae = planted(cls, 64, M, seed, **knobs)
+    sae.W_enc.copy_(torch.linalg.pinv(sae.W_dec))
+    sae.b_enc.copy_(-sae.b_dec @ sae.W_enc if isinstance(sae, JumpReLU) else torch.zeros(M))
+    generator = torch.Generator().manual_seed(seed + 1)
     z = torch.zeros(N, M)
     z.scatter_(1, torch.rand(N, M, generator=generator).topk(K).indices, 1 + torch.rand(N, K, generator=generator))
-    x = z @ atoms + sae.b_dec
-    if isinstance(sae, JumpReLU):
-        sae.b_enc.copy_(-sae.b_dec @ sae.W_enc)
-        sae.threshold.fill_(0.5)
-    if isinstance(sae, BatchTopK):
-        sae.threshold.fill_(0.5)
     sae.source = Source(family="planted", layer=8, lm_name="EleutherAI/pythia-160m-deduped")
-    return sae, x
+    return sae, z @ sae.W_dec + sae.b_dec
 
 
 def other(x: torch.Tensor) -> torch.Tensor:
@@ -37,7 +30,7 @@ def other(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(("cls", "knobs"), [(TopK, {"k": K}), (BatchTopK, {"k": K}), (JumpReLU, {}), (Standard, {})])
 def test_a_good_sae_passes(cls, knobs):
-    sae, x = planted(cls, **knobs)
+    sae, x = known(cls, **knobs)
     report = check_sae(sae, {7: other(x), 8: x, 9: other(x) * 2}, lm_name="pythia-160m-deduped")
     assert report.ok, report.sentences
     assert report.layers[8]["FVE"] == pytest.approx(1, abs=1e-3)
@@ -50,7 +43,7 @@ def test_a_good_sae_passes(cls, knobs):
 
 
 def test_names_the_layer_that_fits_better():
-    sae, x = planted(TopK, k=K)
+    sae, x = known(TopK, k=K)
     report = check_sae(sae, {8: other(x), 9: x})
     assert not report.ok
     assert any("The layer looks wrong: it explains layer 9 (FVE 1.000)" in s for s in report.sentences)
@@ -58,7 +51,7 @@ def test_names_the_layer_that_fits_better():
 
 @pytest.mark.parametrize(("cls", "knobs"), [(TopK, {"k": K}), (BatchTopK, {"k": K}), (JumpReLU, {}), (Standard, {})])
 def test_names_wrong_units(cls, knobs):
-    sae, x = planted(cls, **knobs)
+    sae, x = known(cls, **knobs)
     for factor in (16, 1 / 16):
         report = check_sae(sae, {8: factor * x})
         if cls is Standard and factor > 1:
@@ -70,7 +63,7 @@ def test_names_wrong_units(cls, knobs):
 
 
 def test_names_another_model_and_a_wrong_threshold():
-    sae, x = planted(BatchTopK, k=K)
+    sae, x = known(BatchTopK, k=K)
     assert any("trained on EleutherAI/pythia" in s for s in check_sae(sae, {8: x}, lm_name="gpt2").sentences)
     sae.threshold.fill_(1.9)
     report = check_sae(sae, {8: x})
@@ -79,7 +72,7 @@ def test_names_another_model_and_a_wrong_threshold():
 
 
 def test_remarks_do_not_fail():
-    sae, x = planted(Standard)
+    sae, x = known(Standard)
     sae.W_dec[0] *= 3
     sae.W_enc[:, 0] /= 3
     sae.source.extra["notes"] = ["A note of the reader."]
@@ -95,7 +88,7 @@ def test_remarks_do_not_fail():
 
 
 def test_the_layer_of_an_sae_that_does_not_say():
-    sae, x = planted(TopK, k=K)
+    sae, x = known(TopK, k=K)
     sae.source.layer = None
     assert check_sae(sae, {4: x}).numbers["layer"] == 4
     assert check_sae(sae, x).ok
@@ -104,7 +97,7 @@ def test_the_layer_of_an_sae_that_does_not_say():
 
 
 def test_refuses_what_it_cannot_check():
-    sae, x = planted(TopK, k=K)
+    sae, x = known(TopK, k=K)
     with pytest.raises(BadInput, match="was trained on layer 8, and the activations are of layer 3: collect layer 8"):
         check_sae(sae, {3: x})
     with pytest.raises(BadInput, match="at least one layer"):

@@ -18,11 +18,11 @@ from repro.activations import forward as forward_module
 from repro.activations.collect import collect, collect_texts
 from repro.activations.language_models.load import as_loaded, load_model
 from repro.activations.store import open_store
-from repro.activations.summary import exact_median
 from repro.activations.text.documents import Document
 from repro.activations.tokenise import Count, sequences
 from repro.base.config import DatasetConfig, ModelConfig, RunConfig
 from repro.base.errors import BadInput
+from repro.base.lock import only_one
 
 pytest.importorskip("transformers")
 WORDS = language_models.TEXT.split()
@@ -57,8 +57,7 @@ def changed(config, **options):
 
 def digests(path):
     """Of the arrays of the store at `path`, which is returned by `collect`."""
-    files = path.iterdir() if path.is_dir() else path.parent.glob("*.npy")
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files if p.suffix != ".json"}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in path.parent.glob("*.npy")}
 
 
 def manifest(path):
@@ -66,9 +65,6 @@ def manifest(path):
     meta = dict(open_store(path, verify=True).meta)
     assert meta.pop("seconds") > 0 and meta.pop("tokens_per_second") > 0
     return meta
-
-
-FORMS = {"npy": None, "shards": 5 * 16}
 
 
 # --- tokens -------------------------------------------------------------------------------------------
@@ -245,8 +241,7 @@ def test_batches_hold_sequences_of_like_lengths():
     assert (shortest[:-1] >= longest[1:]).all()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_batch_is_written_while_the_next_is_computed(config, monkeypatch, form):
+def test_a_batch_is_written_while_the_next_is_computed(config, monkeypatch):
     """The first one is not put in its place before the model has begun the second."""
     begun, put, forward = threading.Event(), forward_module.put, forward_module.forward
     calls = []
@@ -259,7 +254,7 @@ def test_a_batch_is_written_while_the_next_is_computed(config, monkeypatch, form
 
     monkeypatch.setattr(collect_module, "forward", watched)
     monkeypatch.setattr(collect_module, "put", lambda *args: (begun.wait(60) or pytest.fail("waited"), put(*args))[1])
-    collect(dataclasses.replace(config, shard_tokens=FORMS[form]))
+    collect(config)
     assert len(calls) > 2
 
 
@@ -267,12 +262,11 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("when", [0, 2])
 @pytest.mark.parametrize("where", ["forward", "put"])
-def test_resumed_files_are_the_same_bytes(config, monkeypatch, packing, when, where, form):
-    config = dataclasses.replace(changed(config, packing=packing), shard_tokens=FORMS[form])
+def test_resumed_files_are_the_same_bytes(config, monkeypatch, packing, when, where):
+    config = changed(config, packing=packing)
     undisturbed = collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole"))
     whole = digests(undisturbed)
     real, calls = getattr(forward_module, where), []
@@ -326,125 +320,38 @@ def test_killed_while_files_get_their_names(config, monkeypatch, renamed):
     open_store(acts, verify=True)
 
 
-@pytest.mark.parametrize("at", ["before its name", "after its name"])
-def test_killed_while_a_shard_is_finished(config, monkeypatch, at):
-    config = dataclasses.replace(config, shard_tokens=80)
-    whole = collect(dataclasses.replace(config, output_dir=config.output_dir + "_whole"))
-    real, calls = os.replace, []
-
-    def dying(source, target):
-        if "shard_00001" in str(target):
-            if at == "after its name" and not calls:
-                real(source, target)
-            calls.append(1)
-            raise Killed
-        real(source, target)
-
-    with monkeypatch.context() as m:
-        m.setattr(os, "replace", dying)
-        with pytest.raises(Killed):
-            collect(config)
-    draft = collect_module.Path(config.output_dir) / ".acts_layer1.draft" / "acts_layer1"
-    assert (draft / "shard_00001.safetensors").exists() is (at == "after its name")
-    assert digests(collect(config)) == digests(whole) and manifest(collect(config)) == manifest(whole)
-
-
-@pytest.mark.parametrize("removed", range(5))
-def test_killed_while_one_form_replaces_the_other(config, monkeypatch, removed):
-    collect(config)
-    shards = dataclasses.replace(config, shard_tokens=80)
-    real, calls = collect_module.Path.unlink, []
-
-    def dying(path, **options):
-        if path.parent == collect_module.Path(config.output_dir) and path.exists():
-            calls.append(1)
-            if len(calls) > removed:
-                raise Killed
-        real(path, **options)
-
-    with monkeypatch.context() as m:
-        m.setattr(collect_module.Path, "unlink", dying)
-        with pytest.raises(Killed):
-            collect(shards)
-    path = collect(shards)
-    assert open_store(path.parent, verify=True).path == path
-    assert [p.name for p in path.parent.iterdir()] == ["acts_layer1"]
-    back = collect(config)
-    assert open_store(path.parent, verify=True).path == back and not path.exists()
-
-
 def test_two_runs_at_once(config):
     folder = collect_module.Path(config.output_dir) / ".acts_layer1.draft"
-    with collect_module._only_one(folder), pytest.raises(BadInput, match=r"Another `repro collect`"):
+    with only_one(folder, "repro collect"), pytest.raises(BadInput, match=r"Another `repro collect`"):
         collect(config)
     collect(config)
 
 
-# --- shards ---------------------------------------------------------------------------------------------
+# --- the manifest ---------------------------------------------------------------------------------------
 
 
-def test_shards_hold_what_one_file_holds(config):
-    config = changed(config, label_column="topic")
-    one = open_store(collect(config))
-    path = collect(dataclasses.replace(config, shard_tokens=100, output_dir=config.output_dir + "2"))
-    many = open_store(path, verify=True)
-    assert path.name == "acts_layer1" and many.path == path
-    assert [f["sequences"] for f in many.meta["files"].values()] == [4, 4, 4, 4, 4, 4, 1]  # whole batches of 4
-    for role in ("mask", "docs", "tokens", "norms", "labels"):
-        np.testing.assert_array_equal(getattr(many, role), getattr(one, role))
-    assert many.label_names == one.label_names
-    ours, theirs = many.select(), one.select()
-    assert ours.index.tolist() == theirs.index.tolist()
-    assert torch.equal(ours.read(slice(None)), theirs.read(slice(None)))
-    assert torch.equal(ours.take(20, seed=3).x, theirs.take(20, seed=3).x)
-    assert torch.equal(next(ours.batches(50, seed=4)), next(theirs.batches(50, seed=4)))
-    same = ("shape", "tokens", "documents", "norms", "mean", "scale", "label_names", "special_ids", "dataset")
-    assert {k: many.meta[k] for k in same} == {k: one.meta[k] for k in same}
-    x = one.x[one.mask].astype(np.float64)
-    np.testing.assert_allclose(one.meta["mean"], x.mean(0), rtol=1e-12, atol=1e-14)
-    assert one.meta["scale"] == pytest.approx(np.sqrt((x**2).sum(1).mean()), rel=1e-12)
-    kept = one.norms[one.mask]
-    assert one.meta["norms"]["median"] == float(np.median(kept)) and one.meta["norms"]["max"] == float(kept.max())
-
-
-def test_shards_of_single_documents(config):
-    config = changed(config, packing=False)
-    one = open_store(collect(config))
-    many = open_store(collect(dataclasses.replace(config, shard_tokens=70, output_dir=config.output_dir + "2")))
-    np.testing.assert_array_equal(many.tokens, one.tokens)
-    np.testing.assert_allclose(many.select(()).read(slice(None)), one.select(()).read(slice(None)), atol=1e-5)
-    np.testing.assert_allclose(many.meta["mean"], one.meta["mean"], atol=1e-6)
-
-
-@pytest.mark.parametrize("n", [1, 2, 999, 1000])
-def test_the_median_that_is_counted_is_the_median(n):
-    rng = np.random.default_rng(n)
-    for values in (rng.exponential(size=n), rng.integers(0, 3, n), np.zeros(n)):
-        values = values.astype(np.float32)
-        assert exact_median(lambda v=values: iter(np.array_split(v, 3))) == float(np.median(values))
+def test_mean_scale_and_norms_are_those_of_the_real_tokens(config):
+    store = open_store(collect(changed(config, packing=False)))
+    x, norms = store.x[store.mask].astype(np.float64), store.norms[store.mask]
+    np.testing.assert_allclose(store.meta["mean"], x.mean(0), rtol=1e-12, atol=1e-14)
+    assert store.meta["scale"] == pytest.approx(np.sqrt((x**2).sum(1).mean()), rel=1e-12)
+    described = store.meta["norms"]
+    assert described["median"] == float(np.median(norms)) and described["max"] == float(norms.max())
+    assert described["share_above_5_medians"] == (norms > 5 * np.median(norms)).mean()
+    assert described["median_at_position_0"] == float(np.median(store.norms[:, 0]))
 
 
 def test_a_damaged_store_is_found_by_verify_and_collected_again(config, capsys):
-    config = dataclasses.replace(config, shard_tokens=80)
-    path = collect(config)
-    whole, file = digests(path), path / "shard_00001.safetensors"
-    data = bytearray(file.read_bytes())
+    path = collect(changed(config, max_tokens=4000))
+    whole = digests(path)
+    data = bytearray(path.read_bytes())
     data[len(data) // 2 + 9] ^= 1
-    file.write_bytes(data)
-    collect(dataclasses.replace(config, verify=True))
-    assert "shard_00001.safetensors has changed" in capsys.readouterr().err and digests(path) == whole
-    file.unlink()
-    collect(config)
-    assert "shard_00001.safetensors is missing" in capsys.readouterr().err and digests(path) == whole
-
-
-def test_a_folder_with_other_files_is_not_replaced(config):
-    folder = collect_module.Path(config.output_dir) / "acts_layer1"
-    folder.mkdir(parents=True)
-    (folder / "mine.txt").write_text("keep me")
-    with pytest.raises(BadInput, match=r"holds mine\.txt, which no collection wrote"):
-        collect(dataclasses.replace(config, shard_tokens=80))
-    assert [p.name for p in folder.iterdir()] == ["mine.txt"] and not list(folder.parent.glob(".*"))
+    path.write_bytes(data)
+    collect(dataclasses.replace(changed(config, max_tokens=4000), verify=True))
+    assert "acts_layer1.npy has changed" in capsys.readouterr().err and digests(path) == whole
+    path.with_suffix(".mask.npy").unlink()
+    collect(changed(config, max_tokens=4000))
+    assert "acts_layer1.mask.npy is missing" in capsys.readouterr().err and digests(path) == whole
 
 
 # --- what is wrong --------------------------------------------------------------------------------------
@@ -484,12 +391,6 @@ def test_bad_options_leave_nothing(config, options, sentence):
     assert not out.exists() or not list(out.iterdir())
 
 
-@pytest.mark.parametrize("shard_tokens", [0, 15])
-def test_a_shard_holds_a_sequence(config, shard_tokens):
-    with pytest.raises(BadInput, match="give at least the 16 tokens of one sequence"):
-        collect(dataclasses.replace(config, shard_tokens=shard_tokens))
-
-
 def test_full_disk_is_said_before_the_work(config, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -521,18 +422,13 @@ def test_texts_in_memory_equal_the_files(config):
 
 
 def test_bench_rows(lm, corpus, tmp_path):
-    """Rows of both forms against the bare pass, and of a longer collection. Nothing is judged by its time."""
+    """Rows against the bare pass, and of a longer collection. Nothing is judged by its time."""
     options = {"model": lm, "layer": 1, "dataset": corpus, "tokens": 200, "rounds": 2, "seq-len": 16, "batch-size": 4}
     options |= {"longer": 2, "out": tmp_path}
     path = bench.run(["collect", *(str(w) for k, v in options.items() for w in (f"--{k}", v))])
     with path.open(newline="") as f:
         rows = list(csv.DictReader(f))
-    assert [(r["form"], r["tokens"], r["rounds"]) for r in rows] == [
-        ("npy", "200", "2"),
-        ("shards", "200", "2"),
-        ("npy", "400", "1"),
-        ("shards", "400", "1"),
-    ]
+    assert [(r["tokens"], r["rounds"]) for r in rows] == [("200", "2"), ("400", "1")]
     for ratio in ("ratio_to_bare", "cpu_ratio_to_bare"):
-        assert float(rows[0][ratio]) > 0 and rows[2][ratio] == ""
+        assert float(rows[0][ratio]) > 0 and rows[1][ratio] == ""
     assert rows[0]["d"] == "32" and rows[0]["dtype"] == "float32" and rows[0]["device"] and rows[0]["date"]

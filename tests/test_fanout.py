@@ -13,8 +13,9 @@ import pytest
 from repro.base.errors import BadInput
 from repro.base.memory import memory_available
 from repro.jobs import engines, worker
-from repro.jobs import run as fanout
-from repro.jobs.run import Fanout, Task, fan_out, status
+from repro.jobs import task as fanout
+from repro.jobs.run import fan_out
+from repro.jobs.task import Fanout, Task, status
 
 ENGINES = [
     pytest.param({"engine": "local"}, id="local"),

@@ -14,7 +14,7 @@ from repro.base.files import repo_root
 from repro.base.memory import sae_bytes
 from repro.cli import main
 from repro.commands import many as tables
-from repro.jobs.run import status
+from repro.jobs.task import status
 
 SHORT = ("--metrics.max-tokens", "60", "--metrics.bootstrap", "4", "--semi-steps", "2", "--non-steps", "3")
 

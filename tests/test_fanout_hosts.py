@@ -21,7 +21,8 @@ DRIVER = """
 import sys
 sys.path.insert(0, sys.argv[3])
 import fanout_tasks
-from repro.jobs.run import Fanout, Task, fan_out
+from repro.jobs.run import fan_out
+from repro.jobs.task import Fanout, Task
 out, address = sys.argv[1:3]
 tasks = [Task(f"t{i}", f"t{i}", fanout_tasks.write, (out, f"t{i}", 2.0)) for i in range(int(sys.argv[4]))]
 print(fan_out(tasks, Fanout("dask", scheduler=address), out))

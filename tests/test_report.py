@@ -20,7 +20,7 @@ from repro.book import build as book
 from repro.book import mime
 from repro.book.parameters import scale_parameters
 from repro.book.runner import execute, execute_all, plan, record
-from repro.jobs.run import Fanout, status
+from repro.jobs.task import Fanout, status
 
 v4 = nbformat.v4
 

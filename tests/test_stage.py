@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import test_shards
 import test_store
 
 from repro.activations import stage
 from repro.activations.stage import staged
 from repro.activations.store import open_store
 from repro.base.errors import BadInput
-from repro.jobs.run import Fanout, Task, fan_out
+from repro.jobs.run import fan_out
+from repro.jobs.task import Fanout, Task
 
 
 def bare(folder):
@@ -25,17 +25,13 @@ def bare(folder):
     return folder / "acts_layer0.npy"
 
 
-def single(folder):
-    test_store.write(folder)
+def collected(folder):
+    folder.mkdir()
+    test_store.write(folder, labels=[1, 0])
     return folder / "acts_layer5.npy"
 
 
-def sharded(folder):
-    test_shards.write(folder / "acts_layer5")
-    return folder / "acts_layer5"
-
-
-@pytest.mark.parametrize("make", [bare, sharded])
+@pytest.mark.parametrize("make", [bare, collected])
 def test_the_copy_is_the_store(make, tmp_path, monkeypatch):
     path = make(tmp_path / "net")
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
@@ -57,8 +53,7 @@ def inodes(folder):
 
 def test_a_store_of_collect_is_copied_with_what_lies_beside_it_and_nothing_else(tmp_path):
     folder = tmp_path / "net"
-    folder.mkdir()
-    path = single(folder)
+    path = collected(folder)
     (folder / "metrics.parquet").write_text("not the store's")
     copy = staged(path, tmp_path / "disk")
     names = {p.name for p in folder.iterdir()} - {"metrics.parquet"}
@@ -66,15 +61,14 @@ def test_a_store_of_collect_is_copied_with_what_lies_beside_it_and_nothing_else(
     assert open_store(copy, verify=True).meta == open_store(path).meta
 
 
-@pytest.mark.parametrize("make", [bare, sharded])
+@pytest.mark.parametrize("make", [bare, collected])
 def test_a_damaged_copy_is_noticed_and_made_again(make, tmp_path):
     path = make(tmp_path / "net")
     copy = staged(path, tmp_path / "disk")
-    file = sorted(p for p in copy.rglob("*") if p.suffix == ".safetensors")[1] if copy.is_dir() else copy
-    whole = file.read_bytes()
+    whole = copy.read_bytes()
     for damaged in (whole[:-7], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
-        file.write_bytes(damaged)
-        assert staged(path, tmp_path / "disk") == copy and file.read_bytes() == whole
+        copy.write_bytes(damaged)
+        assert staged(path, tmp_path / "disk") == copy and copy.read_bytes() == whole
     shutil.rmtree(copy.parent / "copied.json", ignore_errors=True)
     (copy.parent / "copied.json").write_text("{")
     assert staged(path, tmp_path / "disk") == copy
@@ -91,12 +85,11 @@ def test_another_store_of_the_same_name_has_a_copy_of_its_own(tmp_path):
 
 
 def test_a_store_that_is_not_what_its_manifest_says_is_not_copied(tmp_path):
-    path = sharded(tmp_path / "net")
-    shard = path / "shard_00001.safetensors"
-    content = bytearray(shard.read_bytes())
+    path = collected(tmp_path / "net")
+    content = bytearray(path.read_bytes())
     content[-3] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(BadInput, match=r"shard_00001.safetensors has changed since it was collected"):
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match=r"acts_layer5.npy has changed since it was collected"):
         staged(path, tmp_path / "disk")
     assert not inodes(tmp_path / "disk")
 
@@ -132,7 +125,7 @@ stage.staged(sys.argv[1], sys.argv[2])
 
 
 def test_a_copy_that_is_killed_leaves_nothing_under_the_final_name(tmp_path):
-    path = sharded(tmp_path / "net")
+    path = collected(tmp_path / "net")
     words = [sys.executable, "-c", SLOW_DISK, str(path), str(tmp_path / "disk")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "one file\n"
@@ -150,7 +143,7 @@ def test_two_workers_make_one_copy(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(here)
     import fanout_stage
 
-    path = sharded(tmp_path / "net")
+    path = collected(tmp_path / "net")
     tasks = [Task(f"t{i}", f"t{i}", fanout_stage.copy, (str(path), str(tmp_path), f"t{i}")) for i in range(2)]
     assert fan_out(tasks, Fanout(workers=2, retries=0), tmp_path, progress=False) == {}
     said = [json.loads((tmp_path / f"t{i}").read_text()) for i in range(2)]

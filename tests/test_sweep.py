@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted import planted
 
 from repro.base.files import repo_root
 from repro.evaluate import EvalData, EvalOptions, Tokens, steps
 from repro.evaluate.steps import Clock, fista, ista
-from repro.sae import BatchTopK
 from repro.sections.sweep import costs as sweep_cost
 from repro.sections.sweep import run as sweep
 from repro.solvers import Fista, Ista, Lasso, solve
@@ -18,12 +18,7 @@ D, M, STEPS = 8, 24, (0, 1, 4)
 
 @pytest.fixture(scope="module")
 def sae():
-    g = torch.Generator().manual_seed(0)
-    out = BatchTopK(BatchTopK.Config(D, M, k=3)).requires_grad_(False)
-    out.W_dec.copy_(torch.nn.functional.normalize(torch.randn(M, D, generator=g), dim=1))
-    out.W_enc.copy_(out.W_dec.T)
-    out.threshold.fill_(0.8)
-    return out
+    return planted(d=D, m=M, k=3)
 
 
 @pytest.fixture(scope="module")

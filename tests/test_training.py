@@ -18,7 +18,7 @@ from repro.checkpoints.formats.dictionary_learning import state_dict
 from repro.commands.train import jobs, recipe, run, with_defaults
 from repro.commands.training_flags import TrainConfig
 from repro.sae import VARIANTS
-from repro.training.language import ce_recovered, of_store
+from repro.training.language import CrossEntropy, of_store
 from repro.training.losses import LOSSES, Situation, auxk
 from repro.training.places import Dense, Sparse
 from repro.training.recipe import TRAINED, Job, Recipe, group_sizes, sparsity_grid
@@ -532,30 +532,30 @@ def test_cross_entropy_recovered(tiny_lm):
     text = "A library is a collection of books. People borrow books there, read them and bring them back. " * 12
     ids = torch.tensor(tiny_lm.tokenizer(text).input_ids[:192]).view(4, 48)
     d, layer = tiny_lm.d, tiny_lm.layer
-    same = ce_recovered(tiny_lm, mirror(d, 1.0), layer, ids)
+    same = CrossEntropy(tiny_lm, layer, ids)(mirror(d, 1.0))
     assert same["frac_recovered"] == pytest.approx(1, abs=1e-5)
     assert same["loss_original"] == pytest.approx(float(tiny_lm.model(input_ids=ids, labels=ids).loss), rel=1e-5)
-    nothing = ce_recovered(tiny_lm, mirror(d, 0.0), layer, ids, batch_size=3)
+    nothing = CrossEntropy(tiny_lm, layer, ids, batch_size=3)(mirror(d, 0.0))
     assert nothing["frac_recovered"] == pytest.approx(0, abs=1e-5)
     assert nothing["loss_zero"] == pytest.approx(same["loss_zero"], rel=1e-5) and same["loss_zero"] > 5
-    part = ce_recovered(tiny_lm, mirror(d, 0.8), layer, ids)
+    part = CrossEntropy(tiny_lm, layer, ids)(mirror(d, 0.8))
     assert 0.5 < part["frac_recovered"] < 1 and part["loss_reconstructed"] > part["loss_original"]
 
     keep = torch.zeros_like(ids, dtype=torch.bool)
     keep[:, 0] = True  # position 0 keeps its activation, in the ablation too
-    assert ce_recovered(tiny_lm, mirror(d, 0.0), layer, ids, keep=keep)["loss_zero"] < same["loss_zero"]
-    everything = ce_recovered(tiny_lm, mirror(d, 0.0), layer, ids, keep=~torch.zeros_like(keep))
+    assert CrossEntropy(tiny_lm, layer, ids, keep=keep)(mirror(d, 0.0))["loss_zero"] < same["loss_zero"]
+    everything = CrossEntropy(tiny_lm, layer, ids, keep=~torch.zeros_like(keep))(mirror(d, 0.0))
     assert everything["loss_zero"] == pytest.approx(same["loss_original"], rel=1e-5)
 
     mask = torch.ones_like(keep)
     mask[:, 30:] = False  # padding counts nowhere
     padded = torch.where(mask, ids, 0)
-    assert ce_recovered(tiny_lm, mirror(d, 1.0), layer, padded, mask=mask)["loss_original"] == pytest.approx(
+    assert CrossEntropy(tiny_lm, layer, padded, mask=mask)(mirror(d, 1.0))["loss_original"] == pytest.approx(
         float(tiny_lm.model(input_ids=ids[:, :30], labels=ids[:, :30]).loss), rel=1e-5
     )
     for bad, word in (
-        (lambda: ce_recovered(tiny_lm, mirror(d, 1.0), 9, ids), "none is layer 9"),
-        (lambda: ce_recovered(tiny_lm, mirror(d, 1.0), layer, ids[:, :1]), "at least two tokens"),
+        (lambda: CrossEntropy(tiny_lm, 9, ids)(mirror(d, 1.0)), "none is layer 9"),
+        (lambda: CrossEntropy(tiny_lm, layer, ids[:, :1])(mirror(d, 1.0)), "at least two tokens"),
     ):
         with pytest.raises(BadInput, match=word):
             bad()

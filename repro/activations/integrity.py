@@ -21,12 +21,12 @@ def facts(path: Path) -> dict[str, Any]:
 
 def sample(path: Path) -> str:
     """Hash of 16 pieces of 4 KiB spread over a file, both ends included: tells files apart, reading little."""
-    size, found = path.stat().st_size, hashlib.sha256()
+    size, content = path.stat().st_size, hashlib.sha256()
     with open(path, "rb") as f:
         for i in range(PIECES):
             f.seek(max(0, size - PIECE) * i // (PIECES - 1))
-            found.update(f.read(PIECE))
-    return found.hexdigest()[:32]
+            content.update(f.read(PIECE))
+    return content.hexdigest()[:32]
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -66,15 +66,15 @@ def check_files(manifest: Path, meta: dict[str, Any], folder: Path, expected: Co
     expected: the names that a store of this kind may have. verify: compare every sha256 instead of the samples.
     """
     home = folder.resolve()
-    for name, known in meta["files"].items():
+    for name, about in meta["files"].items():
         file = folder / name
         if name not in expected:
             raise BadInput(f"{manifest} names '{name}', which is no file of this store: collect again.")
         if file.is_symlink() and file.resolve().parent != home:
             raise BadInput(f"{file} is a link that leads out of its folder: put the file itself there.")
-        if not file.is_file() or file.stat().st_size != known["bytes"]:
-            raise BadInput(f"{file} is missing or cut off (its provenance says {known['bytes']} bytes): collect again.")
-        if verify and file_sha256(file) != known["sha256"]:
+        if not file.is_file() or file.stat().st_size != about["bytes"]:
+            raise BadInput(f"{file} is missing or cut off (its provenance says {about['bytes']} bytes): collect again.")
+        if verify and file_sha256(file) != about["sha256"]:
             raise BadInput(f"{file} has changed since it was collected (sha256 differs): collect again.")
-        if not verify and "sample" in known and sample(file) != known["sample"]:
+        if not verify and "sample" in about and sample(file) != about["sample"]:
             raise BadInput(f"{file} is not the file that {manifest.name} describes (another store's?): collect again.")

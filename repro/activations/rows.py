@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from repro.activations.shards import Shards
 from repro.base.errors import BadInput
-
-if TYPE_CHECKING:
-    from repro.activations.store import ActivationStore
 
 WINDOW_BYTES = 2**30  # shuffled reading stays inside a window of this size, so that the page cache can hold it
 RUN = 64  # neighbouring rows that enter a window together, so that a disk reads long stretches
@@ -24,6 +21,24 @@ RUN = 64  # neighbouring rows that enter a window together, so that a disk reads
 def window_runs(d: int) -> int:
     """Runs that are shuffled together, for float32 rows of width d."""
     return max(1024, WINDOW_BYTES // (4 * d * RUN))
+
+
+class Store(Protocol):
+    """What rows are read from, and what their readers ask of it; `ActivationStore` is one."""
+
+    path: Path
+    x: np.ndarray
+    mask: np.ndarray
+    docs: np.ndarray
+    tokens: np.ndarray | None
+    meta: Mapping[str, Any]
+
+    @property
+    def d(self) -> int:
+        """Width of the activations."""
+
+    def read(self, positions: np.ndarray) -> np.ndarray:
+        """Rows by flat position (sequence * T + column), in the order given -> float32 [k, d]."""
 
 
 @dataclass
@@ -39,7 +54,7 @@ class Batch:
 class Rows:
     """The chosen tokens of a store as rows [n, d]; nothing is read before it is asked for."""
 
-    store: ActivationStore
+    store: Store
     index: np.ndarray
     description: dict[str, Any]
 
@@ -83,24 +98,20 @@ class Rows:
 
         The same seed gives the same batches; start_batch resumes without reading what went before. Up to 1 GB of
         rows are shuffled uniformly. A larger store is shuffled in two levels: runs of 64 neighbouring rows are dealt
-        at random into windows of 1 GB, and rows are shuffled within each window; reading stays fast on a disk. Of a
-        sharded store one window is in memory; one file is left to the system's page cache.
+        at random into windows of 1 GB, and rows are shuffled within each window; reading stays fast on a disk.
         """
         if batch_size < 1:
             raise BadInput(f"batch_size must be at least 1, not {batch_size}.")
         parts: list[Tensor] = []
-        wanted = batch_size
-        held: Tensor | None = None
+        missing = batch_size
         for rows, order in self._windows(seed, start_batch * batch_size):
-            held = None  # before the next one is read
-            held = self.read(rows) if isinstance(self.store.x, Shards) else None
             while order.size:
-                mine, order = order[:wanted], order[wanted:]
-                parts.append(self.read(rows[mine]) if held is None else held[torch.from_numpy(mine)])
-                wanted -= mine.size
-                if not wanted:
+                next_rows, order = order[:missing], order[missing:]
+                parts.append(self.read(rows[next_rows]))
+                missing -= next_rows.size
+                if not missing:
                     yield parts[0] if len(parts) == 1 else torch.cat(parts)
-                    parts, wanted = [], batch_size
+                    parts, missing = [], batch_size
 
     def _windows(self, seed: int, position: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(row numbers of a window in file order, their shuffled order) from a position of the endless sequence on."""

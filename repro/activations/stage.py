@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from repro.activations.integrity import check_files, read_manifest, sample
-from repro.activations.shards import MANIFEST, shard_name
 from repro.activations.store import Files, locate_store
 from repro.base.errors import BadInput, disk_full
 from repro.base.files import digest, file_sha256
@@ -37,7 +36,7 @@ def staged(path: str | Path, folder: str | Path) -> Path:
     try:
         home.mkdir(parents=True, exist_ok=True)
         with FileLock(home / f".{target.name}.lock"):
-            if not _sound(target, source):
+            if not _sound(target):
                 _copy(source, files, target)
     except OSError as error:
         if not disk_full(error):
@@ -59,17 +58,12 @@ def _folder(folder: str | Path) -> Path:
 
 def _files(source: Path) -> tuple[Path | None, dict[Path, str | None]]:
     """(manifest, file -> sha256 that the manifest gives) of a store; a bare .npy is one file without either."""
-    if source.is_dir():
-        manifest, folder = source / MANIFEST, source
-        meta = read_manifest(manifest)
-        expected = [shard_name(i) for i in range(len(meta["files"]))]
-    else:
-        manifest, folder = Files(source).json, source.parent
-        if not manifest.is_file():
-            return None, {source: None}
-        meta = read_manifest(manifest)
-        expected = [source.name, *(p.name for p in Files(source).side.values())]
-    check_files(manifest, meta, folder, expected, verify=False)
+    manifest, folder = Files(source).json, source.parent
+    if not manifest.is_file():
+        return None, {source: None}
+    meta = read_manifest(manifest)
+    names = [source.name, *(p.name for p in Files(source).side.values())]
+    check_files(manifest, meta, folder, names, verify=False)
     return manifest, {manifest: None} | {folder / name: about["sha256"] for name, about in meta["files"].items()}
 
 
@@ -80,15 +74,11 @@ def _key(source: Path, manifest: Path | None) -> str:
     return digest(source.name, about.st_size, about.st_mtime_ns, sample(source))
 
 
-def _inside(target: Path, source: Path) -> Path:
-    return target / source.name if source.is_dir() else target
-
-
-def _sound(target: Path, source: Path) -> bool:
+def _sound(target: Path) -> bool:
     """Is there a copy whose files have the sizes and samples that they had when it was made?"""
     try:
         meta = json.loads((target / COPIED).read_text())
-        check_files(target / COPIED, meta, _inside(target, source), meta["files"], verify=False)
+        check_files(target / COPIED, meta, target, meta["files"], verify=False)
     except (OSError, ValueError, KeyError, TypeError):
         return False
     return True
@@ -101,9 +91,8 @@ def _copy(source: Path, files: dict[Path, str | None], target: Path) -> None:
         if old.exists():
             shutil.rmtree(old)
     try:
-        folder = _inside(draft, source)
-        folder.mkdir(parents=True)
-        about = {path.name: _copy_file(path, folder / path.name, sha256) for path, sha256 in files.items()}
+        draft.mkdir(parents=True)
+        about = {path.name: _copy_file(path, draft / path.name, sha256) for path, sha256 in files.items()}
         (draft / COPIED).write_text(json.dumps({"from": str(source), "files": about}))
         draft.replace(target)
     finally:
@@ -111,15 +100,15 @@ def _copy(source: Path, files: dict[Path, str | None], target: Path) -> None:
 
 
 def _copy_file(path: Path, copy: Path, sha256: str | None) -> dict[str, Any]:
-    found = hashlib.sha256()
+    digest_of_copy = hashlib.sha256()
     with open(path, "rb") as old, open(copy, "wb") as new:
         while part := old.read(BUFFER):
-            found.update(part)
+            digest_of_copy.update(part)
             new.write(part)
         new.flush()
         os.fsync(new.fileno())
-    if sha256 not in (None, found.hexdigest()):
+    if sha256 not in (None, digest_of_copy.hexdigest()):
         raise BadInput(f"{path} has changed since it was collected (sha256 differs): collect again.")
-    if file_sha256(copy) != found.hexdigest():
+    if file_sha256(copy) != digest_of_copy.hexdigest():
         raise BadInput(f"{copy} differs from {path}, of which it was just made: name a folder on another disk.")
-    return {"bytes": copy.stat().st_size, "sha256": found.hexdigest(), "sample": sample(copy)}
+    return {"bytes": copy.stat().st_size, "sha256": digest_of_copy.hexdigest(), "sample": sample(copy)}

@@ -13,7 +13,6 @@ import torch
 
 from repro.activations.integrity import check_files, read_manifest
 from repro.activations.rows import Batch, Rows
-from repro.activations.shards import MANIFEST, Shards, layout, map_shard, read_header, shard_name
 from repro.base.config import EXCLUDE
 from repro.base.errors import BadInput, nearest
 
@@ -63,7 +62,7 @@ class ActivationStore:
     """Activations x [S, T, d] on disk with, per position, mask, tokens, docs [S, T]; labels [n_docs]."""
 
     path: Path
-    x: np.ndarray | Shards
+    x: np.ndarray
     mask: np.ndarray
     docs: np.ndarray
     tokens: np.ndarray | None = None
@@ -80,8 +79,6 @@ class ActivationStore:
 
     def read(self, positions: np.ndarray) -> np.ndarray:
         """Rows by flat position (sequence * T + column), in the order given -> float32 [k, d]."""
-        if isinstance(self.x, Shards):
-            return self.x.read(positions)
         return np.ascontiguousarray(self.x.reshape(-1, self.d)[positions], dtype=np.float32)
 
     def select(self, exclude: Sequence[str] = EXCLUDE, max_norm_ratio: float | None = None) -> Rows:
@@ -160,52 +157,12 @@ class ActivationStore:
 def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
     """Open collected activations, or any float .npy of shape [n, d] or [S, T, d], without reading them into memory.
 
-    A sharded store is named by its folder; any other folder stands for the one store in it. A collected store is
-    checked against its manifest (names, bytes, headers and a sample of each file; with verify every sha256). Of a
-    sharded store all but the activations is held in memory, 13 bytes a token. A bare .npy has only real tokens; its
-    documents are its sequences (or rows). Raises BadInput naming the file that is missing, cut off, foreign, of another
-    shape, or not made of floats.
+    A folder stands for the one store in it. A collected store is checked against its manifest (names, bytes and a
+    sample of each file; with verify every sha256). A bare .npy has only real tokens; its documents are its sequences
+    (or rows). Raises BadInput naming the file that is missing, cut off, foreign, of another shape, or not made of
+    floats.
     """
-    found = locate_store(Path(path))
-    return _open_shards(found, verify) if found.is_dir() else _open_file(Files(found), verify)
-
-
-def store_name(layer: int, site: str = "resid_post") -> str:
-    """Name of the store of a layer, without suffix."""
-    return f"acts_layer{layer}" + ("" if site == "resid_post" else f"_{site}")
-
-
-def find_stores(folder: Path) -> list[Path]:
-    """The stores that `repro collect` wrote into a folder: acts_layer*.npy files and folders of shards."""
-    files = [p for p in folder.glob("acts_layer*.npy") if NAME.fullmatch(p.stem)]
-    shards = [p.parent for p in folder.glob(f"acts_layer*/{MANIFEST}") if NAME.fullmatch(p.parent.name)]
-    return sorted(files + shards)
-
-
-def locate_store(path: Path) -> Path:
-    """The .npy file or folder of shards that a path stands for. Raises BadInput where there is none, or several."""
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return path
-        if (path / shard_name(0)).is_file():
-            raise BadInput(f"{MANIFEST} is missing in {path}: run `repro collect` again to complete it.")
-        found = find_stores(path)
-        if len(found) != 1:
-            names = ", ".join(p.name for p in found) or "none"
-            raise BadInput(
-                f"{path} must hold one acts_layer*.npy (or folder of shards) to be named as a folder; it has: {names}."
-            )
-        return found[0]
-    if not path.is_file():
-        raise BadInput(f"No activations at {path}; `repro collect` writes them.")
-    if path.name == MANIFEST:
-        return path.parent
-    if path.suffix != ".npy":
-        raise BadInput(f"{path} is not a .npy file; give activations saved with numpy.save, or a folder of shards.")
-    return path
-
-
-def _open_file(files: Files, verify: bool) -> ActivationStore:
+    files = Files(locate_store(Path(path)))
     x = _map(files.acts)
     if x.dtype.kind != "f" or x.ndim not in (2, 3) or not x.size or not x.flags.c_contiguous:
         raise BadInput(
@@ -245,46 +202,29 @@ def _open_file(files: Files, verify: bool) -> ActivationStore:
     )
 
 
-def _open_shards(folder: Path, verify: bool) -> ActivationStore:
-    manifest = folder / MANIFEST
-    meta = read_manifest(manifest)
-    S, T, d = meta["shape"]
-    names = [shard_name(i) for i in range(len(meta["files"]))]
-    check_files(manifest, meta, folder, names, verify)
-    counts = [meta["files"].get(name, {}).get("sequences") for name in names]
-    if any(type(n) is not int or n < 1 for n in counts) or sum(counts) != S:
-        raise BadInput(f"{manifest} is damaged (its shards do not add up to {S} sequences): collect again.")
-    labelled = bool(meta.get("label_names"))
-    starts = np.cumsum([0, *counts[:-1]])
-    side = {role: np.empty((S, T), kind) for role, kind in SIDE.items()}
-    labels = np.full(meta.get("documents", 0), -1, np.int16) if labelled else None
-    for number, (name, count, start) in enumerate(zip(names, counts, starts.tolist())):
-        arrays, _, about = read_header(folder / name)
-        if arrays != layout(count, T, d, labelled):
-            raise BadInput(f"{folder / name} has arrays of other shapes than {manifest} says: collect again.")
-        if about.get("store") != meta.get("key") or about.get("shard") != str(number):
-            raise BadInput(f"{folder / name} is a shard of another store, or in another's place: collect again.")
-        shard = map_shard(folder / name)
-        for role, array in side.items():
-            array[start : start + count] = shard[role]
-        if labels is not None:
-            real = np.flatnonzero(shard["mask"])
-            docs = shard["docs"].reshape(-1)[real]
-            if docs.min(initial=0) < 0 or docs.max(initial=0) >= len(labels):
-                raise BadInput(f"{folder / name} numbers documents that {manifest} does not have: collect again.")
-            labels[docs] = shard["labels"].reshape(-1)[real]
-    x = Shards([folder / name for name in names], (S, T, d), starts)
-    return ActivationStore(
-        folder,
-        x,
-        side["mask"],
-        side["docs"],
-        side["tokens"],
-        labels,
-        tuple(meta.get("label_names") or ()),
-        meta,
-        side["norms"],
-    )
+def store_name(layer: int, site: str = "resid_post") -> str:
+    """Name of the store of a layer, without suffix."""
+    return f"acts_layer{layer}" + ("" if site == "resid_post" else f"_{site}")
+
+
+def find_stores(folder: Path) -> list[Path]:
+    """Return the acts_layer*.npy files that `repro collect` wrote into a folder."""
+    return sorted(p for p in folder.glob("acts_layer*.npy") if NAME.fullmatch(p.stem))
+
+
+def locate_store(path: Path) -> Path:
+    """Return the .npy file that a path stands for. Raises BadInput where there is none, or several."""
+    if path.is_dir():
+        stores = find_stores(path)
+        if len(stores) != 1:
+            names = ", ".join(p.name for p in stores) or "none"
+            raise BadInput(f"{path} must hold one acts_layer*.npy to be named as a folder; it has: {names}.")
+        return stores[0]
+    if not path.is_file():
+        raise BadInput(f"No activations at {path}; `repro collect` writes them.")
+    if path.suffix != ".npy":
+        raise BadInput(f"{path} is not a .npy file; give activations saved with numpy.save.")
+    return path
 
 
 def _map(path: Path) -> np.ndarray:

@@ -1,13 +1,10 @@
-"""What the manifest says of all activations together, computed in bounded memory: mean, scale, norms."""
+"""What the manifest says of all activations together: mean, scale, norms."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-
-HALF = 2**16
 
 
 def moments(x: np.ndarray) -> np.ndarray:
@@ -25,42 +22,13 @@ def mean_and_scale(parts: np.ndarray, tokens: int) -> dict[str, Any]:
     return {"mean": (total[:-1] / tokens).tolist(), "scale": float(np.sqrt(total[-1] / tokens))}
 
 
-def describe_norms(kept: Callable[[], Iterator[np.ndarray]], first: np.ndarray) -> dict[str, float]:
-    """Norms of the real tokens, in blocks that can be read again and again, and of those at position 0."""
-    median = exact_median(kept)
-    n = above = 0
-    largest = 0.0
-    for block in kept():
-        n += block.size
-        above += int((block > 5 * median).sum())
-        largest = max(largest, float(block.max(initial=0.0)))
+def describe_norms(norms: np.ndarray, mask: np.ndarray) -> dict[str, float]:
+    """Median, maximum and tail of the norms [S, T] of real tokens (4 bytes each in memory), and those at position 0."""
+    real = norms[mask]
+    median = float(np.median(real))
     return {
         "median": median,
-        "max": largest,
-        "median_at_position_0": float(np.median(first)),
-        "share_above_5_medians": above / n,
+        "max": float(real.max()),
+        "median_at_position_0": float(np.median(norms[:, 0])),
+        "share_above_5_medians": int((real > 5 * median).sum()) / real.size,
     }
-
-
-def exact_median(blocks: Callable[[], Iterator[np.ndarray]]) -> float:
-    """Median of nonnegative float32 numbers in two passes, by their bits: nonnegative floats sort as integers do."""
-    high = np.zeros(HALF, np.int64)
-    for block in blocks():
-        high += np.bincount(_bits(block) >> 16, minlength=HALF)
-    n = int(high.sum())
-    ranks = [(n - 1) // 2, n // 2]
-    bins = np.searchsorted(np.cumsum(high), ranks, "right")
-    low = {int(b): np.zeros(HALF, np.int64) for b in bins}
-    for block in blocks():
-        bits = _bits(block)
-        for b, counts in low.items():
-            counts += np.bincount(bits[bits >> 16 == b] & (HALF - 1), minlength=HALF)
-    middle = []
-    for rank, b in zip(ranks, bins.tolist()):
-        before = int(high[:b].sum())
-        middle.append(b << 16 | int(np.searchsorted(np.cumsum(low[b]), rank - before, "right")))
-    return float(np.mean(np.array(middle, np.uint32).view(np.float32)))
-
-
-def _bits(block: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(block, np.float32).view(np.uint32).astype(np.int64)

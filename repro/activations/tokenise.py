@@ -88,18 +88,18 @@ def sequences(
 
 
 def _tokenised(
-    loaded: LoadedModel, docs: Iterable[Document], wanted: int, longest: int
+    loaded: LoadedModel, docs: Iterable[Document], tokens: int, longest: int
 ) -> Iterator[tuple[Document, np.ndarray]]:
     """Documents with their token ids (int32, no special tokens added); empty ones are left out.
 
-    wanted: tokens in all, of each document at most the `longest`: hardly more documents are tokenised than it takes.
+    tokens: how many in all, of each document at most the `longest`: hardly more documents are tokenised than it takes.
     """
     vocabulary = loaded.vocabulary
     docs, size, seen, used = iter(docs), FIRST, 0, 0
     while chunk := list(islice(docs, size)):
         encoded = loaded.tokenizer([c.text for c in chunk], add_special_tokens=False, verbose=False)["input_ids"]
         seen, used = seen + len(chunk), used + sum(min(len(ids), longest) for ids in encoded)
-        size = min(CALL, max(FIRST, -(-(wanted - used) * seen // max(1, used))))
+        size = min(CALL, max(FIRST, -(-(tokens - used) * seen // max(1, used))))
         for document, ids in zip(chunk, encoded):
             if not ids:
                 continue

@@ -140,8 +140,6 @@ class RunConfig:
     """evaluate with slurm: time limit of a job."""
     stage: str | None = None
     """evaluate: folder on a disk of each host, such as '$TMPDIR': its workers read one copy of activations there."""
-    shard_tokens: int | None = None
-    """collect: tokens a file of a folder acts_layer{L}/ of safetensors shards; one .npy if not given."""
     verify: bool = False
     """collect: read a store that is there in full and compare every sha256; what is damaged is collected again."""
 

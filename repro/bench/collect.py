@@ -16,8 +16,6 @@ import numpy as np
 from repro.base.config import DatasetConfig, ModelConfig, RunConfig
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
 
-FORMS = ("npy", "shards")
-
 
 class Spent(NamedTuple):
     """Seconds of the clock, and of the processors, which other programs lengthen less."""
@@ -39,7 +37,7 @@ class Collect:
     layer: int | None = flag(None, "block that is read; the preset's if not given")
     dataset: str = flag("tiny", "text")
     tokens: int = flag(8192, "tokens of a collection")
-    rounds: int = flag(3, "collections of each form, and as many bare passes, by turns")
+    rounds: int = flag(3, "collections, and as many bare passes, by turns")
     seq_len: int = flag(128, "tokens a sequence")
     batch_size: int = flag(16, "sequences a forward pass")
     packing: bool = flag(True, "documents end to end; else one a sequence, batches of like lengths")
@@ -48,14 +46,14 @@ class Collect:
     out: Path | None = flag(None, "folder of collect.csv; data/bench if not given")
 
     def run(self) -> Path:
-        """Append a row a form, and one for the longer collection, to collect.csv; returns its path."""
+        """Append a row, and one for the longer collection, to collect.csv; returns its path."""
         from repro.activations.forward import forward, plan
         from repro.activations.language_models.load import load_model
 
         loaded = load_model(ModelConfig(self.model, self.layer), self.device, whole=False)
         path, facts = table("collect", self.out), machine("transformers", device=self.device)
         with tempfile.TemporaryDirectory() as folder:
-            meta = self._collect(loaded, Path(folder), "npy", self.tokens)[2]  # a first one, to warm up
+            meta = self._collect(loaded, Path(folder), self.tokens)[2]  # a first one, to warm up
             tokens, mask = (np.load(p) for p in sorted(Path(folder).glob("kept/*.npy"), reverse=True))
             batches = plan(mask, self.batch_size)
 
@@ -63,29 +61,28 @@ class Collect:
                 for batch in batches:
                     forward(loaded, tokens, mask, batch)
 
-            spent: dict[str, list[Spent]] = {name: [] for name in ("bare", *FORMS)}
-            peaks: dict[str, float] = {}
+            collected: list[Spent] = []
+            passes: list[Spent] = []
+            peak = 0.0
             for i in range(self.rounds):
-                order = list(spent)
-                for name in order[i % 3 :] + order[: i % 3]:
-                    if name == "bare":
-                        spent[name].append(_spent(bare, self.device))
-                        continue
-                    taken, peak, _ = self._collect(loaded, Path(folder), name, self.tokens)
-                    spent[name].append(taken)
-                    peaks[name] = max(peak, peaks.get(name, 0.0))
-            rows = [self._row(meta, form, spent[form], peaks[form], spent["bare"]) for form in FORMS]
+                for what in ("bare", "collect") if i % 2 == 0 else ("collect", "bare"):
+                    if what == "bare":
+                        passes.append(_spent(bare, self.device))
+                    else:
+                        taken, beyond, _ = self._collect(loaded, Path(folder), self.tokens)
+                        collected.append(taken)
+                        peak = max(peak, beyond)
+            rows = [self._row(meta, collected, peak, passes)]
             if self.longer:
-                for form in FORMS:
-                    taken, peak, meta = self._collect(loaded, Path(folder), form, self.longer * self.tokens)
-                    rows.append(self._row(meta, form, [taken], peak, None))
+                taken, peak, meta = self._collect(loaded, Path(folder), self.longer * self.tokens)
+                rows.append(self._row(meta, [taken], peak, None))
         append(path, [{**row, **facts} for row in rows])
         return path
 
-    def _collect(self, loaded: Any, folder: Path, form: str, tokens: int) -> tuple[Spent, float, dict[str, Any]]:
+    def _collect(self, loaded: Any, folder: Path, tokens: int) -> tuple[Spent, float, dict[str, Any]]:
         """(time from text to finished files, peak memory beyond what was there in MiB, the manifest)."""
         from repro.activations.collect import write
-        from repro.activations.drafts import ManyFiles, OneFile
+        from repro.activations.drafts import Draft
         from repro.activations.store import store_name
 
         data = DatasetConfig(
@@ -95,9 +92,8 @@ class Collect:
             batch_size=self.batch_size,
             packing=self.packing,
         )
-        target, name = folder / "out", store_name(loaded.layer)
-        per_shard = self.batch_size * max(1, tokens // self.seq_len // self.batch_size // 3)  # three shards or four
-        draft = OneFile(target, name) if form == "npy" else ManyFiles(target, name, "key", per_shard)
+        target = folder / "out"
+        draft = Draft(target, store_name(loaded.layer))
 
         def run() -> None:
             draft.folder.mkdir(parents=True)
@@ -108,7 +104,7 @@ class Collect:
         before = peak_memory()
         spent = _spent(run, self.device)
         peak = peak_memory() - before
-        meta: dict[str, Any] = json.loads(draft.published.read_text())
+        meta: dict[str, Any] = json.loads(draft.target.json.read_text())
         kept = folder / "kept"
         if not kept.exists():
             kept.mkdir()
@@ -117,9 +113,7 @@ class Collect:
         shutil.rmtree(target)
         return spent, peak, meta
 
-    def _row(
-        self, meta: dict[str, Any], form: str, spent: list[Spent], peak: float, bare: list[Spent] | None
-    ) -> dict[str, Any]:
+    def _row(self, meta: dict[str, Any], spent: list[Spent], peak: float, bare: list[Spent] | None) -> dict[str, Any]:
         tokens, total, cpu = meta["tokens"], *(sum(times) for times in zip(*spent))
         floor, floor_cpu = (sum(times) for times in zip(*bare)) if bare else (0.0, 0.0)
         each = [a.seconds / b.seconds for a, b in zip(spent, bare or [])]
@@ -129,7 +123,6 @@ class Collect:
             "d": meta["shape"][2],
             "dtype": meta["model"].get("dtype", ""),
             "packing": self.packing,
-            "form": form,
             "tokens": tokens,
             "rounds": len(spent),
             "batch_tokens": self.batch_size * self.seq_len,

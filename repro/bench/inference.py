@@ -201,9 +201,9 @@ SHOWN = ("d", "m", "target_l0", "method", "ms_per_token", "relative_gap_max", "l
 
 def real(acts: Path, sae_path: Path, n: int, seed: int = 0) -> Data:
     """n activations drawn from a store, less the decoder bias, with a trained SAE's dictionary."""
+    from repro.activations.language_models.presets import max_norm_ratio
     from repro.activations.store import EXCLUDE, open_store
     from repro.checkpoints import load_sae
-    from repro.commands.inputs import max_norm_ratio
 
     sae = load_sae(sae_path)
     store = open_store(acts)

@@ -54,9 +54,9 @@ class Scale:
                 for workers in self.workers:
                     if engine == "local" and workers == 1:
                         continue  # that is this process
-                    given: dict[str, Any] = {"engine": engine, "workers": workers, "scheduler": SCHEDULERS.get(engine)}
-                    found, seconds = self._evaluate(replace(config, **given), Path(folder))
-                    rows.append(self._row(engine, workers, found, seconds, _tasks(Path(folder)), alone))
+                    how: Any = {"engine": engine, "workers": workers, "scheduler": SCHEDULERS.get(engine)}
+                    evaluated, seconds = self._evaluate(replace(config, **how), Path(folder))
+                    rows.append(self._row(engine, workers, evaluated, seconds, _tasks(Path(folder)), alone))
         facts = machine("joblib", "distributed", "submitit")
         append(path, [{**row, **facts} for row in rows])
         if not all(row["identical"] for row in rows):
@@ -91,14 +91,14 @@ class Scale:
             file.unlink()
         with contextlib.redirect_stderr(io.StringIO()):  # bars
             _, seconds = timed(lambda: evaluate(config))
-        found = pd.read_parquet(folder / "metrics.parquet")
-        return found.drop(columns=[c for c in found if "second" in c]), seconds
+        rows = pd.read_parquet(folder / "metrics.parquet")
+        return rows.drop(columns=[c for c in rows if "second" in c]), seconds
 
     def _row(
         self,
         engine: str,
         workers: int,
-        found: pd.DataFrame,
+        evaluated: pd.DataFrame,
         seconds: float,
         tasks: list[dict[str, Any]],
         alone: pd.DataFrame,
@@ -107,21 +107,21 @@ class Scale:
             "engine": engine,
             "workers": workers,
             "tasks": self.checkpoints,
-            "rows": len(found),
+            "rows": len(evaluated),
             "d": self.d,
             "m": self.m,
             "tokens": self.tokens,
             "seconds": round(seconds, 2),
-            "rows_per_minute": round(60 * len(found) / seconds, 1),
+            "rows_per_minute": round(60 * len(evaluated) / seconds, 1),
             **_costs(tasks, workers, seconds),
-            "identical": bool(found.equals(alone)),
+            "identical": bool(evaluated.equals(alone)),
         }
         print(row, file=sys.stderr, flush=True)
         return row
 
 
 def _tasks(folder: Path) -> list[dict[str, Any]]:
-    from repro.jobs.run import status
+    from repro.jobs.task import status
 
     return status(folder)
 

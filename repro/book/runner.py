@@ -21,7 +21,8 @@ from repro.base.files import cache_dir, digest, file_sha256, repo_root
 from repro.base.machine import versions
 from repro.book.kernel import machine, own_kernel, peak_memory
 from repro.book.parameters import checked, declared_parameters, scale_parameters
-from repro.jobs.run import Fanout, Task, fan_out
+from repro.jobs.run import fan_out
+from repro.jobs.task import Fanout, Task
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pandas", "plotly", "transformers")
 """A new version of one of these makes every notebook run again."""

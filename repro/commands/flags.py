@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from repro.base.config import EXCLUDE, Device, Protocol
-from repro.jobs.run import Fanout
+from repro.jobs.task import Fanout
 
 ScaleName = Literal["tiny", "small", "paper"]
 
@@ -103,7 +103,7 @@ class FetchText:
     """Prepare a text for offline use, once."""
 
     name: str
-    """debian-descriptions, debian-topics (both from Debian's package lists) or brown (from npm)."""
+    """debian-descriptions or debian-topics, both from Debian's package lists."""
     force: bool = False
     """Fetch and prepare again: Debian's lists change with time."""
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from repro.activations.language_models.presets import PRESETS
+from repro.activations.language_models.presets import known_as, max_norm_ratio, of_hub
 from repro.activations.store import open_store
 from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
 from repro.base.errors import BadInput
@@ -23,27 +23,9 @@ if TYPE_CHECKING:
 PILE = "monology/pile-uncopyrighted"
 
 
-def known_as(model: str) -> str:
-    """The preset's name for the hub id of a preset (its layer and precision are known then); else the name itself."""
-    return next((name for name, preset in PRESETS.items() if preset.kind == "hub" and preset.source == model), model)
-
-
-def of_hub(model: str) -> bool:
-    """Is this a language model of the hub: a preset that lies there, or owner/name and no folder here?"""
-    if known_as(model) in PRESETS:
-        return PRESETS[known_as(model)].kind == "hub"
-    return model.count("/") == 1 and not Path(model).expanduser().is_dir()
-
-
 def default_text(model: str) -> str:
     """The text that a language model reads where none is given."""
     return PILE if of_hub(model) else "tiny"
-
-
-def max_norm_ratio(model: str, given: float | None) -> float | None:
-    """The ratio that is given, else the one that the model's preset needs, else None: no token is dropped."""
-    preset = PRESETS.get(known_as(model))
-    return given if given is not None or preset is None else preset.max_norm_ratio
 
 
 def find_sae(config: OneSae, variant: str) -> SAE:

@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repro.activations.language_models.presets import known_as, max_norm_ratio
 from repro.base.errors import BadInput
-from repro.commands.inputs import default_text, find_data, known_as, max_norm_ratio, measure, safe
+from repro.commands.inputs import default_text, find_data, measure, safe
 from repro.commands.training_flags import LocaConvert, LocaEvaluate, LocaTrain
 
 if TYPE_CHECKING:

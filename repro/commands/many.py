@@ -21,7 +21,8 @@ from repro.commands.files import read_table
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
 from repro.inference.calibration import CALIBRATION_TOKENS
-from repro.jobs.run import Fanout, Task, fan_out
+from repro.jobs.run import fan_out
+from repro.jobs.task import Fanout, Task
 
 LIBRARIES = 3 * 2**28  # numba, scikit-learn and scipy at work take this or less; tests hold it to measured peaks
 
@@ -32,15 +33,15 @@ def protocols(word: str) -> tuple[str, ...]:
 
 
 def acts_file(config: RunConfig) -> Path:
-    """The store that `repro collect` wrote into output_dir: acts_layer{L}.npy, or a folder of shards of that name."""
+    """The store that `repro collect` wrote into output_dir: acts_layer{L}.npy."""
     folder, model = Path(config.output_dir), config.model
     layer = r"\d+" if model.layer_index is None else model.layer_index
     name = store_name(0, model.site).replace("0", f"{layer}", 1)
-    found = [p for p in find_stores(folder) if re.fullmatch(name, p.stem)]
-    if len(found) != 1:
-        what = "no activations" if not found else "activations of several layers"
+    stores = [p for p in find_stores(folder) if re.fullmatch(name, p.stem)]
+    if len(stores) != 1:
+        what = "no activations" if not stores else "activations of several layers"
         raise BadInput(f"There are {what} in {folder}; run `repro collect` first and set model.layer_index.")
-    return found[0]
+    return stores[0]
 
 
 def index(config: RunConfig) -> Path:

@@ -6,7 +6,7 @@ from collections import Counter
 
 from repro.base.errors import BadInput
 from repro.commands.flags import Status
-from repro.jobs import run as jobs
+from repro.jobs import task as jobs
 
 
 def status(config: Status) -> None:

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from repro.activations.rows import WINDOW_BYTES
 from repro.activations.stage import staged
 from repro.activations.store import ActivationStore, Rows, open_store
 from repro.base.config import Device
 from repro.base.errors import BadInput, TasksFailed
 from repro.base.machine import pick_device
 from repro.commands.training_flags import TrainConfig
-from repro.jobs.run import Task, fan_out
+from repro.jobs.run import fan_out
+from repro.jobs.task import Task
 from repro.sae import SAE
 from repro.training.language import of_store
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
@@ -48,14 +48,13 @@ def run(config: TrainConfig, progress: bool = True) -> list[Path]:
 def memory_of(config: TrainConfig) -> int:
     """Bytes that training one SAE on a CPU takes beyond a process that has only started; 0 = unknown, on a GPU.
 
-    Weights, gradients and Adam's two moments; batches of dense codes; the window of a sharded store.
+    Weights, gradients and Adam's two moments, and batches of dense codes.
     """
     if config.fanout.gpus or pick_device(config.device) != "cpu":
         return 0
     store = open_store(config.acts)
     filled = with_defaults(config, store.mask.size, store.d)
-    window = min(WINDOW_BYTES, store.mask.size * store.d * 4) if store.path.is_dir() else 0
-    return training_bytes(store.d, filled.m or 0, filled.batch_size or 0) + window
+    return training_bytes(store.d, filled.m or 0, filled.batch_size or 0)
 
 
 def training_bytes(d: int, m: int, batch: int) -> int:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from repro.base.config import EXCLUDE, Device, Service
 from repro.commands.flags import OneSae
-from repro.jobs.run import Fanout
+from repro.jobs.task import Fanout
 from repro.loca.method import Method
 
 

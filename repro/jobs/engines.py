@@ -17,7 +17,7 @@ from typing import Any
 
 from repro.base.errors import BadInput, missing_extra
 from repro.base.memory import memory_available, resident, workers_that_fit
-from repro.jobs.run import Fanout, Outcome, Task, is_running, most_memory
+from repro.jobs.task import Fanout, Outcome, Task, is_running, most_memory
 from repro.jobs.worker import attempt, leave_interrupts
 
 ALONE = 1  # retries run with so many workers, so that one that kills its pool takes nobody with it
@@ -79,9 +79,9 @@ def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Gener
             ) from None
         if any(threads > 1 for threads in client.nthreads().values()):  # threads and a GPU belong to a process
             raise BadInput(f"Workers of {where} run several tasks in a process; start them with --nthreads 1.")
-        given = how, folder.resolve(), trial, {} if how.here else _at_a_time(client, tasks)
+        common = how, folder.resolve(), trial, {} if how.here else _at_a_time(client, tasks)
         names = {
-            client.submit(attempt, task, *given, key=f"{task.key}-{trial}-{time.time_ns()}"): task for task in tasks
+            client.submit(attempt, task, *common, key=f"{task.key}-{trial}-{time.time_ns()}"): task for task in tasks
         }
         for future in as_completed(list(names)):
             error = future.exception()
@@ -100,10 +100,10 @@ def _at_a_time(client: Any, tasks: Sequence[Task]) -> dict[str, int]:
     if not most_memory(tasks):
         return {}
     each, most = resident() + most_memory(tasks), {}
-    found = client.run(_host, on_error="ignore").values()
-    for host, free, limit in {host: (host, free, limit) for host, free, limit in found}.values():
-        workers = sum(name == host for name, _, _ in found)
-        fit, why = workers_that_fit(workers, most_memory(tasks), free, host)
+    workers_of = client.run(_host, on_error="ignore").values()
+    for host, free, limit in {host: (host, free, limit) for host, free, limit in workers_of}.values():
+        n_workers = sum(name == host for name, _, _ in workers_of)
+        fit, why = workers_that_fit(n_workers, most_memory(tasks), free, host)
         if why:
             print(why, file=sys.stderr)
         if limit and each > 0.95 * limit:  # where dask's nannies end them
@@ -111,7 +111,7 @@ def _at_a_time(client: Any, tasks: Sequence[Task]) -> dict[str, int]:
                 f"A worker takes about {each / 1e9:.1f} GB, and dask ends those of {host} at {0.95e-9 * limit:.1f} GB"
             )
             print(f"{worker}: start them with `--memory-limit 0`.", file=sys.stderr)
-        if fit < workers:
+        if fit < n_workers:
             most[host] = fit
     return most
 

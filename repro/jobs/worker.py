@@ -15,7 +15,7 @@ from typing import Any
 
 from repro.base.errors import BadInput
 from repro.base.files import digest
-from repro.jobs.run import Fanout, Outcome, Task, note
+from repro.jobs.task import Fanout, Outcome, Task, note
 
 _GPU: list[Any] = []  # this process's GPU lock, held until it ends
 
@@ -83,8 +83,8 @@ def _own_gpu(count: int) -> Any:
     """Show this process one of the first `count` GPUs it may see that no other worker of this host has; its lock."""
     from filelock import FileLock, Timeout
 
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = [str(i) for i in range(count)] if given is None else [name.strip() for name in given.split(",")][:count]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    devices = map(str, range(count)) if visible is None else [name.strip() for name in visible.split(",")][:count]
     for name in filter(None, devices):
         lock = FileLock(Path(tempfile.gettempdir()) / f"repro-gpu-{name}.lock")
         try:

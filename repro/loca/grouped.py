@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -20,54 +20,6 @@ from repro.training.weights import Weights
 
 FVE_MEMORY = 0.9  # of the moving average of FVE that a run may stop on
 USAGE_MEMORY = 0.99  # of the moving average of how often each latent fires
-
-
-@dataclass(frozen=True)
-class LocaJob(Job):
-    """A Top-K SAE (variant topk) or a grouped one (variant loca); `sparsity` is k, or the sum of group_ks."""
-
-    group_sizes: tuple[int, ...] = ()
-    """Latents of each group, in order (loca)."""
-    group_ks: tuple[int, ...] = ()
-    """Latents that a token may use in each group (loca)."""
-    normalisation: Literal["none", "unit_norm"] = "none"
-    """unit_norm: the SAE divides each token by its norm; training then has to be given such tokens."""
-    usage_weight: float = 0.0
-    """Weight of the usage penalty, the mean over latents of (usage / (sum of group_ks / m) - 1)^2."""
-    usage_start: int = 0
-    """Step from which the penalty applies."""
-    usage_window: float = 0.05
-    """Scores this near to the edge of a group's selection, in units of the input's norm, carry its gradient."""
-    stop_fve: float | None = None
-    """End training once the moving average of FVE on training batches reaches this."""
-
-    def __post_init__(self) -> None:
-        if self.variant != "loca":
-            super().__post_init__()
-            return
-        object.__setattr__(self, "sparsity", float(self.sparsity))
-        if sum(self.group_ks) != self.sparsity:
-            raise BadInput(f"group_ks {self.group_ks} add up to {sum(self.group_ks)}, not to {self.sparsity:g}.")
-        self.config(1)
-
-    @property
-    def sparsity_name(self) -> str:
-        """k, or total_k for the sum of group_ks."""
-        return "total_k" if self.variant == "loca" else "k"
-
-    def config(self, d: int) -> Any:
-        """The config of the SAE for activations of width d."""
-        cls = VARIANTS[self.variant].Config
-        if self.variant == "loca":
-            return cls(
-                d,
-                self.m,
-                group_sizes=self.group_sizes,
-                group_ks=self.group_ks,
-                centred=True,
-                normalisation=self.normalisation,
-            )
-        return cls(d, self.m, k=int(self.sparsity), normalisation=self.normalisation)
 
 
 class LocaTrainer(Trainer):
@@ -136,6 +88,56 @@ class LocaTrainer(Trainer):
         super()._follow(loss)
         if self.job.variant == "loca":
             self.usage = self._fired if self.step == 0 else torch.lerp(self._fired, self.usage, USAGE_MEMORY)
+
+
+@dataclass(frozen=True)
+class LocaJob(Job):
+    """A Top-K SAE (variant topk) or a grouped one (variant loca); `sparsity` is k, or the sum of group_ks."""
+
+    trainer_class: ClassVar[Any] = LocaTrainer
+
+    group_sizes: tuple[int, ...] = ()
+    """Latents of each group, in order (loca)."""
+    group_ks: tuple[int, ...] = ()
+    """Latents that a token may use in each group (loca)."""
+    normalisation: Literal["none", "unit_norm"] = "none"
+    """unit_norm: the SAE divides each token by its norm; training then has to be given such tokens."""
+    usage_weight: float = 0.0
+    """Weight of the usage penalty, the mean over latents of (usage / (sum of group_ks / m) - 1)^2."""
+    usage_start: int = 0
+    """Step from which the penalty applies."""
+    usage_window: float = 0.05
+    """Scores this near to the edge of a group's selection, in units of the input's norm, carry its gradient."""
+    stop_fve: float | None = None
+    """End training once the moving average of FVE on training batches reaches this."""
+
+    def __post_init__(self) -> None:
+        if self.variant != "loca":
+            super().__post_init__()
+            return
+        object.__setattr__(self, "sparsity", float(self.sparsity))
+        if sum(self.group_ks) != self.sparsity:
+            raise BadInput(f"group_ks {self.group_ks} add up to {sum(self.group_ks)}, not to {self.sparsity:g}.")
+        self.config(1)
+
+    @property
+    def sparsity_name(self) -> str:
+        """k, or total_k for the sum of group_ks."""
+        return "total_k" if self.variant == "loca" else "k"
+
+    def config(self, d: int) -> Any:
+        """The config of the SAE for activations of width d."""
+        cls = VARIANTS[self.variant].Config
+        if self.variant == "loca":
+            return cls(
+                d,
+                self.m,
+                group_sizes=self.group_sizes,
+                group_ks=self.group_ks,
+                centred=True,
+                normalisation=self.normalisation,
+            )
+        return cls(d, self.m, k=int(self.sparsity), normalisation=self.normalisation)
 
 
 def group_top_k(pre: Tensor, sizes: Sequence[int], ks: Sequence[int]) -> tuple[Tensor, Tensor]:

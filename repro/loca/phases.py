@@ -83,25 +83,26 @@ class Loca(Method):
     def grouped_job(self, groups: list[Tensor], normalisation: Literal["none", "unit_norm"] = "unit_norm") -> LocaJob:
         """Phase 4."""
         ks = self.budgets()
-        given: dict[str, Any] = {
+        options: dict[str, Any] = {
             "group_sizes": tuple(len(g) for g in groups),
             "group_ks": ks,
             "usage_weight": self.usage_weight,
             "usage_start": min(USAGE_START, self._second_steps() // 5),
         }
         if self.released:
-            return ReleasedJob("loca", sum(ks), self.m, self.seed, target_loss=0.7 * self.target_loss, **given)
-        return LocaJob("loca", sum(ks), self.m, self.seed, normalisation=normalisation, stop_fve=self.stop_fve, **given)
+            return ReleasedJob("loca", sum(ks), self.m, self.seed, target_loss=0.7 * self.target_loss, **options)
+        options |= {"normalisation": normalisation, "stop_fve": self.stop_fve}
+        return LocaJob("loca", sum(ks), self.m, self.seed, **options)
 
     def recipe(self, phase: Literal[1, 4]) -> Recipe:
         """Recipe of a phase: no trajectory; phase 4 at half the learning rate of phase 1."""
         steps = self.steps if phase == 1 else self._second_steps()
-        given: dict[str, Any] = {"checkpoints": (1.0,), "normalise": False, "seed": self.seed}
+        options: dict[str, Any] = {"checkpoints": (1.0,), "normalise": False, "seed": self.seed}
         lr = self.lr or (RELEASED_LR if self.released else Recipe.scaled(self.steps, self.batch_size).lr)
-        given["lr"] = lr if phase == 1 else lr / 2
+        options["lr"] = lr if phase == 1 else lr / 2
         if self.released:
-            given |= {"warmup_steps": 0, "decay_start": 1.0}
-        return Recipe.scaled(steps, self.batch_size, **given)
+            options |= {"warmup_steps": 0, "decay_start": 1.0}
+        return Recipe.scaled(steps, self.batch_size, **options)
 
     def _second_steps(self) -> int:
         return self.fine_tune_steps or self.steps
@@ -169,10 +170,11 @@ def train_loca(
         config = _config(method, stream, lm_name, layer)
         refuse_other(out, config)
         write_atomically(out / "config.json", lambda draft: draft.write_text(json.dumps(config, indent=2) + "\n"))
-        given: dict[str, Any] = {"held_out": held_out, "state_every": state_every, "progress": progress}
+        options: dict[str, Any] = {"held_out": held_out, "state_every": state_every, "progress": progress}
 
         where = pick_device(device)
-        first = _phase(1, stream, method.first_job(), method.recipe(1), out, lm_name, layer, device, None, None, given)
+        about = out, lm_name, layer, device
+        first = _phase(1, stream, method.first_job(), method.recipe(1), *about, None, None, options)
         batches = min(method.variance_batches, -(-rows.n // method.batch_size))
         shuffled = islice(stream.batches(min(method.batch_size, rows.n), method.seed), batches)
         sample = (x.to(where) for x in shuffled)
@@ -183,7 +185,7 @@ def train_loca(
         start = first if method.groups == "none" else regroup(first, groups, method.budgets())
         if method.fine_tune:
             again = method.first_job() if method.groups == "none" else method.grouped_job(groups)
-            final = _phase(4, stream, again, method.recipe(4), out, lm_name, layer, device, start, language, given)
+            final = _phase(4, stream, again, method.recipe(4), *about, start, language, options)
             results = json.loads(next((out / "phases" / "4").rglob("eval_results.json")).read_text())
         else:
             final = start
@@ -214,7 +216,7 @@ def _phase(
     device: str,
     start: SAE | None,
     language: Callable[[SAE], dict[str, Any]] | None,
-    given: dict[str, Any],
+    options: dict[str, Any],
 ) -> SAE:
     from repro.checkpoints import load_sae
 
@@ -228,7 +230,7 @@ def _phase(
         device,
         starts=None if start is None else [start],
         language=language,
-        **given,
+        **options,
     )
     return load_sae(folder).to(pick_device(device))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,25 +12,6 @@ from repro.loca.grouped import LocaJob
 from repro.sae import SAE, VARIANTS, Source
 from repro.training.recipe import Recipe
 from repro.training.trainer import Stats
-
-
-@dataclass(frozen=True)
-class ReleasedJob(LocaJob):
-    """Phase 1 (topk) or 4 (loca) of the release, on tokens of unit norm."""
-
-    target_loss: float = 0.1
-    """End training once the loss, a mean over tokens *and dimensions*, is at most this.
-
-    A reconstruction of 0 has a loss of 1/d already, .0013 for d = 768: the released targets (.1 for Pythia, .001 for
-    Gemma's 2,304 dimensions) are met by the first batch.
-    """
-
-    def config(self, d: int) -> Any:
-        """The config of the SAE: x / |x| in, no b_dec."""
-        cls = VARIANTS[self.variant].Config
-        if self.variant == "loca":
-            return cls(d, self.m, group_sizes=self.group_sizes, group_ks=self.group_ks)
-        return cls(d, self.m, k=int(self.sparsity), centred=False, normalisation="unit_norm")
 
 
 class ReleasedTrainer:
@@ -113,6 +94,27 @@ class ReleasedTrainer:
         self.usage.copy_(state["usage"])
         self.silent.copy_(state["silent"])
         self.step, self.stopped = state["step"], state["stopped"]
+
+
+@dataclass(frozen=True)
+class ReleasedJob(LocaJob):
+    """Phase 1 (topk) or 4 (loca) of the release, on tokens of unit norm."""
+
+    trainer_class: ClassVar[Any] = ReleasedTrainer
+
+    target_loss: float = 0.1
+    """End training once the loss, a mean over tokens *and dimensions*, is at most this.
+
+    A reconstruction of 0 has a loss of 1/d already, .0013 for d = 768: the released targets (.1 for Pythia, .001 for
+    Gemma's 2,304 dimensions) are met by the first batch.
+    """
+
+    def config(self, d: int) -> Any:
+        """The config of the SAE: x / |x| in, no b_dec."""
+        cls = VARIANTS[self.variant].Config
+        if self.variant == "loca":
+            return cls(d, self.m, group_sizes=self.group_sizes, group_ks=self.group_ks)
+        return cls(d, self.m, k=int(self.sparsity), centred=False, normalisation="unit_norm")
 
 
 @torch.no_grad()

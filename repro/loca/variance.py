@@ -85,9 +85,9 @@ def group(score: Tensor, n_groups: int = len(GROUP_KS), uneven: bool = True) -> 
         raise BadInput(f"{m} latents cannot form {n_groups} groups: choose between 1 and {m}.")
     if m % n_groups and not uneven:
         raise BadInput(f"{m} latents do not divide into {n_groups} equal groups: choose a multiple of {n_groups}.")
-    known = ~score.isnan()
-    ranked = torch.argsort(torch.where(known, -score, torch.inf), stable=True)[: int(known.sum())]
-    apart = (~known).nonzero().squeeze(1)
+    scored = ~score.isnan()
+    ranked = torch.argsort(torch.where(scored, -score, torch.inf), stable=True)[: int(scored.sum())]
+    apart = (~scored).nonzero().squeeze(1)
     heads = ranked.tensor_split(n_groups)
     sizes = [m // n_groups + (i < m % n_groups) for i in range(n_groups)]
     tails = apart.split([size - len(head) for size, head in zip(sizes, heads, strict=True)])

@@ -20,8 +20,6 @@ from repro.base.errors import BadInput, disk_full
 from repro.base.files import digest, write_atomically
 from repro.checkpoints.formats.dictionary_learning import CLASSES, state_dict
 from repro.checkpoints.formats.native import save_sae
-from repro.loca.grouped import LocaJob, LocaTrainer
-from repro.loca.released import ReleasedJob, ReleasedTrainer
 from repro.sae import SAE, VARIANTS
 from repro.training.recipe import Job, Recipe
 from repro.training.trainer import BETAS, Trainer
@@ -35,7 +33,6 @@ TRAINER_CLASS = {
     "jumprelu": "JumpReluTrainer",
     "loca": "LocATrainer",
 }
-TRAINERS: dict[type[Job], Any] = {LocaJob: LocaTrainer, ReleasedJob: ReleasedTrainer}
 STATE = "training_state.pt"
 
 
@@ -65,7 +62,7 @@ class Run:
             return
         for stale in folder.rglob(".*.draft.*"):  # a killed process was writing it
             stale.unlink(missing_ok=True)
-        self.trainer = TRAINERS.get(type(job), Trainer)(job, recipe, about["d"], device, start, self.scale)
+        self.trainer = (job.trainer_class or Trainer)(job, recipe, about["d"], device, start, self.scale)
         if (folder / STATE).is_file():
             self.trainer.load_state(torch.load(folder / STATE, map_location="cpu", weights_only=True))
         else:
@@ -75,9 +72,11 @@ class Run:
     def save_weights(self, sae: SAE, step: int | None = None) -> None:
         """ae.pt, or checkpoints/ae_{step}.pt; safetensors of the same kind of name for an SAE that is not theirs."""
         if self.foreign:
-            known = self.config["repro"]
+            identity = self.config["repro"]
             k = int(self.job.sparsity)
-            sae.source = replace(sae.source, k=k, sparsity=float(k), layer=known["layer"], lm_name=known["lm_name"])
+            sae.source = replace(
+                sae.source, k=k, sparsity=float(k), layer=identity["layer"], lm_name=identity["lm_name"]
+            )
             name = "sae.safetensors" if step is None else f"checkpoints/sae_{step}.safetensors"
             self._guard(name, lambda: save_sae(sae, self.folder / name))
             return

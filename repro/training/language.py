@@ -75,9 +75,9 @@ class CrossEntropy:
             finally:
                 if handle is not None:
                     handle.remove()
-            wanted = mask[:, 1:] & mask[:, :-1]
-            total += float(cross_entropy(logits[:, :-1][wanted].float(), ids[:, 1:][wanted], reduction="sum"))
-            count += int(wanted.sum())
+            predicted = mask[:, 1:] & mask[:, :-1]
+            total += float(cross_entropy(logits[:, :-1][predicted].float(), ids[:, 1:][predicted], reduction="sum"))
+            count += int(predicted.sum())
         return total / count
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -87,11 +87,6 @@ class CrossEntropy:
             part = slice(i, i + self.batch_size)
             ids, real, left = (t[part].to(self.model.device) for t in (self.ids.long(), mask, keep | ~mask))
             yield ids, real, left
-
-
-def ce_recovered(model: LoadedModel, sae: SAE, layer: int, ids: Tensor, **given: Any) -> dict[str, float]:
-    """Cross-entropy with the SAE's reconstruction in place of block `layer`'s output, against that output and zeros."""
-    return CrossEntropy(model, layer, ids, **given)(sae)
 
 
 def of_store(
@@ -106,8 +101,8 @@ def of_store(
         return None
     length = store.tokens.shape[1]
     first = int(rows.index[min(skip, rows.n - 1)]) // length + (skip > 0)
-    wanted = slice(first, first + -(-tokens // length))
-    ids = torch.as_tensor(store.tokens[wanted].astype("int64"))
+    sequences = slice(first, first + -(-tokens // length))
+    ids = torch.as_tensor(store.tokens[sequences].astype("int64"))
     if not len(ids) or length < 2:
         return "no held-out sequence is left"
     used = torch.zeros(store.tokens.size, dtype=torch.bool)
@@ -119,7 +114,7 @@ def of_store(
     try:
         model = load_model(ModelConfig(name, layer), device)
         return CrossEntropy(
-            model, block, ids, torch.as_tensor(store.mask[wanted].copy()), ~used.view(-1, length)[wanted]
+            model, block, ids, torch.as_tensor(store.mask[sequences].copy()), ~used.view(-1, length)[sequences]
         )
     except BadInput as error:
         return str(error)

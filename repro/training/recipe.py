@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from repro.base.errors import BadInput, nearest
 from repro.sae import VARIANTS
@@ -129,6 +129,9 @@ class Job:
     """Number of latents."""
     seed: int = 0
     """Seed of the initial weights."""
+
+    trainer_class: ClassVar[Any] = None
+    """The class that trains it, with the methods of `trainer.Trainer`, where it is not that one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sparsity", float(self.sparsity))  # k = 4 and k = 4.0 are the same job

@@ -35,13 +35,13 @@ def batch_top_k(pre: Tensor, count: int, guess: float = 0.0) -> Tensor:
     """
     flat = pre.view(-1)
     for floor in (0.9 * guess, 0.0):
-        found = (flat > max(floor, 0.0)).nonzero().squeeze(1)
-        if len(found) >= count or floor <= 0:
+        positions = (flat > max(floor, 0.0)).nonzero().squeeze(1)
+        if len(positions) >= count or floor <= 0:
             break
-    if len(found) <= count:
-        return found
-    values = flat[found]
-    return found[values >= kth_largest(values, count)]
+    if len(positions) <= count:
+        return positions
+    values = flat[positions]
+    return positions[values >= kth_largest(values, count)]
 
 
 def kth_largest(values: Tensor, k: int) -> Tensor:

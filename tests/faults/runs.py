@@ -91,9 +91,9 @@ class Run:
     """Folders of `out` that hold its results."""
 
 
-def collect(shared, out, *more):
+def collect(shared, out):
     options = {"output-dir": out, "dataset.max-tokens": 6000, "dataset.seq-len": 60, "dataset.batch-size": 8}
-    return ["collect", *flags(options), "--device", "cpu", *more]
+    return ["collect", *flags(options), "--device", "cpu"]
 
 
 def train(shared, out):
@@ -158,7 +158,6 @@ GROWS = ("log.jsonl", "training_state.pt", "tasks/a.json", "tasks/b.json")
 ROW = "rows/[!.]*.json"
 RUNS = {
     "collect": Run(collect, "*"),
-    "collect shards": Run(lambda shared, out: collect(shared, out, "--shard-tokens", 2500), "*"),
     "train": Run(train, "*/*/*/config.json"),
     "evaluate": Run(evaluate, ROW),
     "loca": Run(loca, "config.json"),

@@ -121,26 +121,19 @@ def test_checkpoint(where, name, tmp_path, tally):
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    """Both forms of a small store, written by collecting from the bundled model."""
+def store_path(tmp_path_factory):
+    """A small store, written by collecting from the bundled model."""
     pytest.importorskip("transformers")
     from repro.activations.collect import collect
 
-    out = tmp_path_factory.mktemp("stores")
     data = DatasetConfig("tiny-labels", label_column="label", split="all", max_tokens=300, seq_len=16, packing=False)
-    one = collect(RunConfig(output_dir=str(out / "one"), dataset=data))
-    many = collect(RunConfig(output_dir=str(out / "many"), dataset=data, shard_tokens=128))
-    return {"one": Path(one), "many": Path(many)}
+    return collect(RunConfig(output_dir=str(tmp_path_factory.mktemp("store")), dataset=data))
 
 
-@pytest.mark.parametrize("form", ["one", "many"])
-def test_activations(form, stores, tmp_path, tally):
-    source = stores[form].parent
-    name_of = stores[form].name
-    rows = open_store(stores[form]).select().take(50).x
+def test_activations(store_path, tmp_path, tally):
+    source, name_of = store_path.parent, store_path.name
+    rows = open_store(store_path).select().take(50).x
     for file in sorted(p.relative_to(source) for p in source.rglob("*") if p.is_file()):
-        if file.name == "lock":
-            continue
         folder = tmp_path / file.name
         shutil.copytree(source, folder)
         data = (source / file).read_bytes()

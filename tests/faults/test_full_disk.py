@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from repro import cli
-from repro.activations import drafts
 from repro.activations.store import open_store
 
 pytest.importorskip("transformers")
@@ -62,53 +61,27 @@ def collecting(lm, corpus, out, *more):
     return ["collect", *(w for k, v in options.items() for w in (f"--{k}", v)), *more]
 
 
-SHARDS = ("--shard-tokens", 640)
-
-
 def visible(out):
     return sorted(p.name for p in out.glob("[!.]*"))
 
 
 @pytest.mark.parametrize("size", ["8k", "200k"])  # no room for the tokens; none for the activations
-@pytest.mark.parametrize("form", [(), SHARDS], ids=["npy", "shards"])
-def test_a_disk_too_small(disk, lm, corpus, capsys, form, size):
+def test_a_disk_too_small(disk, lm, corpus, capsys, size):
     folder, change = disk
     change(f"size={size}")
-    status, said = run(capsys, *collecting(lm, corpus, folder / "out", *form))
+    status, said = run(capsys, *collecting(lm, corpus, folder / "out"))
     assert status in (1, 2) and len(said) == 1 and ("no room for" in said[0] or "No space left" in said[0])
     assert visible(folder / "out") == []
     change("size=32m")
-    assert run(capsys, *collecting(lm, corpus, folder / "out", *form)) == (0, [])
+    assert run(capsys, *collecting(lm, corpus, folder / "out")) == (0, [])
     open_store(folder / "out", verify=True)
 
 
-def test_a_disk_that_fills_up_between_shards(disk, lm, corpus, tmp_path, capsys, monkeypatch):
-    folder, change = disk
-    change("size=320k")  # the tokens and a few of five shards
-    usage = shutil.disk_usage(folder)._replace(free=10**9)
-    with monkeypatch.context() as m:
-        m.setattr(shutil, "disk_usage", lambda path: usage)
-        status, said = run(capsys, *collecting(lm, corpus, folder / "out", *SHARDS))
-    assert status == 1 and len(said) == 1 and f"No space left for {folder / 'out'}: free some" in said[0]
-    assert visible(folder / "out") == []
-    kept = list((folder / "out").rglob("shard_*.safetensors"))
-    assert kept
-    change("size=32m")
-    made, real = [], drafts.create
-    monkeypatch.setattr(drafts, "create", lambda path, *rest: (made.append(path.name), real(path, *rest)))
-    assert run(capsys, *collecting(lm, corpus, folder / "out", *SHARDS)) == (0, [])
-    assert len(made) == 5 - len(kept)
-    assert run(capsys, *collecting(lm, corpus, tmp_path / "whole", *SHARDS)) == (0, [])
-    ours, theirs = (open_store(out, verify=True) for out in (folder / "out", tmp_path / "whole"))
-    assert ours.meta["files"] == theirs.meta["files"] and ours.meta["mean"] == theirs.meta["mean"]
-
-
-@pytest.mark.parametrize("form", [(), SHARDS], ids=["npy", "shards"])
-def test_files_that_may_not_grow(lm, corpus, tmp_path, capsys, form):
+def test_files_that_may_not_grow(lm, corpus, tmp_path, capsys):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, before[1]))
     try:
-        status, said = run(capsys, *collecting(lm, corpus, tmp_path / "out", *form))
+        status, said = run(capsys, *collecting(lm, corpus, tmp_path / "out"))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert status in (1, 2) and len(said) == 1 and ("File too large" in said[0] or "No space left" in said[0])

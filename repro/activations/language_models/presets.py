@@ -76,6 +76,24 @@ def layer_of(config: ModelConfig) -> int:
     return preset.layer if config.layer_index is None and preset else int(config.layer_index or 0)
 
 
+def known_as(model: str) -> str:
+    """The preset's name for the hub id of a preset (its layer and precision are known then); else the name itself."""
+    return next((name for name, preset in PRESETS.items() if preset.kind == "hub" and preset.source == model), model)
+
+
+def of_hub(model: str) -> bool:
+    """Is this a language model of the hub: a preset that lies there, or owner/name and no folder here?"""
+    if known_as(model) in PRESETS:
+        return PRESETS[known_as(model)].kind == "hub"
+    return model.count("/") == 1 and not Path(model).expanduser().is_dir()
+
+
+def max_norm_ratio(model: str, asked: float | None) -> float | None:
+    """The ratio that is asked for, else the one that the model's preset needs, else None: no token is dropped."""
+    preset = PRESETS.get(known_as(model))
+    return asked if asked is not None or preset is None else preset.max_norm_ratio
+
+
 def unknown_model(name: str) -> BadInput:
     """The error for a name that is no preset, no folder and no hub id."""
     return BadInput(

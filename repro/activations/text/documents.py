@@ -41,7 +41,7 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
     rows are then numbered, and skipped, from the cut on.
     Raises BadInput for a missing file, column or split, for rows that are not text, and when no text is found.
     """
-    found = False
+    any_text = False
     label_column = _label_column(config)
     for number, row in _numbered_rows(config):
         text = _field(row, config.text_column, "dataset.text_column", number)
@@ -52,9 +52,9 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
             raise BadInput(f"Column '{config.text_column}' of {config.name} holds {type(text).__name__}, not text.")
         if label_column is not None and label is None:
             raise BadInput(f"Row {number} of {config.name} has no label in column '{label_column}'.")
-        found = True
+        any_text = True
         yield Document(text, None if label is None else str(label), number)
-    if not found:
+    if not any_text:
         raise BadInput(
             f"{config.name} holds no text (split {config.split}, after skipping {config.skip_documents} rows); "
             "check dataset.name, split, text_column and skip_documents."
@@ -95,11 +95,11 @@ def _numbered_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]
     if files is None:
         yield from _hub_rows(config, split)
         return
-    wanted = split.name if config.name == "tiny-labels" and split.name != "all" else None
+    part = split.name if config.name == "tiny-labels" and split.name != "all" else None
 
     def rows() -> Iterator[dict[str, Any]]:
         every = (row for path in files for row in rows_of(path, config.text_column))
-        return (row for row in every if wanted is None or row.get("split") == wanted)
+        return (row for row in every if part is None or row.get("split") == part)
 
     start, stop = split.rows(sum(1 for _ in rows()) if split.percent else None)
     for number, row in enumerate(islice(rows(), start, stop)):
@@ -111,8 +111,8 @@ def _local_files(config: DatasetConfig, split: str) -> list[Path] | None:
     """The files that hold the split, in order; None for what the datasets library has to read."""
     if config.name in BUNDLED:
         if split not in BUNDLED_SPLITS or (config.name == "tiny" and split == "test"):
-            known = BUNDLED_SPLITS if config.name == "tiny-labels" else ("train", "all")
-            raise BadInput(f"{config.name} has no split '{split}'; it has: {', '.join(known)}.")
+            splits = BUNDLED_SPLITS if config.name == "tiny-labels" else ("train", "all")
+            raise BadInput(f"{config.name} has no split '{split}'; it has: {', '.join(splits)}.")
         return [_existing(repo_root() / BUNDLED[config.name])]
     if config.name in CORPORA:
         return corpus_files(config.name, split)
@@ -171,8 +171,8 @@ def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, dict[s
     label_column = _label_column(config)
     feature = (stream.features or {}).get(label_column) if label_column else None
     names = getattr(feature, "names", None)
-    known = (stream.info.splits or {}).get(split.name)
-    start, stop = split.rows(getattr(known, "num_examples", None) or None)
+    about_split = (stream.info.splits or {}).get(split.name)
+    start, stop = split.rows(getattr(about_split, "num_examples", None) or None)
     if start + config.skip_documents:
         stream = stream.skip(start + config.skip_documents)
     if stop is not None:

@@ -32,10 +32,10 @@ def split_files(folder: Path, split: str) -> list[Path]:
     chosen = [p for p in files if splits[p] == split]
     if chosen:
         return chosen
-    known = sorted({s for s in splits.values() if s})
-    if split == "train" and not known:
+    names = sorted({s for s in splits.values() if s})
+    if split == "train" and not names:
         return files
-    raise BadInput(f"{folder} has no files of split '{split}'; it has: {', '.join(known) or 'no splits'}.")
+    raise BadInput(f"{folder} has no files of split '{split}'; it has: {', '.join(names) or 'no splits'}.")
 
 
 def rows_of(path: Path, text_column: str) -> Iterator[dict[str, Any]]:

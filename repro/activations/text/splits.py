@@ -39,10 +39,10 @@ def parse_split(text: str) -> Split:
     name, bracket, part = text.partition("[")
     if not bracket:
         return Split(text)
-    found = re.fullmatch(r"([\d_]*)(%?):([\d_]*)(%?)\]", part)
-    if not found or not name:
+    match = re.fullmatch(r"([\d_]*)(%?):([\d_]*)(%?)\]", part)
+    if not match or not name:
         raise BadInput(f"dataset.split '{text}' is no part of a split; write {name or 'train'}[1000:2000] or [:5%].")
-    first, first_unit, last, last_unit = found.groups()
+    first, first_unit, last, last_unit = match.groups()
     units = {unit for number, unit in ((first, first_unit), (last, last_unit)) if number}
     start, stop = int(first or 0), int(last) if last else None
     if len(units) > 1 or (stop is not None and stop <= start) or (units == {"%"} and max(start, stop or 0) > 100):
