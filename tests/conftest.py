@@ -20,6 +20,14 @@ def _seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session")
+def lm(tmp_path_factory):
+    """The folder of a small GPT-NeoX with random weights."""
+    import language_models
+
+    return language_models.save(tmp_path_factory.mktemp("models") / "neox", "gpt_neox")
+
+
 LONG = ("test_book", "test_notebooks", "test_fanout_evaluate", "test_fanout_train", "test_report")
 
 

@@ -30,11 +30,6 @@ TEXTS = [" ".join(WORDS[i % 7 :][: 1 + (5 * i) % 17]) for i in range(60)]
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    return language_models.save(tmp_path_factory.mktemp("models") / "neox", "gpt_neox")
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": t, "topic": "xyz"[len(t) % 3]}) + "\n" for t in TEXTS))

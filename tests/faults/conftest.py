@@ -51,6 +51,17 @@ def shared(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory):
+    """A small store with labels, collected from the bundled model."""
+    pytest.importorskip("transformers")
+    from repro.activations.collect import collect
+    from repro.base.config import DatasetConfig, RunConfig
+
+    data = DatasetConfig("tiny-labels", label_column="label", split="all", max_tokens=300, seq_len=16, packing=False)
+    return collect(RunConfig(output_dir=str(tmp_path_factory.mktemp("store")), dataset=data))
+
+
 def pytest_addoption(parser):
     parser.addoption("--faults-table", type=Path, help="csv that gets a row for every family of faults that was run")
 

@@ -120,16 +120,6 @@ def test_checkpoint(where, name, tmp_path, tally):
 # --- activations --------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
-    """A small store, written by collecting from the bundled model."""
-    pytest.importorskip("transformers")
-    from repro.activations.collect import collect
-
-    data = DatasetConfig("tiny-labels", label_column="label", split="all", max_tokens=300, seq_len=16, packing=False)
-    return collect(RunConfig(output_dir=str(tmp_path_factory.mktemp("store")), dataset=data))
-
-
 def test_activations(store_path, tmp_path, tally):
     source, name_of = store_path.parent, store_path.name
     rows = open_store(store_path).select().take(50).x

@@ -19,11 +19,6 @@ FAMILY = "full disk, size limit, read-only disk"
 
 
 @pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    return language_models.save(tmp_path_factory.mktemp("models") / "neox", "gpt_neox")
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "corpus.jsonl"
     path.write_text("".join(json.dumps({"text": language_models.TEXT}) + "\n" for _ in range(200)))

@@ -135,16 +135,6 @@ def changed(value, path, new):
     return out
 
 
-@pytest.fixture(scope="module")
-def store_path(tmp_path_factory):
-    pytest.importorskip("transformers")
-    from repro.activations.collect import collect
-    from repro.base.config import DatasetConfig
-
-    data = DatasetConfig("tiny-labels", label_column="label", split="all", max_tokens=200, seq_len=16, packing=False)
-    return collect(RunConfig(output_dir=str(tmp_path_factory.mktemp("store")), dataset=data))
-
-
 @settings(quick, max_examples=60)
 @given(data=st.data())
 def test_a_manifest_with_anything_in_it(store_path, data):
