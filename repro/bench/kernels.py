@@ -110,7 +110,7 @@ class Kernels:
             chosen = {name: chosen[name] for name in ("encode_topk", "decode")}
         elif precision != first:
             chosen = {name: case for name, case in chosen.items() if name in PRODUCTS}
-        elif (device == "cuda" or "toy" in self.shapes) and any(re.search(self.only, n) for n in SOLVERS):
+        elif (device == "cuda" or "toy" in self.shapes) and any(re.search(self.only, n) for n in WITH_ATOMS):
             chosen |= solver_cases(shape, device)
         return {name: case for name, case in chosen.items() if re.search(self.only, name)}
 
@@ -147,7 +147,7 @@ PRODUCTS = (
 )
 
 
-SOLVERS = ("coordinate_descent", "solve")
+WITH_ATOMS = ("coordinate_descent", "solve")
 
 
 def implementations(name: str, device: str) -> list[str]:
