@@ -17,6 +17,7 @@ from repro.checkpoints import load_sae
 from repro.checkpoints.formats.dictionary_learning import state_dict
 from repro.commands.train import jobs, recipe, run, with_defaults
 from repro.commands.training_flags import TrainConfig
+from repro.loca.grouped import LocaJob
 from repro.sae import VARIANTS
 from repro.training.language import CrossEntropy, of_store
 from repro.training.losses import LOSSES, Situation, auxk
@@ -390,6 +391,15 @@ def test_trajectory_is_the_papers_and_loads(data, tmp_path):
         assert sae.source.k == 4 and sae.source.step == step and sae.source.layer == 3 and sae.source.lm_name == "lm"
         assert float((sae.encode(x) > 0).float().sum(1).mean()) == pytest.approx(4, rel=0.2)  # even before the average
     assert torch.equal(load_sae(folder, step=0).b_dec, torch.zeros(D))
+
+
+@pytest.mark.parametrize("job", [Job("topk", 3, M), LocaJob("topk", 3, M, normalisation="unit_norm")])
+def test_an_sae_knows_the_site_of_its_store(job, data, tmp_path):
+    for site, layer, place in (("mlp_out", 4, ("mlp_out", 4)), ("resid_pre", 4, ("resid_post", 3))):
+        (folder,) = train(Rows(data[0]), [job], short(3), tmp_path, "tiny", layer, "cpu", progress=False, site=site)
+        assert folder.parent.name == f"{site}_layer_4"
+        source = load_sae(folder).source
+        assert (source.site, source.layer) == place
 
 
 def test_recipe_is_saebenchs_at_full_length_and_shrinks():

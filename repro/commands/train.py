@@ -89,6 +89,7 @@ def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progres
         state_every=config.state_every,
         watch=watch,
         progress=progress,
+        site=store.meta.get("site", "resid_post"),
     )
 
 

@@ -18,7 +18,7 @@ class TrainConfig:
     acts: str
     """Activations: a .npy file of `repro collect` (or any [n, d] or [sequences, seq_len, d]), or its folder."""
     output_dir: str
-    """Folder for {variant}/resid_post_layer_{layer}/trainer_{i}."""
+    """Folder for {variant}/{site}_layer_{layer}/trainer_{i}."""
     variant: tuple[str, ...] = ("batch_topk",)
     """standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu."""
     sparsity: tuple[float, ...] | None = None

@@ -20,6 +20,7 @@ from repro.base.errors import BadInput, disk_full
 from repro.base.files import digest, write_atomically
 from repro.checkpoints.formats.dictionary_learning import CLASSES, state_dict
 from repro.checkpoints.formats.native import save_sae
+from repro.checkpoints.locate import as_output
 from repro.sae import SAE, VARIANTS
 from repro.training.recipe import Job, Recipe
 from repro.training.trainer import BETAS, Trainer
@@ -74,9 +75,8 @@ class Run:
         if self.foreign:
             identity = self.config["repro"]
             k = int(self.job.sparsity)
-            sae.source = replace(
-                sae.source, k=k, sparsity=float(k), layer=identity["layer"], lm_name=identity["lm_name"]
-            )
+            sae.source = replace(sae.source, k=k, sparsity=float(k), lm_name=identity["lm_name"])
+            sae.source.site, sae.source.layer = as_output(identity.get("site", "resid_post"), identity["layer"])
             name = "sae.safetensors" if step is None else f"checkpoints/sae_{step}.safetensors"
             self._guard(name, lambda: save_sae(sae, self.folder / name))
             return
@@ -186,7 +186,7 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
         "layer": layer,
         "lm_name": about["lm_name"],
         "wandb_name": f"{TRAINER_CLASS[job.variant]}-{about['lm_name']}-resid_post_layer_{layer}",
-        "submodule_name": f"resid_post_layer_{layer}",
+        "submodule_name": f"{about.get('site', 'resid_post')}_layer_{layer}",
     }
     if job.sparsity_name in ("k", "total_k"):
         trainer |= {

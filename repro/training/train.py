@@ -59,10 +59,11 @@ def train(
     state_every: int | None = None,
     watch: Callable[[Path, dict[str, Any]], None] | None = None,
     progress: bool = True,
+    site: str = "resid_post",
 ) -> list[Path]:
     """Train every job on the same batches of `rows` -> the folders of the SAEs, in the order of the jobs.
 
-    Written to output_dir/{variant}/resid_post_layer_{layer}/trainer_{i}, i counting the jobs of a variant. Every
+    Written to output_dir/{variant}/{site}_layer_{layer}/trainer_{i}, i counting the jobs of a variant. Every
     `state_every` steps (a tenth of the run, at most 1,000) and at the later checkpoints the full state is saved:
     an interrupted run goes on from there and ends, on a CPU with the same number of threads, in the same bits. Finished
     SAEs are not trained again.
@@ -80,11 +81,12 @@ def train(
     where = torch.device(pick_device(device))
     scale = _scale(rows, recipe)
     about = {"d": rows.d, "lm_name": lm_name, "layer": layer, "scale": scale, "data": rows.describe()}
+    about |= {} if site == "resid_post" else {"site": site}  # runs of before the site was known go on
     counts: dict[str, int] = {}
     runs = []
     for job in jobs:
         i = counts[job.variant] = counts.get(job.variant, -1) + 1
-        folder = Path(output_dir) / job.variant / f"resid_post_layer_{layer}" / f"trainer_{i}"
+        folder = Path(output_dir) / job.variant / f"{site}_layer_{layer}" / f"trainer_{i}"
         runs.append((folder, job))
     every_folder = [folder for folder, _ in runs]
     mine = range(len(jobs)) if only is None else sorted(only)

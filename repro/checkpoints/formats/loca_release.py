@@ -44,7 +44,7 @@ def _source(where: Location, family: str, k: int | None) -> Source:
     return Source(
         family=family,
         layer=layer if isinstance(layer, int) else where.layer,
-        site=str(config.get("target_site") or where.site),
+        site=where.site,
         lm_name=str(config.get("model_name") or ""),
         sparsity=None if k is None else float(k),
         k=k,
