@@ -1,4 +1,4 @@
-"""The JSON files of the released scripts: their keys, what is told besides, and how they are written."""
+"""The JSON files of the released scripts: their keys, further entries, and how they are written."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def default_folder(model_name: str) -> Path:
-    """Where `train` writes and `evaluate` reads if not told."""
+    """Folder that `train` writes and `evaluate` reads by default."""
     return Path("outputs") / "loca" / safe(model_name)
 
 

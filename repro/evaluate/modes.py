@@ -1,4 +1,4 @@
-"""The modes and controls, each a way to codes, and the row that one of them makes."""
+"""Inference modes and controls: how each computes codes, and its row of metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GAP_DENSITY, GAP_STEPS = 0.1, 50  # of the search for the lambda of the released
 
 @dataclass(frozen=True)
 class Way:
-    """One way to codes: of a block of activations, given which evaluation tokens they are (None for labelled ones)."""
+    """One mode or control: codes of a block of activations and its slice of tokens (None for labelled ones)."""
 
     codes: Callable[[Tensor, slice | None], SparseCodes]
     dictionary: Reading | SAE

@@ -1,4 +1,4 @@
-"""Three ways to codes, amortized, semi and non, under two protocols, and the amortization gap."""
+"""Codes under the inference modes amortized, semi and non and two protocols, and the amortization gap."""
 
 from __future__ import annotations
 

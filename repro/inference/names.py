@@ -1,4 +1,4 @@
-"""Names of the ways to codes, and the numbers of steps of the released code."""
+"""Names of the inference modes, and the numbers of steps of the released code."""
 
 from __future__ import annotations
 

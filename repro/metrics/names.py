@@ -5,4 +5,4 @@ from __future__ import annotations
 PROTOCOLS = ("as_released", "corrected")
 MODES = ("amortized", "semi", "non")
 CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
-"""Further ways to codes that `evaluate` knows, corrected protocol only (`evaluate.modes`)."""
+"""Controls that `evaluate` computes like modes, corrected protocol only (`evaluate.modes`)."""
