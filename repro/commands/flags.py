@@ -52,8 +52,8 @@ class CompareConfig(OneSae):
     sae_variant: str = "batch_topk"
     """Variant of the SAE; names the files, and finds a checkpoint where no path is given."""
     eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
-    """Inference modes: these three, and controls (corrected only): random_dictionary, random_encoder, pca, encoder_refit,
-    pursuit."""
+    """Inference modes: these three, and controls (corrected only): random_dictionary, random_encoder, pca,
+    encoder_refit, pursuit."""
     semi_steps: int = 30
     """ISTA steps of the semi mode."""
     non_steps: int = 200

@@ -2,9 +2,9 @@
 
     for row in evaluate_sae(sae, data, EvalOptions(modes=("amortized", "non", "random_encoder"))): ...
 
-`rules` a protocol · `engine` one SAE under any rules · `modes` inference modes and their rows · `controls` · `steps` the
-semi sweep · `probes` · `nulls` · `stream` sums and stored codes · `data` tokens, documents, options · `run` the loop
-over checkpoints, its files, its resumption.
+`rules` a protocol · `engine` one SAE under any rules · `modes` inference modes and their rows · `controls` · `steps`
+the semi sweep · `probes` · `nulls` · `stream` sums and stored codes · `data` tokens, documents, options · `run` the
+loop over checkpoints, its files, its resumption.
 """
 
 from __future__ import annotations
