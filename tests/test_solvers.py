@@ -8,9 +8,8 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.solvers import SOLVERS, Ista, Lasso, WorkingSet, pursuit, refit, solve
+from repro.solvers import AUTO, SOLVERS, Ista, Lasso, WorkingSet, pursuit, refit, solve
 from repro.solvers import objective as J
-from repro.solvers.loop import AUTO
 
 SIGNS = pytest.mark.parametrize("nonneg", [True, False], ids=["nonneg", "signed"])
 EXACT = [name for name, solver in SOLVERS.items() if name != "pursuit"]  # those that solve the LASSO
@@ -137,6 +136,18 @@ def test_gap_bounds_the_true_suboptimality_all_the_way(solver, nonneg):
     solution = solve(Lasso(x, atoms, 0.3, nonneg), solver, tol=1e-4, callback=check)
     assert solution.converged.all() and seen[0] == 0 and seen[-1] == solution.steps.max()
     assert (solution.gap >= solution.objective - best.objective - 1e-11).all()
+
+
+@SIGNS
+@EACH
+@pytest.mark.parametrize("tol", [0.3, 1e-4], ids=["far", "near"])
+def test_the_certificate_is_that_of_the_codes_returned(solver, nonneg, tol):
+    x, atoms = correlated(d=20, m=120)
+    solution = solve(Lasso(x, atoms, 0.3, nonneg), solver, tol=tol)
+    fresh = J.certify(x, solution.codes, atoms, 0.3, nonneg)
+    torch.testing.assert_close(solution.objective, fresh.objective, rtol=1e-11, atol=0)
+    assert (solution.dual <= fresh.dual + 1e-11 * fresh.objective).all()
+    assert (solution.gap >= fresh.gap - 1e-11 * fresh.objective).all()
 
 
 @SIGNS

@@ -17,9 +17,7 @@ from torch import Tensor
 from repro.base.errors import BadInput
 from repro.bench.common import append, flag, machine, peak_memory, table, timed
 from repro.codes import SparseCodes
-from repro.solvers import objective
-from repro.solvers.loop import solve
-from repro.solvers.problem import Lasso
+from repro.solvers import Lasso, objective, solve
 
 ROWS = 256  # tokens that dense products get at once: fewer leave them waiting for the dictionary
 

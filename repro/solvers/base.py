@@ -1,4 +1,4 @@
-"""What a solver is: a frozen dataclass with `init` and `step`, and the state that it advances in place."""
+"""The two parts of a solver: a frozen dataclass with `init` and `step`, and the state that it advances in place."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ from repro.solvers.objective import Certificate, certify
 from repro.solvers.problem import Lasso
 
 
-class State(Protocol):
-    """The rows still being solved: their codes, what is proven about them, and how to drop finished rows."""
+class State:
+    """The rows still being solved: the problem [b] and what a solver's steps need, tensors [b, ...]."""
 
-    def codes(self) -> SparseCodes: ...
+    problem: Lasso
 
-    def certificate(self) -> Certificate: ...
+    def codes(self) -> SparseCodes:
+        """The codes as they stand, [b, m]."""
+        raise NotImplementedError
 
-    def keep(self, rows: Tensor) -> None: ...
+    def certificate(self) -> Certificate:
+        """What is proven of these codes, from a fresh residual in float64."""
+        p = self.problem
+        return certify(p.x, self.codes(), p.atoms, p.lam, p.nonneg)
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop the rows where the mask `rows` [b] is False."""
+        b = len(rows)
+        self.problem = self.problem[rows]
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.ndim and len(value) == b:
+                setattr(self, name, value[rows])
 
 
 S = TypeVar("S", bound=State)
@@ -57,8 +70,8 @@ def largest_codes(problem: Lasso, z0: Tensor | SparseCodes | None) -> SparseCode
     return SparseCodes(torch.where(size > 0, z0.values.gather(1, slots), 0), z0.indices.gather(1, slots), problem.m)
 
 
-class DenseState:
-    """Dense codes z [b, m] of a block, the residual buffer r [b, d], and what else a first-order step needs."""
+class DenseState(State):
+    """Dense codes z [b, m] of a block, and memory r [b, d] for their residuals."""
 
     def __init__(self, problem: Lasso, z0: Tensor | SparseCodes | None):
         self.problem = problem
@@ -74,14 +87,6 @@ class DenseState:
     def certificate(self) -> Certificate:
         p = self.problem
         return certify(p.x, self.z, p.atoms, p.lam, p.nonneg)
-
-    def keep(self, rows: Tensor) -> None:
-        """Drop the rows where the mask `rows` [b] is False."""
-        b = len(rows)
-        self.problem = self.problem[rows]
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and value.ndim and len(value) == b:
-                setattr(self, name, value[rows])
 
 
 def prox_step(

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.solvers.objective import Certificate, certify
+from repro.solvers.base import State
+from repro.solvers.loop import iterate
 from repro.solvers.problem import Lasso
 from repro.solvers.refit import least_squares
 
 
-class PursuitState:
+class PursuitState(State):
     """k slots a row: atoms S [b, k], codes u [b, k], which slots are in use; Gram matrices in float64."""
 
     def __init__(self, problem: Lasso, k: int):
@@ -55,16 +56,6 @@ class PursuitState:
         values = torch.where(self.used, self.u, 0).to(self.problem.x.dtype)
         return SparseCodes.packed(values, self.S, self.problem.m)
 
-    def certificate(self) -> Certificate:
-        """Of the LASSO at the problem's lam, which these codes do not aim at: an honest gap, rarely a small one."""
-        p = self.problem
-        return certify(p.x, self.codes(), p.atoms, p.lam, p.nonneg)
-
-    def keep(self, rows: Tensor) -> None:
-        self.problem = self.problem[rows]
-        for name in ("S", "u", "used", "G", "b", "A", "r"):
-            setattr(self, name, getattr(self, name)[rows])
-
 
 @dataclass(frozen=True)
 class Pursuit:
@@ -81,7 +72,7 @@ class Pursuit:
 
     name: ClassVar[str] = "pursuit"
     check_every: ClassVar[int] = 1
-    patience: ClassVar[int] = 1_000_000
+    patience: ClassVar[int] = 1_000_000  # its codes do not aim at the LASSO, whose gap need not fall
 
     @property
     def default_max_steps(self) -> int:
@@ -115,7 +106,6 @@ def pursuit(x: Tensor, atoms: Tensor, k: int, nonneg: bool = True, rounds: int =
     """Codes with at most k nonzeros a row that explain x [n, d] well; atoms [m, d]. One atom a step up to k = rounds,
     then several. Raises BadInput for k < 1 and for what `Lasso` refuses.
     """
-    from repro.solvers.loop import solve
-
     solver = Pursuit(k, max(1, -(-k // rounds)))
-    return solve(Lasso(x, atoms, 0.0, nonneg), solver, tol=None, max_steps=solver.default_max_steps).codes
+    problem = Lasso(x, atoms, 0.0, nonneg)
+    return iterate(problem, solver, tol=None, max_steps=solver.default_max_steps, proof=False).codes

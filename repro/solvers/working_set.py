@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from repro.base.errors import missing_extra
 from repro.codes import SparseCodes
-from repro.solvers.base import dense_block, largest_codes
+from repro.solvers.base import State, dense_block, largest_codes
 from repro.solvers.objective import CHUNK, Certificate
 from repro.solvers.problem import Lasso
 from repro.solvers.working_set_batched import BatchedState
@@ -65,7 +65,7 @@ class Dictionary:
         return (r.to(self.low.dtype) @ self.low.T).float()
 
 
-class WorkingState:
+class WorkingState(State):
     """Working sets W [b, cap] with codes U, correlations Q and sizes w [b]; residuals R [b, d] float64; proofs."""
 
     def __init__(self, problem: Lasso, z0: Tensor | SparseCodes | None, first: int, grow: float, inner: float):
@@ -119,7 +119,7 @@ class WorkingState:
         list(shared["executor"].map(lambda t: function(t, threads, *arrays), range(threads)))
 
     def _prove(self) -> None:
-        """A dense pass: where every token stands, and what its working set lacks."""
+        """Correlations C [b, m] of all atoms with the residuals, and from them the certificate of every token."""
         D = self.dictionary
         self.C = D.product(self.R)
         sets = self.W, self.U, self.Q, self.w, self.R

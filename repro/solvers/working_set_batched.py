@@ -8,7 +8,7 @@ from torch import Tensor
 from repro import ops
 from repro.codes import SparseCodes
 from repro.kernels.precision import torch_products
-from repro.solvers.base import largest_codes
+from repro.solvers.base import State, largest_codes
 from repro.solvers.objective import Certificate, certificate_of
 from repro.solvers.problem import Lasso
 
@@ -16,7 +16,7 @@ NUMBERS = {"cpu": 2**22, "cuda": 2**29}  # of gathered atoms and Gram matrices a
 STEPS_A_SLOT = 8  # coordinate steps a pass may take, for each atom in the working set
 
 
-class BatchedState:
+class BatchedState(State):
     """Codes of a block, their residuals r [b, d] in float64, and the proof of where every token stands.
 
     A pass: correlations of all atoms, the worst violators enter, coordinate descent on the Gram matrix of support and
@@ -47,8 +47,8 @@ class BatchedState:
         c = self.r.to(p.x.dtype) @ p.atoms.T
         c = c if p.nonneg else c.abs_()
         c.scatter_add_(1, W, torch.where(on, -torch.inf, 0.0).to(c.dtype))  # nothing enters twice; padding adds 0
-        value, found = c.topk(min(room, p.m), dim=1)
-        W, on = torch.cat([W, found], 1), torch.cat([on, value > self.lam.unsqueeze(1)], 1)
+        value, entrants = c.topk(min(room, p.m), dim=1)
+        W, on = torch.cat([W, entrants], 1), torch.cat([on, value > self.lam.unsqueeze(1)], 1)
         order = on.to(torch.int8).sort(dim=1, descending=True, stable=True).indices
         order = order[:, : max(1, int(on.sum(1).max()) if len(on) else 1)]
         return W.gather(1, order), on.gather(1, order)

@@ -253,10 +253,13 @@ def largest(c, nonneg):
 
 @nb.njit(**fast)
 def prove_token(D, beta, rho, x, lam, nonneg, c, W, u, q, w, r, out):
-    """Objective, dual value and duality gap of one token into out[0:3]; W leaves c, so that nothing enters twice.
+    """Write the objective, the dual value and the duality gap of one token to out[0], out[1] and out[2].
 
-    c [m] approximates D r with |error_j| <= ||r|| beta_j + rho |c_j|, and beta_m is the largest beta. Far from the
-    optimum the certificate uses an upper bound of the correlations; near it, every one that may be largest is exact.
+    r [d] is the residual, u [w] the codes of the working set W [w]. c [m] holds cheap correlations D r with
+    |error_j| <= ||r|| beta_j + rho |c_j|; beta[m] is the largest beta. The gap needs the largest correlation. While the
+    token is far from its optimum, an upper bound from c serves. Near it (a relative gap below NEAR) the correlations of
+    W, which go into q, and those of all atoms that might be the largest are computed exactly. In the end c is 0 at
+    the atoms of W, so that `violators` does not propose an atom that W already holds.
     """
     rr, xr, l1 = 0.0, 0.0, 0.0
     for t in range(r.size):
@@ -268,7 +271,7 @@ def prove_token(D, beta, rho, x, lam, nonneg, c, W, u, q, w, r, out):
     near = gap_of(seen, l1, xr - rr, rr, lam) <= NEAR * primal  # <u, q> = <x - r, r>
     if near:
         for k in range(w):
-            c[W[k]] = np.nan  # passes no comparison: not computed twice
+            c[W[k]] = np.nan  # no comparison with NaN is true, so the loop below skips this atom
             exact = exact_dot(D[W[k]], r)
             q[k] = exact
             top = max(top, reach(exact, nonneg))
@@ -317,13 +320,13 @@ def violators(c, lam, nonneg, limit):
                 top = middle
         low = top
     count = count_above(c, low, nonneg)
-    found, key, count = np.empty(count, np.int64), np.empty(count, np.float32), 0
+    atoms, key, count = np.empty(count, np.int64), np.empty(count, np.float32), 0
     for j in range(c.size):
         v = c[j] if nonneg else abs(c[j])
         if v > low:
-            found[count], key[count] = j, -v
+            atoms[count], key[count] = j, -v
             count += 1
-    return found[np.argsort(key)]
+    return atoms[np.argsort(key)]
 
 
 @nb.njit(**fast)
@@ -333,15 +336,15 @@ def enlarge(D, c, W, u, q, w, r, lam, nonneg, room):
     A violator that the steps before it have explained away is left out: of many atoms that point the same way, a few
     enter. r in place; returns the new size of W. The correlations of new atoms are computed by the caller.
     """
-    found, start = violators(c, lam, nonneg, TRIES * room), w
-    for k in range(found.size):
+    candidates, start = violators(c, lam, nonneg, TRIES * room), w
+    for k in range(candidates.size):
         if w - start >= room:
             break
-        atom = D[found[k]]
+        atom = D[candidates[k]]
         v, norm = dot(atom, r), dot(atom, atom)
         if norm <= 0 or reach(v, nonneg) <= THETA * lam:
             continue
-        W[w], u[w] = found[k], shrink(v, r.dtype.type(lam), nonneg) / norm
+        W[w], u[w] = candidates[k], shrink(v, r.dtype.type(lam), nonneg) / norm
         axpy(-u[w], atom, r, r.size)
         w += 1
     return w
