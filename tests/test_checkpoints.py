@@ -12,6 +12,7 @@ from test_variants import random_sae, tokens
 
 from repro.base.errors import BadInput
 from repro.checkpoints import CheckpointError, load_sae, parse_layer, parse_path, save_dictionary_learning, save_sae
+from repro.checkpoints.formats.dictionary_learning import CLASSES
 from repro.sae import VARIANTS, Source
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
@@ -107,7 +108,7 @@ def test_own_format_round_trip(variant, tmp_path):
     assert torch.equal(again.encode(tokens()), sae.encode(tokens()))
 
 
-@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "loca"])
+@pytest.mark.parametrize("variant", [cls.name for cls in CLASSES.values()])
 def test_dictionary_learning_round_trip(variant, tmp_path):
     sae = random_sae(variant)
     sae.source = Source(family=variant, layer=8, lm_name="EleutherAI/pythia-160m-deduped")

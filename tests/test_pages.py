@@ -115,28 +115,6 @@ def examples():
     del sys.modules["contribute"]
 
 
-def test_the_variant_passes_what_every_variant_passes(examples, monkeypatch):
-    import test_variants as every
-
-    from repro.sae import VARIANTS
-
-    monkeypatch.setitem(VARIANTS, "soft_topk", examples["SoftTopK"])
-    every.test_codes_are_nonnegative_and_the_same_in_blocks("soft_topk")
-    every.test_renormalised_reconstructs_the_same("soft_topk")
-    every.test_permuting_latents_permutes_codes("soft_topk")
-    every.test_normalised_tokens_make_codes_scale_free("soft_topk", "unit_norm")
-
-
-@pytest.mark.parametrize("nonneg", [True, False])
-def test_the_solver_passes_what_every_solver_passes(examples, nonneg):
-    import test_solvers as every
-
-    solver = examples["Inertial"]()
-    every.test_objective_of_scikit_learn(solver, nonneg)
-    every.test_orthonormal_atoms_have_a_closed_form(solver, nonneg)
-    every.test_lambda_max_gives_zero_with_gap_zero(solver, nonneg)
-
-
 def test_the_metric_passes_what_every_metric_passes(examples, monkeypatch):
     import test_metrics as every
 

@@ -19,10 +19,11 @@ from repro.commands.train import jobs, recipe, run, with_defaults
 from repro.commands.training_flags import TrainConfig
 from repro.loca.grouped import LocaJob
 from repro.sae import VARIANTS
+from repro.sae.matryoshka import group_sizes
 from repro.training.language import CrossEntropy, of_store
-from repro.training.losses import LOSSES, Situation, auxk
+from repro.training.losses import LOSSES, Situation, auxk, general
 from repro.training.places import Dense, Sparse
-from repro.training.recipe import TRAINED, Job, Recipe, group_sizes, sparsity_grid
+from repro.training.recipe import TRAINED, Job, Recipe, sparsity_grid
 from repro.training.selection import batch_top_k, row_top_k
 from repro.training.train import evaluate, train
 from repro.training.trainer import Trainer, remove_parallel
@@ -146,7 +147,7 @@ def test_losses_and_gradients_are_those_of_plain_autograd(variant, sparsity, spa
     torch.testing.assert_close(loss.error, x - sae.decode(z), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", TRAINED)
+@pytest.mark.parametrize("variant", [v for v in TRAINED if VARIANTS[v].trainer_class])
 def test_twenty_steps_are_those_of_dictionary_learning(variant):
     """Same start, same batches: weights, losses, dead latents and threshold after 20 updates of its trainers."""
     with np.load(Path(__file__).parent / "golden/training/dictionary_learning.npz") as file:
@@ -184,6 +185,22 @@ def test_twenty_steps_are_those_of_dictionary_learning(variant):
         if key == "threshold" and mine.ndim == 0:
             mine = torch.tensor(trainer.threshold)
         torch.testing.assert_close(mine, golden[key], rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+@pytest.mark.parametrize(("variant", "sparsity"), [("standard", 0.04), ("topk", 5), ("batch_topk", 5)])
+def test_the_general_loss_is_that_of_the_variants_that_need_no_other(variant, sparsity):
+    at = {"sparsity": sparsity, "warm": 0.7, "auxk_alpha": 0.1, "dead_after": 5, "silent": torch.full((M,), 9)}
+    x, found = torch.randn(2, D), []
+    for loss_of in (LOSSES[variant], general):
+        w = weights_of(variant, sparsity)
+        loss = loss_of(w, x, Situation(**at))
+        loss.total.backward()
+        found.append((loss, {name: t.grad for name, t in w.tensors.items()}))
+    (own, gradients), (dense, same) = found
+    assert (own.nonzeros, own.fired.tolist()) == (dense.nonzeros, dense.fired.tolist())
+    torch.testing.assert_close(dense.total, own.total, rtol=1e-5, atol=1e-6)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(same[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("sparse", [True, False])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from typing import Any
+from zlib import crc32
 
 from repro.base.errors import missing_extra
 
@@ -22,15 +23,24 @@ BLUE, VERMILION, GREEN, PINK, AMBER, VIOLET, GREY = PALETTE = (
 MODE_COLORS = {"amortized": VERMILION, "semi": AMBER, "non": BLUE, "local": GREEN}
 MODE_SYMBOLS = {"amortized": "circle", "semi": "diamond", "non": "square", "local": "triangle-up"}
 PROTOCOL_DASHES = {"corrected": "solid", "as_released": "dot"}
-VARIANT_COLORS = {
-    "standard": VERMILION,
-    "topk": BLUE,
-    "batch_topk": GREEN,
-    "jumprelu": AMBER,
-    "gated": PINK,
-    "matryoshka_batch_topk": VIOLET,
-    "loca": GREY,
-}
+
+
+class _VariantColors(dict[str, str]):
+    """A colour for each variant by name; another name gets one of the same seven, always the same one."""
+
+    def __missing__(self, name: str) -> str:
+        return PALETTE[crc32(name.encode()) % len(PALETTE)]
+
+
+VARIANT_COLORS = _VariantColors(
+    standard=VERMILION,
+    topk=BLUE,
+    batch_topk=GREEN,
+    jumprelu=AMBER,
+    gated=PINK,
+    matryoshka_batch_topk=VIOLET,
+    loca=GREY,
+)
 
 HEIGHT = 420  # pixels of a figure that does not say
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

@@ -20,7 +20,7 @@ from repro.bench.solvers import decided
 from repro.evaluate import EvalData, EvalOptions, evaluate_sae, open_data
 from repro.inference import MODES
 from repro.sae import SAE
-from repro.solvers.loop import AUTO
+from repro.solvers import AUTO
 from repro.training.recipe import Job, Recipe
 from repro.training.trainer import Trainer
 

@@ -21,8 +21,7 @@ from repro.base.machine import pick_device
 from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
 from repro.bench.inference import synthetic
 from repro.codes import SparseCodes
-from repro.solvers import Lasso, objective, pursuit, refit, solve
-from repro.solvers.loop import AUTO
+from repro.solvers import AUTO, Lasso, objective, pursuit, refit, solve
 
 CERTIFYING = ("fista", "working_set")
 """Solvers that "auto" may take: they stop at a certified gap."""

@@ -17,7 +17,8 @@ from repro.base.errors import BadInput
 from repro.base.machine import pick_device
 from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
 from repro.kernels.precision import torch_products
-from repro.training.recipe import PREFIXES, TRAINED, Job, Recipe
+from repro.sae.matryoshka import PREFIXES
+from repro.training.recipe import SPARSITY_NAME, TRAINED, Job, Recipe
 from repro.training.train import evaluate
 from repro.training.trainer import Trainer
 
@@ -99,7 +100,7 @@ class Train:
 
     def job(self, variant: str, seed: int) -> Job:
         """The SAE to train."""
-        return Job(variant, self.l1 if variant in ("standard", "gated") else self.k, self.m, seed)
+        return Job(variant, self.l1 if SPARSITY_NAME[variant] == "l1_penalty" else self.k, self.m, seed)
 
     def recipe(self) -> Recipe:
         """SAEBench's recipe for so many steps; dead after 10M tokens as there, so that AuxK has nothing to do."""

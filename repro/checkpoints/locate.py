@@ -29,7 +29,7 @@ NOT_WEIGHTS = re.compile(
 CONFIG_NAMES = ("config.json", "cfg.json", "hyperparams.json")
 
 _TRAINER = re.compile(r"(?:^|[/_-])trainer[_-]?(\d+)")
-_STEP = re.compile(r"(?:(?:^|[/_-])step[_-]?|(?:^|/)checkpoints/ae_)(\d+)")
+_STEP = re.compile(r"(?:(?:^|[/_-])step[_-]?|(?:^|/)checkpoints/s?ae_)(\d+)")
 _SPARSITY = re.compile(r"(?:^|[/_-])(?:l0|sparsity|k)[_=-](\d+(?:\.\d+)?)(?=[/.]|$)")
 
 # site -> what libraries call it after the number of the block (TransformerLens, transformers) or before it (folders)
@@ -232,10 +232,11 @@ def _some(files: list[Path], folder: Path) -> str:
 
 
 def _at_step(folder: Path, step: int) -> Path:
-    """An intermediate checkpoint of a run: checkpoints/ae_{step}.pt, or ..._checkpoints/trainer_i_step_{step}."""
+    """A checkpoint of a run: checkpoints/ae_{step}.pt or sae_{step}, or ..._checkpoints/trainer_i_step_{step}."""
     layered = folder.parent.with_name(f"{folder.parent.name}_checkpoints")
     candidates = [
         folder / "checkpoints" / f"ae_{step}.pt",
+        folder / "checkpoints" / f"sae_{step}.safetensors",
         folder / f"ae_{step}.pt",
         layered / f"{folder.name}_step_{step}" / "ae.pt",
         folder.with_name(f"{re.sub(r'_step_[0-9]+$', '', folder.name)}_step_{step}") / "ae.pt",
@@ -246,7 +247,8 @@ def _at_step(folder: Path, step: int) -> Path:
     final = folder / "ae.pt"
     if final.is_file() and trained_steps(final) == step:
         return final  # a run's last step is its final checkpoint
-    have = [*folder.glob("checkpoints/ae_*.pt"), *layered.glob(f"{folder.name}_step_*/ae.pt")]
+    own = [*folder.glob("checkpoints/ae_*.pt"), *folder.glob("checkpoints/sae_*.safetensors")]
+    have = [*own, *layered.glob(f"{folder.name}_step_*/ae.pt")]
     steps = sorted({int(s) for p in have if (s := parse_run(p)["step"]) is not None})
     known = f"its steps are {', '.join(map(str, steps))}" if steps else "it has none; leave step out for the final one"
     raise StepNotFound(f"{folder} has no checkpoint of step {step}: {known}.")

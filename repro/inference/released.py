@@ -25,14 +25,17 @@ def ista_of(problem: Lasso, released: bool) -> Ista:
 def encode_as_released(
     sae: SAE, x: Tensor, *, variant: str | None = None, target_dense: float = 0.1, k: int | None = None
 ) -> SparseCodes:
-    """The released encoder on x as it is, without b_dec: `released_codes` in blocks. Codes of a top-k are signed."""
-    w_enc, b_enc, name = sae.W_enc.detach(), sae.b_enc.detach(), variant or sae.name
-    bias = torch.zeros_like(b_enc) if sae.name == "gated" else b_enc
-    if "topk" not in name.lower():
+    """The released encoder on x as it is, without b_dec: `released_codes` in blocks. Codes of a top-k are signed.
+
+    `variant`: the name that the release would know the SAE by; the SAE's own kind if not given.
+    """
+    w_enc, bias = sae.W_enc.detach(), sae.b_enc.detach()
+    topk = sae.released_topk if variant is None else "topk" in variant.lower()
+    if not topk:
         return ops.encode_above(x, w_enc, bias)
     block = max(1, 2**24 // sae.config.m)
     parts = [
-        SparseCodes.from_dense(released_codes(x[i : i + block], w_enc, bias, name, target_dense, k))
+        SparseCodes.from_dense(released_codes(x[i : i + block], w_enc, bias, "topk", target_dense, k))
         for i in range(0, max(len(x), 1), block)
     ]
     return SparseCodes.cat(parts)

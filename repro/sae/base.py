@@ -74,7 +74,8 @@ class SAE(nn.Module):
 
     Shapes: x [n, d], W_enc [d, m], b_enc [m], W_dec [m, d], b_dec [d], z [n, m], float32.
     encode(x) = activate(pre(x)) is exactly what the training library computes at inference.
-    A variant overrides `activate` (and, for training, `train_activate` and `penalty`).
+    A variant is a subclass: it overrides `activate`, and what else differs of the class variables and methods below.
+    Codes are never negative: metrics, evaluations and the corrected protocol count on it.
     """
 
     name: ClassVar[str] = ""
@@ -83,6 +84,19 @@ class SAE(nn.Module):
     """Tensors [m] in units of the code, which scale with it."""
     latents_compete: ClassVar[bool] = False
     """Are codes of different latents compared with each other (top-k)? Then their scales matter."""
+    released_topk: ClassVar[bool] = False
+    """Does the released code encode it by its signed top-k? It does where "topk" is in its name for the variant."""
+
+    sparsity: ClassVar[Literal["k", "l1_penalty", "target_l0"] | None] = None
+    """The number that training takes for its sparsity; None: `repro train` does not train it."""
+    l1_grid: ClassVar[tuple[float, ...]] = (0.012, 0.015, 0.02, 0.03, 0.04, 0.06)
+    """SAEBench's six values of an L1 coefficient (the other two kinds depend on m)."""
+    free_norms: ClassVar[bool] = False
+    """Are atoms of any norm in training, paid for in the penalty?"""
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """Adam's."""
+    trainer_class: ClassVar[str] = ""
+    """Its trainer in dictionary_learning, if it has one."""
 
     def __init__(self, config: Any, source: Source | None = None):
         super().__init__()
@@ -102,6 +116,15 @@ class SAE(nn.Module):
     def train_activate(self, pre: Tensor) -> Tensor:
         """Codes during training; BatchTopK selects over the whole batch here."""
         return self.activate(pre)
+
+    def penalty(self, z: Tensor) -> Tensor:
+        """What training multiplies by an L1 coefficient and adds to the error: mean over tokens of sum_j z_j |d_j|."""
+        return (z * self.W_dec.norm(dim=1)).sum(1).mean()
+
+    @classmethod
+    def trained_config(cls, d: int, m: int, sparsity: float) -> Any:
+        """The config of an SAE that training makes."""
+        return cls.Config(d, m, k=int(sparsity)) if cls.sparsity == "k" else cls.Config(d, m)
 
     def normalise(self, x: Tensor) -> Tensor:
         """Input in the units that the encoder was trained on (config.normalisation), [n, d], in the weights' type."""

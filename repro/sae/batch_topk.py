@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from repro import ops, sae
+from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.sae import topk
+from repro.sae import base, topk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Config(topk.Config):
             raise BadInput(f"eval_activation is '{self.eval_activation}'; it must be threshold or batch_topk.")
 
 
-class BatchTopK(sae.SAE):
+class BatchTopK(base.SAE):
     """Inference: z = p 1[p > threshold] with p = ReLU((x - b_dec) W_enc + b_enc) and one scalar threshold.
 
     Training keeps the n k largest p of the batch. The buffer `threshold` [] is in raw units; -1 = never set
@@ -36,10 +36,13 @@ class BatchTopK(sae.SAE):
 
     name = "batch_topk"
     latents_compete = True
+    released_topk = True
+    sparsity = "k"
+    trainer_class = "BatchTopKTrainer"
     Config: ClassVar[type[Any]] = Config
     threshold: Tensor
 
-    def __init__(self, config: Any, source: sae.Source | None = None):
+    def __init__(self, config: Any, source: base.Source | None = None):
         super().__init__(config, source)
         self.register_buffer("threshold", torch.tensor(-1.0))
 

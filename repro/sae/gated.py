@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repro import ops, sae
+from repro import ops
 from repro.codes import SparseCodes
+from repro.sae import base
 
 
-class Gated(sae.SAE):
+class Gated(base.SAE):
     """u = (x - b_dec) W_enc;  z = 1[u + gate_bias > 0] ReLU(exp(r_mag) u + mag_bias).
 
     gate_bias, mag_bias, r_mag are [m]. `pre` gives u: the encoder has no bias of its own, so b_enc is a
@@ -20,8 +21,12 @@ class Gated(sae.SAE):
 
     name = "gated"
     per_latent = ("b_enc", "gate_bias", "mag_bias")
+    sparsity = "l1_penalty"
+    l1_grid = (0.012, 0.018, 0.024, 0.04, 0.06, 0.08)
+    betas = (0.0, 0.999)  # dictionary_learning's
+    trainer_class = "GatedSAETrainer"
 
-    def __init__(self, config: Any, source: sae.Source | None = None):
+    def __init__(self, config: Any, source: base.Source | None = None):
         super().__init__(config, source)
         del self.b_enc
         self.register_buffer("b_enc", torch.zeros(config.m))

@@ -8,19 +8,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from repro import ops, sae
+from repro import ops
 from repro.codes import SparseCodes
+from repro.sae import base
 
 
 @dataclass(frozen=True)
-class Config(sae.Config):
+class Config(base.Config):
     """Knobs of JumpReLU."""
 
     centred: bool = False
     """dictionary_learning and GemmaScope do not subtract b_dec; SAELens does."""
 
 
-class JumpReLU(sae.SAE):
+class JumpReLU(base.SAE):
     """z = ReLU(pre 1[pre > threshold]), pre = x W_enc + b_enc, strictly above.
 
     `threshold` [m] is the raw threshold (not its log), a parameter because training learns it (from 0.001, as
@@ -29,9 +30,12 @@ class JumpReLU(sae.SAE):
 
     name = "jumprelu"
     per_latent = ("b_enc", "threshold")
+    sparsity = "target_l0"
+    betas = (0.0, 0.999)  # dictionary_learning's
+    trainer_class = "JumpReluTrainer"
     Config: ClassVar[type[Any]] = Config
 
-    def __init__(self, config: Any, source: sae.Source | None = None):
+    def __init__(self, config: Any, source: base.Source | None = None):
         super().__init__(config, source)
         self.threshold = nn.Parameter(torch.full((config.m,), 0.001))
 

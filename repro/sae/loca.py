@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from repro import ops, sae
+from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
+from repro.sae import base
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(sae.Config):
+class Config(base.Config):
     """Knobs of LocA."""
 
     group_sizes: tuple[int, ...]
@@ -41,7 +42,7 @@ class Config(sae.Config):
         return sum(self.group_ks)
 
 
-class LocA(sae.SAE):
+class LocA(base.SAE):
     """In each group i: z = ReLU of the k_i largest of (x / |x|) W_enc + b_enc, signed scores competing.
 
     Latents lie group after group. The release's separate encoders are column blocks of W_enc here, its decoders

@@ -11,6 +11,9 @@ from torch import Tensor
 from repro.base.errors import BadInput
 from repro.sae import batch_topk
 
+PREFIXES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)
+"""Shares of the latents in the groups that training makes."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(batch_topk.Config):
@@ -29,7 +32,13 @@ class MatryoshkaBatchTopK(batch_topk.BatchTopK):
     """BatchTopK inference over all latents; the first c latents, for c in `prefixes`, are dictionaries of their own."""
 
     name = "matryoshka_batch_topk"
+    trainer_class = "MatryoshkaBatchTopKTrainer"
     Config: ClassVar[type[Any]] = Config
+
+    @classmethod
+    def trained_config(cls, d: int, m: int, sparsity: float) -> Any:
+        """BatchTopK's, and the group sizes of `group_sizes`."""
+        return cls.Config(d, m, k=int(sparsity), group_sizes=group_sizes(m))
 
     @property
     def prefixes(self) -> tuple[int, ...]:
@@ -42,3 +51,11 @@ class MatryoshkaBatchTopK(batch_topk.BatchTopK):
             raise BadInput(f"groups is {groups}; this SAE has {len(self.prefixes)} groups.")
         c = self.prefixes[groups - 1]
         return self.denormalise(z[:, :c] @ self.W_dec[:c] + self.b_dec, x)
+
+
+def group_sizes(m: int) -> tuple[int, ...]:
+    """Group sizes for m latents: PREFIXES of m, rounded down, the rest in the last group."""
+    head = tuple(max(1, int(share * m)) for share in PREFIXES[:-1])
+    if sum(head) >= m:
+        raise BadInput(f"m is {m}; Matryoshka needs at least {len(PREFIXES)} latents, better a multiple of 32.")
+    return (*head, m - sum(head))

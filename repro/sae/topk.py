@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from repro import ops, sae
+from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
+from repro.sae import base
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config(sae.Config):
+class Config(base.Config):
     """Knobs of TopK."""
 
     k: int
@@ -26,7 +27,7 @@ class Config(sae.Config):
             raise BadInput(f"k is {self.k}; it must lie between 1 and the number of latents, {self.m}.")
 
 
-class TopK(sae.SAE):
+class TopK(base.SAE):
     """z = the k largest of ReLU((x - b_dec) W_enc + b_enc) in each row, so L0 <= k.
 
     ReLU first, as dictionary_learning; libraries that select first agree except where scores tie at 0.
@@ -35,10 +36,13 @@ class TopK(sae.SAE):
 
     name = "topk"
     latents_compete = True
+    released_topk = True
+    sparsity = "k"
+    trainer_class = "TopKTrainer"
     Config: ClassVar[type[Any]] = Config
     threshold: Tensor
 
-    def __init__(self, config: Any, source: sae.Source | None = None):
+    def __init__(self, config: Any, source: base.Source | None = None):
         super().__init__(config, source)
         self.register_buffer("threshold", torch.tensor(-1.0))
 

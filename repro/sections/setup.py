@@ -97,10 +97,10 @@ def _prepare(scale: Scale) -> Prepared:
     checkpoints = []
     for job, path in zip(jobs, folders, strict=True):
         known = {"variant": job.variant, "trainer": int(path.name.rpartition("_")[2]), "sparsity": job.sparsity}
-        steps = sorted(int(p.stem.rpartition("_")[2]) for p in (path / "checkpoints").glob("ae_*.pt"))
-        for step in steps:
+        files = [*(path / "checkpoints").glob("ae_*.pt"), *(path / "checkpoints").glob("sae_*.safetensors")]
+        saved = {int(file.stem.rpartition("_")[2]): file for file in files}
+        for step, file in sorted(saved.items()):
             if step < scale.steps:
-                file = path / "checkpoints" / f"ae_{step}.pt"
                 checkpoints.append({**known, "path": str(file), "step": step, "final": False})
         checkpoints.append({**known, "path": str(path), "step": scale.steps, "final": True})
     return Prepared(data, checkpoints, rows, folder, device)

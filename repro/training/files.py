@@ -23,17 +23,8 @@ from repro.checkpoints.formats.native import save_sae
 from repro.checkpoints.locate import as_output
 from repro.sae import SAE, VARIANTS
 from repro.training.recipe import Job, Recipe
-from repro.training.trainer import BETAS, Trainer
+from repro.training.trainer import Trainer
 
-TRAINER_CLASS = {
-    "standard": "StandardTrainerAprilUpdate",
-    "topk": "TopKTrainer",
-    "batch_topk": "BatchTopKTrainer",
-    "matryoshka_batch_topk": "MatryoshkaBatchTopKTrainer",
-    "gated": "GatedSAETrainer",
-    "jumprelu": "JumpReluTrainer",
-    "loca": "LocATrainer",
-}
 STATE = "training_state.pt"
 
 
@@ -74,8 +65,8 @@ class Run:
         """ae.pt, or checkpoints/ae_{step}.pt; safetensors of the same kind of name for an SAE that is not theirs."""
         if self.foreign:
             identity = self.config["repro"]
-            k = int(self.job.sparsity)
-            sae.source = replace(sae.source, k=k, sparsity=float(k), lm_name=identity["lm_name"])
+            source = {"k": getattr(sae.config, "k", None), "sparsity": self.job.sparsity, "lm_name": identity["lm_name"]}
+            sae.source = replace(sae.source, **source)
             sae.source.site, sae.source.layer = as_output(identity.get("site", "resid_post"), identity["layer"])
             name = "sae.safetensors" if step is None else f"checkpoints/sae_{step}.safetensors"
             self._guard(name, lambda: save_sae(sae, self.folder / name))
@@ -171,9 +162,10 @@ def differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> 
 def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dict[str, Any]:
     """config.json: dictionary_learning's keys under trainer and buffer, what decides the weights under repro."""
     cls = VARIANTS[job.variant]
+    trainer_class = cls.trainer_class or f"{cls.__name__}Trainer"
     layer, d = about["layer"], about["d"]
     trainer: dict[str, Any] = {
-        "trainer_class": TRAINER_CLASS[job.variant],
+        "trainer_class": trainer_class,
         "dict_class": next((name for name, c in CLASSES.items() if c is cls), cls.__name__),
         "lr": recipe.lr,
         "steps": recipe.steps,
@@ -185,7 +177,7 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
         "device": device,
         "layer": layer,
         "lm_name": about["lm_name"],
-        "wandb_name": f"{TRAINER_CLASS[job.variant]}-{about['lm_name']}-resid_post_layer_{layer}",
+        "wandb_name": f"{trainer_class}-{about['lm_name']}-resid_post_layer_{layer}",
         "submodule_name": f"{about.get('site', 'resid_post')}_layer_{layer}",
     }
     if job.sparsity_name in ("k", "total_k"):
@@ -202,9 +194,9 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
         trainer |= {"bandwidth": recipe.bandwidth, "sparsity_penalty": 1.0}
     if job.variant == "loca":
         trainer["group_ks"] = list(job.config(d).group_ks)
-    if job.variant in ("matryoshka_batch_topk", "loca"):
+    if hasattr(job.config(d), "group_sizes"):
         trainer["group_sizes"] = list(job.config(d).group_sizes)
     buffer = {"d_submodule": d, "io": "out", "n_ctxs": None, "ctx_len": None, "out_batch_size": recipe.batch_size}
     identity = {"job": asdict(job), "recipe": asdict(recipe)} | about
-    ours = identity | {"adam_betas": BETAS.get(job.variant, (0.9, 0.999)), "digest": digest(identity)}
+    ours = identity | {"adam_betas": cls.betas, "digest": digest(identity)}
     return {"trainer": trainer, "buffer": buffer, "repro": ours}

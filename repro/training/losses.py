@@ -1,7 +1,8 @@
-"""What each variant minimises: LOSSES[variant](weights, x, situation) -> Loss, for one batch x [n, d] of unit scale.
+"""The loss of each variant: LOSSES[variant](weights, x, situation) -> Loss, for one batch x [n, d] of unit scale.
 
-Reconstruction is always sum over d, mean over tokens, of (x - x_hat)^2. Sources: dictionary_learning's trainers (the
-recipe of SAEBench); departures from them are said where they are.
+They read and decode only the codes that are not zero. A variant that is not in LOSSES has the `general` loss, which is
+dense. Reconstruction is always sum over d, mean over tokens, of (x - x_hat)^2. Sources: dictionary_learning's trainers
+(the recipe of SAEBench); departures from them are said where they are.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
+from torch.func import functional_call
 
+from repro.sae import SAE
 from repro.training.places import Places, places_at, places_where
 from repro.training.selection import batch_top_k, row_top_k
 from repro.training.weights import Weights
@@ -21,7 +24,7 @@ from repro.training.weights import Weights
 
 @dataclass
 class Situation:
-    """What a loss has to know besides weights and data."""
+    """The settings and the state of training that a loss reads besides weights and data."""
 
     sparsity: float
     """k, the L1 coefficient or the target L0, as in the job."""
@@ -116,6 +119,30 @@ def jumprelu(w: Weights, x: Tensor, at: Situation) -> Loss:
     return _loss(_mse(error) + at.warm * (count / len(x) / at.sparsity - 1).square(), error, places, z)
 
 
+class _Step(nn.Module):
+    """x [n, d] -> codes [n, m] in training and their penalty, for `functional_call` with the tensors in training."""
+
+    def __init__(self, sae: SAE):
+        super().__init__()
+        self.sae = sae
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.sae.train_activate(self.sae.pre(x))
+        return z, self.sae.penalty(z)
+
+
+def general(w: Weights, x: Tensor, at: Situation) -> Loss:
+    """Reconstruction from `train_activate`, + l1 * `penalty`, or + AuxK where the sparsity is k; dense, by autograd."""
+    tensors = {f"sae.{name}": t for name, t in w.tensors.items() if name != "rows"} | {"sae.W_enc": w.rows.t()}
+    z, penalty = functional_call(_Step(w.blank), tensors, (x,))
+    error = x - w.b_dec - z @ w.W_dec
+    loss = Loss(_mse(error), error.detach(), (z > 0).any(0), int(torch.count_nonzero(z)))
+    if w.job.sparsity_name == "l1_penalty":
+        loss.total = loss.total + at.sparsity * at.warm * penalty
+        return loss
+    return with_auxk(loss, w, x, w.bias(), at)
+
+
 LOSSES: dict[str, Callable[[Weights, Tensor, Situation], Loss]] = {
     "standard": standard,
     "topk": topk,
@@ -177,6 +204,11 @@ def top_k_loss(
         error = error - part.decode(values, atoms)
         terms.append(_mse(error))
     loss = _loss(torch.stack(terms).mean(), error, places, z, threshold)
+    return with_auxk(loss, w, x, bias, at)
+
+
+def with_auxk(loss: Loss, w: Weights, x: Tensor, bias: Tensor, at: Situation) -> Loss:
+    """The loss with AuxK added where latents are dead and the recipe asks for it."""
     if at.auxk_alpha > 0 and at.silent is not None:
         dead = ~loss.fired & (at.silent + len(x) >= at.dead_after)
         if bool(dead.any()):

@@ -11,16 +11,12 @@ from repro.sae import VARIANTS
 
 SAEBENCH_STEPS = 244_140
 LR_MAX = 8e-3
-L1_GRID = (0.012, 0.015, 0.02, 0.03, 0.04, 0.06)
-GATED_GRID = (0.012, 0.018, 0.024, 0.04, 0.06, 0.08)
 K_GRID = (20, 40, 80, 160, 320, 640)
-PREFIXES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)
-"""Shares of the latents in Matryoshka's groups."""
 
-TRAINED = ("standard", "topk", "batch_topk", "matryoshka_batch_topk", "gated", "jumprelu")
+TRAINED = tuple(name for name, variant in VARIANTS.items() if variant.sparsity)
 """Variants that this loop trains."""
-SPARSITY_NAME = {"standard": "l1_penalty", "gated": "l1_penalty", "jumprelu": "target_l0"}
-"""What `Job.sparsity` means; k for the others."""
+SPARSITY_NAME = {name: VARIANTS[name].sparsity for name in TRAINED}
+"""What `Job.sparsity` means for each of them: k, l1_penalty or target_l0."""
 
 
 @dataclass(frozen=True)
@@ -156,24 +152,11 @@ class Job:
     @property
     def sparsity_name(self) -> str:
         """What `sparsity` is: k, l1_penalty or target_l0."""
-        return SPARSITY_NAME.get(self.variant, "k")
+        return str(SPARSITY_NAME[self.variant])
 
     def config(self, d: int) -> Any:
         """The config of the SAE for activations of width d."""
-        cls = VARIANTS[self.variant].Config
-        if self.variant in ("topk", "batch_topk"):
-            return cls(d, self.m, k=int(self.sparsity))  # type: ignore[call-arg]
-        if self.variant == "matryoshka_batch_topk":
-            return cls(d, self.m, k=int(self.sparsity), group_sizes=group_sizes(self.m))  # type: ignore[call-arg]
-        return cls(d, self.m)
-
-
-def group_sizes(m: int) -> tuple[int, ...]:
-    """Matryoshka's group sizes for m latents: PREFIXES of m, rounded down, the rest in the last group."""
-    head = tuple(max(1, int(share * m)) for share in PREFIXES[:-1])
-    if sum(head) >= m:
-        raise BadInput(f"m is {m}; Matryoshka needs at least {len(PREFIXES)} latents, better a multiple of 32.")
-    return (*head, m - sum(head))
+        return VARIANTS[self.variant].trained_config(d, self.m, self.sparsity)
 
 
 def sparsity_grid(variant: str, m: int, d: int) -> tuple[float, ...]:
@@ -182,8 +165,8 @@ def sparsity_grid(variant: str, m: int, d: int) -> tuple[float, ...]:
     640 of 4,096 latents is the densest code of that suite (the 6.4), and a code with more nonzeros than the input
     has dimensions is no sparse code.
     """
-    if variant in ("standard", "gated"):
-        return L1_GRID if variant == "standard" else GATED_GRID
+    if SPARSITY_NAME[variant] == "l1_penalty":
+        return VARIANTS[variant].l1_grid
     grid: tuple[int, ...] = K_GRID
     while grid[-1] > max(6, min(m / 6.4, d - 1)):
         grid = tuple(max(1, k // 2) for k in grid)

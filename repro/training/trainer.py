@@ -8,12 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.sae import SAE, Source
-from repro.training.losses import LOSSES, Loss, Situation
+from repro.sae import SAE, VARIANTS, Source
+from repro.training.losses import LOSSES, Loss, Situation, general
 from repro.training.recipe import Job, Recipe
 from repro.training.weights import Weights, geometric_median
-
-BETAS = {"gated": (0.0, 0.999), "jumprelu": (0.0, 0.999)}  # as in dictionary_learning; Adam's usual ones elsewhere
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class Trainer:
             self.weights.load_sae(start, scale)
         self.parameters = list(self.weights.tensors.values())
         # fused: one pass over memory instead of a dozen
-        self.adam = torch.optim.Adam(self.parameters, betas=BETAS.get(job.variant, (0.9, 0.999)), fused=True)
+        self.adam = torch.optim.Adam(self.parameters, betas=VARIANTS[job.variant].betas, fused=True)
         self.silent = torch.zeros(job.m, dtype=torch.long, device=device)  # tokens since each latent fired
         self.step = 0
         self.stopped = False  # set by trainers that may end before the last step
@@ -122,7 +120,7 @@ class Trainer:
         self.last_threshold = state["last_threshold"]
 
     def _loss(self, x: Tensor, buffer: Tensor | None = None) -> Loss:
-        return LOSSES[self.job.variant](self.weights, x, self._situation(buffer))
+        return LOSSES.get(self.job.variant, general)(self.weights, x, self._situation(buffer))
 
     def _situation(self, buffer: Tensor | None = None) -> Situation:
         return Situation(

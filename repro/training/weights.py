@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -41,8 +42,13 @@ class Weights:
 
     @property
     def unit_norm(self) -> bool:
-        """Are atoms kept at unit norm? Standard pays for their norms in its penalty instead."""
-        return self.job.variant != "standard"
+        """Are atoms kept at unit norm?"""
+        return not VARIANTS[self.job.variant].free_norms
+
+    @cached_property
+    def blank(self) -> SAE:
+        """An SAE of this kind, all zeros, for what is not a trained tensor: its methods, config and buffers."""
+        return VARIANTS[self.job.variant](self.config).to(self.rows.device)
 
     def bias(self) -> Tensor:
         """What is added to x @ rows.T, [m], with gradients: the encoder's bias, and b_dec seen through the encoder.
@@ -83,7 +89,7 @@ class Weights:
             parameter.copy_(trained)
         for name in {"b_dec", *sae.per_latent}:
             getattr(sae, name).mul_(scale)
-        if threshold is not None:
+        if threshold is not None and "threshold" in dict(sae.named_buffers()):
             sae.threshold.fill_(threshold * scale)  # type: ignore[union-attr, operator]
         return sae if self.unit_norm else sae.renormalised()
 

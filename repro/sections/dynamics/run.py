@@ -11,7 +11,7 @@ from repro.sections.comparison.run import LABELS
 from repro.sections.scales import Scale
 from repro.sections.setup import options, prepare
 from repro.sections.tables import save_table
-from repro.training.recipe import TRAINED
+from repro.training.recipe import SPARSITY_NAME, TRAINED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ def run(scale: Scale, name: str = "dynamics", variants: tuple[str, ...] = PAPER_
 
 def sparser(variant: str, sparsity: float) -> float:
     """A number that falls as the SAE gets sparser: k, or minus the L1 coefficient."""
-    return -sparsity if variant in ("standard", "gated") else sparsity
+    return -sparsity if SPARSITY_NAME[variant] == "l1_penalty" else sparsity
 
 
 def trajectory_figure(table: pd.DataFrame, metric: str, protocol: str = "corrected") -> Figure:

@@ -105,7 +105,7 @@ def frontier(table: pd.DataFrame, metric: str = "FVE") -> Figure:
 
 def as_configured(table: pd.DataFrame) -> pd.DataFrame:
     """What was asked of each SAE and what it is: L0, FVE, dead and dense latents at the end of training."""
-    part = finals(table).assign(asked=lambda t: [SPARSITY_NAME.get(v, "k") for v in t["variant"]])
+    part = finals(table).assign(asked=lambda t: [SPARSITY_NAME[v] for v in t["variant"]])
     order = {v: i for i, v in enumerate(TRAINED)}
     part = part.sort_values(["variant", "L0"], key=lambda c: c.map(order) if c.name == "variant" else c)
     columns = ["asked", "sparsity", "L0", "FVE", "dead_rate", "dense@0.1", "amort_gap_relative"]
