@@ -35,10 +35,6 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 CLIMBS: dict[tuple[str, str], str] = {}
 """(importing module, imported module) -> why this one import may climb."""
 CIRCLES: dict[frozenset, str] = {
-    frozenset(
-        {"sae", "sae.batch_topk", "sae.gated", "sae.jumprelu", "sae.loca", "sae.matryoshka", "sae.standard", "sae.topk"}
-    ): "until variants take SAE from sae.base",
-    frozenset({"solvers.loop", "solvers.pursuit"}): "until SOLVERS lies in solvers/__init__",
     frozenset({"sections.checks", "sections.claims", "sections.ledger", "sections.loca.figures"}): (
         "until each section has its claims"
     ),

@@ -65,7 +65,11 @@ class Run:
         """ae.pt, or checkpoints/ae_{step}.pt; safetensors of the same kind of name for an SAE that is not theirs."""
         if self.foreign:
             identity = self.config["repro"]
-            source = {"k": getattr(sae.config, "k", None), "sparsity": self.job.sparsity, "lm_name": identity["lm_name"]}
+            source = {
+                "k": getattr(sae.config, "k", None),
+                "sparsity": self.job.sparsity,
+                "lm_name": identity["lm_name"],
+            }
             sae.source = replace(sae.source, **source)
             sae.source.site, sae.source.layer = as_output(identity.get("site", "resid_post"), identity["layer"])
             name = "sae.safetensors" if step is None else f"checkpoints/sae_{step}.safetensors"
