@@ -159,7 +159,7 @@ def _provenance(
 
 
 def _is_done(draft: Draft, key: str, verify: bool, quiet: bool = False) -> bool:
-    """Is this very collection there, whole? Says why a store that is there will be replaced, unless quiet."""
+    """True if this very collection is there, whole. Says why a store will be replaced, unless quiet."""
     if read_json(draft.target.json).get("key") != key:
         if draft.target.json.is_file() and not quiet:
             _say(f"{draft.final} is of another model, text or options; it is replaced when the new one is complete.")

@@ -1,4 +1,4 @@
-"""Is a store what its manifest says? Sizes and samples of every file on opening, every byte on request."""
+"""Check a store against its manifest: sizes and samples of every file on opening, every byte on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PIECES, PIECE = 16, 4096  # of a file, in its sample
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """What a manifest holds of a file: bytes, sha256, sample."""
+    """Entry of a file in a manifest: bytes, sha256, sample."""
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path), "sample": sample(path)}
 
 

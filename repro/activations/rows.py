@@ -24,7 +24,7 @@ def window_runs(d: int) -> int:
 
 
 class Store(Protocol):
-    """What rows are read from, and what their readers ask of it; `ActivationStore` is one."""
+    """A source of rows, as far as they and their readers use it; `ActivationStore` is one."""
 
     path: Path
     x: np.ndarray
@@ -74,7 +74,7 @@ class Rows:
         return self.store.docs.reshape(-1)[self.index]
 
     def describe(self) -> dict[str, Any]:
-        """What was excluded and how much of it (each token counted once, in the order pad, bos, eos, first, norm)."""
+        """Excluded positions and their counts (each token counted once, in the order pad, bos, eos, first, norm)."""
         return dict(self.description)
 
     def read(self, rows: np.ndarray | slice) -> Tensor:

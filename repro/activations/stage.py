@@ -75,7 +75,7 @@ def _key(source: Path, manifest: Path | None) -> str:
 
 
 def _sound(target: Path) -> bool:
-    """Is there a copy whose files have the sizes and samples that they had when it was made?"""
+    """True for a copy whose files have the sizes and samples that they had when it was made."""
     try:
         meta = json.loads((target / COPIED).read_text())
         check_files(target / COPIED, meta, target, meta["files"], verify=False)

@@ -132,7 +132,7 @@ class ActivationStore:
         return Rows(self, index, description)
 
     def _positions(self, word: str) -> np.ndarray | None:
-        """Which positions [S, T] are of this kind; None where the file cannot tell."""
+        """Mask [S, T] of the positions of this kind; None where the file cannot tell."""
         if word == "pad":
             return ~self.mask
         if word == "first":

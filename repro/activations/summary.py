@@ -1,4 +1,4 @@
-"""What the manifest says of all activations together: mean, scale, norms."""
+"""Summary of all activations for the manifest: mean, scale, norms."""
 
 from __future__ import annotations
 

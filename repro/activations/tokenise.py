@@ -21,7 +21,7 @@ FIRST, CALL = 8, 256  # documents in the first call of the tokenizer, and at mos
 
 @dataclass
 class Count:
-    """What went into the sequences; filled in while they are made."""
+    """Counts of what went into the sequences; filled in while they are made."""
 
     documents: int = 0
     truncated: int = 0

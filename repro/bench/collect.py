@@ -1,4 +1,4 @@
-"""What collecting activations takes beside the forward pass that it cannot do without, and how much memory."""
+"""Time of collecting activations against the bare forward passes, and its memory."""
 
 from __future__ import annotations
 

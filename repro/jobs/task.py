@@ -19,7 +19,7 @@ Engine = Literal["local", "dask", "slurm"]
 
 @dataclass(frozen=True)
 class Fanout:
-    """Where tasks run, and what happens to those that fail."""
+    """Engine, workers and limits of a fan-out, and how often a failed task is tried again."""
 
     engine: Engine = "local"
     """Processes here (local), a dask cluster, or Slurm jobs."""
@@ -54,12 +54,12 @@ class Fanout:
 
     @property
     def apart(self) -> bool:
-        """Do tasks run in other processes than this one?"""
+        """True if tasks run in other processes than this one."""
         return self.workers > 1 or self.engine != "local"
 
     @property
     def here(self) -> bool:
-        """Do all workers run on this machine?"""
+        """True if all workers run on this machine."""
         return self.engine == "local" or (self.scheduler == "local" if self.engine == "slurm" else not self.scheduler)
 
     def shared_out(self) -> Fanout:
@@ -92,7 +92,7 @@ def most_memory(tasks: Sequence[Task]) -> int:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended: reason None = done."""
+    """End of a task: reason None = done."""
 
     key: str
     reason: str | None = None
@@ -103,7 +103,7 @@ class Outcome:
 
 
 def status(folder: str | Path) -> list[dict[str, Any]]:
-    """What is known of every task below a folder: done, running, stopped, failed, or died = its process is gone."""
+    """State of every task below a folder: done, running, stopped, failed, or died = its process is gone."""
     states = []
     for path in sorted(Path(folder).rglob("tasks/*.json")):
         try:

@@ -1,4 +1,4 @@
-"""What a worker of any engine does with a task: threads, a GPU and a turn of its own, and how it ended."""
+"""Run one task in a worker of any engine: its threads, its GPU, its turn, and how it ended."""
 
 from __future__ import annotations
 

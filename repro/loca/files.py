@@ -66,7 +66,7 @@ def convert(folder: str | Path, protocol: Protocol = "corrected") -> Path:
 
 @torch.no_grad()
 def converted(sae: SAE) -> SAE:
-    """What the released converter makes of a LocA SAE: its weights without biases, groups and k, read as plain ReLU."""
+    """Convert a LocA SAE as the release does: its weights without biases, groups and k, as a plain ReLU."""
     out = StandardUncentred(StandardUncentred.Config(sae.config.d, sae.config.m), sae.source).to(sae.W_dec.device)
     out.W_enc.copy_(sae.W_enc)
     out.W_dec.copy_(sae.W_dec)

@@ -59,7 +59,7 @@ class Loca(Method):
 
     @property
     def released(self) -> bool:
-        """Is this the released code's behaviour?"""
+        """True for the released code's behaviour."""
         return self.setting == "as_released"
 
     def budgets(self) -> tuple[int, ...]:
@@ -137,7 +137,7 @@ class UnitRows:
         return dataclasses.replace(batch, x=unit(batch.x))
 
     def describe(self) -> dict[str, Any]:
-        """What the tokens are."""
+        """Description of the tokens."""
         return self.rows.describe() | {"token_norm": 1}
 
 

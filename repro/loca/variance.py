@@ -58,7 +58,7 @@ def _sums(on: Tensor, unit: Tensor) -> Tensor:
 
 
 def ranking(rule: Grouping, variance: Tensor, count: Tensor, seed: int = 0) -> Tensor:
-    """What `rule` sorts latents by [m], given their angular variance and how many tokens each fired on.
+    """Score [m] that `rule` sorts latents by, from their angular variance and firing counts.
 
     A latent without an angular variance gets NaN under every rule, so that all rules rank the same latents.
     """

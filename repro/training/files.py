@@ -79,7 +79,7 @@ class Run:
         self._write(name, lambda draft: _save(state_dict(sae), draft))
 
     def save_state(self) -> None:
-        """Everything that the next step depends on; also read when a run is taken up on another device."""
+        """Save everything that the next step depends on; also read when a run is taken up on another device."""
         self._write(STATE, lambda draft: _save(self.trainer.state(), draft))
 
     def log(self, line: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def refuse_other(folder: Path, config: dict[str, Any]) -> None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], path: str = "") -> list[str]:
-    """What two nested mappings disagree on, as phrases."""
+    """Differences of two nested mappings, as phrases."""
     out: list[str] = []
     for key in sorted({*there, *here} - {"digest"}):
         a, b = there.get(key), here.get(key)

@@ -1,4 +1,4 @@
-"""How much of a language model's cross-entropy an SAE keeps when its reconstruction stands in for the activations."""
+"""Cross-entropy of a language model whose activations an SAE's reconstruction replaces."""
 
 from __future__ import annotations
 

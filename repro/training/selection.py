@@ -1,4 +1,4 @@
-"""Which places the top-k families keep: the k largest of each row, or the n k largest of the batch; exact, fast."""
+"""Selection of the top-k families: the k largest of each row, or the n k largest of the batch; exact, fast."""
 
 from __future__ import annotations
 

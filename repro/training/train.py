@@ -32,7 +32,7 @@ LOG_LINES = 200  # lines of log.jsonl in a whole run
 
 
 class Stream(Protocol):
-    """What training needs of activations; repro.activations.store.Rows has it."""
+    """A source of training batches; repro.activations.store.Rows is one."""
 
     @property
     def n(self) -> int: ...
@@ -103,7 +103,7 @@ def train(
 
 @contextmanager
 def alone(folders: Sequence[Path]) -> Iterator[None]:
-    """Nobody else trains SAEs beside these folders."""
+    """Hold these folders against a second training."""
     with ExitStack() as locks:
         for folder in sorted({folder.parent for folder in folders}):
             locks.enter_context(only_one(folder, "repro train"))

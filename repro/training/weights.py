@@ -42,7 +42,7 @@ class Weights:
 
     @property
     def unit_norm(self) -> bool:
-        """Are atoms kept at unit norm?"""
+        """True if atoms stay at unit norm."""
         return not VARIANTS[self.job.variant].free_norms
 
     @cached_property
@@ -51,7 +51,7 @@ class Weights:
         return VARIANTS[self.job.variant](self.config).to(self.rows.device)
 
     def bias(self) -> Tensor:
-        """What is added to x @ rows.T, [m], with gradients: the encoder's bias, and b_dec seen through the encoder.
+        """Bias [m] that is added to x @ rows.T, with gradients: the encoder's bias, and b_dec seen through the encoder.
 
         Subtracting b_dec here, not from x, saves the product that its gradient would cost otherwise.
         """

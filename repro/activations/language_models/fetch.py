@@ -18,7 +18,7 @@ WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # never pi
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where the weights are, and which exactly, before any of them is loaded."""
+    """Folder and identity of the weights, before any of them is loaded."""
 
     name: str
     folder: Path
@@ -28,7 +28,7 @@ class ModelSource:
 
 
 def find_model(config: ModelConfig) -> ModelSource:
-    """Where the weights of a preset, hub id or folder are; downloads or converts them where they have to be.
+    """Find the weights of a preset, hub id or folder; download or convert them where needed.
 
     Raises BadInput for an unknown name, refused access, or no network.
     """

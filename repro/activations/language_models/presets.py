@@ -13,7 +13,7 @@ from repro.base.errors import BadInput, nearest
 
 @dataclass(frozen=True)
 class Preset:
-    """What has to be known about a language model before its activations mean anything."""
+    """Facts about a language model without which its activations mean nothing."""
 
     name: str
     """Name on the command line."""
@@ -82,7 +82,7 @@ def known_as(model: str) -> str:
 
 
 def of_hub(model: str) -> bool:
-    """Is this a language model of the hub: a preset that lies there, or owner/name and no folder here?"""
+    """True for a language model of the hub: a preset that lies there, or owner/name and no folder here."""
     if known_as(model) in PRESETS:
         return PRESETS[known_as(model)].kind == "hub"
     return model.count("/") == 1 and not Path(model).expanduser().is_dir()

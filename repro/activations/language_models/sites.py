@@ -1,4 +1,4 @@
-"""Where in a block activations are read: the residual stream, or what attention or the MLP adds to it."""
+"""Places in a block where activations are read: the residual stream, or what attention or the MLP adds to it."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class Corpus:
 
     name: str
     label: str
-    """What the column `label` holds."""
+    """Meaning of the column `label`."""
     license: str
     """Under which terms it may be used."""
     made_by: Callable[[Path], tuple[dict[str, Splits], dict[str, Any]]]
@@ -81,12 +81,12 @@ def _make(name: str) -> None:
 
 
 def folder_of(name: str) -> Path:
-    """Where a corpus lies."""
+    """Folder of a corpus in the cache."""
     return cache_dir() / "text" / name
 
 
 def is_prepared(name: str) -> bool:
-    """Is it there, in today's form?"""
+    """True where the corpus is there, in today's form."""
     about = folder_of(name) / ABOUT
     return about.is_file() and json.loads(about.read_text()).get("format") == FORMAT
 

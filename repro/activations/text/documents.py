@@ -1,4 +1,4 @@
-"""Where text comes from: the bundled and the prepared sets, local files and folders, and the datasets library."""
+"""Sources of text: the bundled and the prepared sets, local files and folders, and the datasets library."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
 
 
 def source_fingerprint(config: DatasetConfig) -> str:
-    """What identifies the text: a hash over the files, or the commit of a hub data set where it can be looked up."""
+    """Identity of the text: a hash over the files, or the commit of a hub data set where it can be looked up."""
     files = _local_files(config, parse_split(config.split).name)
     if files is not None:
         return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in files).encode()).hexdigest()
