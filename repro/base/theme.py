@@ -105,14 +105,20 @@ def template(ink: str = "neutral") -> dict[str, Any]:
             "xaxis": axis,
             "yaxis": axis,
         },
-        "data": {
-            "bar": [{"marker": {"line": {"width": 0}}, "error_y": {"color": text, "thickness": 1.5, "width": 3}}],
-            # Said again for heat maps: left alone, plotly.js paints them in a diverging scale.
-            "heatmap": [{"colorbar": bare, "colorscale": "Cividis"}],
-            "contour": [{"colorbar": bare, "colorscale": "Cividis"}],
-            "histogram2d": [{"colorbar": bare, "colorscale": "Cividis"}],
-            "scatter": [{"line": {"width": 2}, "marker": {"size": 8}, "error_y": {"thickness": 1.5, "width": 3}}],
-        },
+        "data": _traces(text, bare),
+    }
+
+
+def _traces(text: str, bare: dict[str, Any]) -> dict[str, Any]:
+    """Defaults of the kinds of traces; colour bars in `bare`."""
+    # Said again for heat maps: left alone, plotly.js paints them in a diverging scale.
+    heat = [{"colorbar": bare, "colorscale": "Cividis"}]
+    return {
+        "bar": [{"marker": {"line": {"width": 0}}, "error_y": {"color": text, "thickness": 1.5, "width": 3}}],
+        "heatmap": heat,
+        "contour": heat,
+        "histogram2d": heat,
+        "scatter": [{"line": {"width": 2}, "marker": {"size": 8}, "error_y": {"thickness": 1.5, "width": 3}}],
     }
 
 

@@ -26,8 +26,8 @@ from repro.jobs.task import Fanout, Task
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pandas", "plotly", "transformers")
 """A new version of one of these makes every notebook run again."""
-NOT_RUN = ("repro/cli.py", "repro/book/", "repro/commands/")
-"""Code that no result depends on; theme.py is the exception, it is in every figure."""
+NOT_RUN = ("repro/cli.py", "repro/__main__.py", "repro/book/", "repro/commands/")
+"""Code that no result depends on."""
 
 
 @dataclass(frozen=True)
@@ -246,4 +246,4 @@ def _inputs(scale: str) -> list[Path]:
     committed = [p for p in (root / "data" / "results").rglob("*") if p.parent.name != "claims"]
     bench = (root / "data" / "bench").glob("*.csv")
     others = [p for p in fresh.rglob("*") if p.relative_to(fresh).parts[0] != scale]
-    return [root / "repro" / "base" / "theme.py", *code, *(root / "data").glob("*.*"), *bench, *committed, *others]
+    return [*code, *(root / "data").glob("*.*"), *bench, *committed, *others]
