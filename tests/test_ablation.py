@@ -17,9 +17,8 @@ from repro.inference import GRID9
 from repro.metrics.absorption import absorption_of
 from repro.metrics.names import CONTROLS, MODES
 from repro.sae import Standard
-from repro.sections.ablation import density
-from repro.sections.ablation import figures as ablation_view
-from repro.sections.ablation import run as ablation
+from repro.sections.ablation import figures, words
+from repro.sections.ablation.run import OneSAE, ablated_row, lambda_grid, plan
 
 
 def data_of(sae, seed=1, offset=0.0):
@@ -47,18 +46,18 @@ def subjects():
 def one_sae(sae, **changes):
     sources = {(a, b): data_of(sae, 1 + 2 * a + b) for a in (False, True) for b in (False, True)}
     options = dataclasses.replace(ABLATION, **changes)
-    return ablation.OneSAE(sae, lambda layer, positions: sources[layer, positions], options, None, None, "")
+    return OneSAE(sae, lambda layer, positions: sources[layer, positions], options, None, None, "")
 
 
 def rows_under(one, rules):
-    return [ablation.ablated_row(one.under(rules), mode) for mode in MODES]
+    return [ablated_row(one.under(rules), mode) for mode in MODES]
 
 
 def golden_rows(name):
     """Today's rows of one entry of the golden file."""
     kind, _, rest = name.partition(" ")
     if kind == "lambda_grid":
-        return ablation.lambda_grid(
+        return lambda_grid(
             one_sae(subjects()["batch_topk"]).under(AS_RELEASED.but("layer", True).but("positions", True))
         )
     who, _, how = rest.partition(" ")
@@ -96,19 +95,19 @@ def test_protocols_give_the_golden_rows(name):
 
 def test_the_path_gives_the_golden_rows():
     one = one_sae(subjects()["batch_topk"])
-    steps = {(route, step): rules for route, step, _, rules in ablation.plan()}
+    steps = {(route, step): rules for route, step, _, rules in plan()}
     for name in (n for n in GOLDEN if n.startswith("ablation")):
         _, _, route, step = name.split()
         hold(rows_under(one, steps[route, int(step)]), GOLDEN[name])
 
 
 def test_every_switch_moves_something_and_the_plan_is_complete():
-    steps = list(ablation.plan())
+    steps = list(plan())
     way = [s[3] for s in steps if s[0] == "cumulative"]
     assert (way[0], way[-1]) == (AS_RELEASED, CORRECTED)
     assert len({s[3] for s in steps}) == 12 + 10 + 10  # the first alone and the last undone are on the way already
     assert {*TITLES, "batch_evaluation"} == {f.name for f in dataclasses.fields(Rules)}
-    assert len(list(ablation.plan(everything=False))) == 12
+    assert len(list(plan(everything=False))) == 12
     one = one_sae(planted(k=4))
     rows = [rows_under(one, rules) for rules in way]
     for name, before, after in zip(TITLES, rows, rows[1:]):
@@ -135,7 +134,7 @@ def test_without_bias_and_with_nonnegative_codes():
 
 def test_the_grid_of_the_release_and_what_it_leaves():
     sae = planted(k=4)
-    rows = ablation.lambda_grid(Evaluation(sae, data_of(sae), AS_RELEASED, ABLATION))
+    rows = lambda_grid(Evaluation(sae, data_of(sae), AS_RELEASED, ABLATION))
     assert [r["lam"] for r in rows] == list(GRID9) and sum(r["chosen"] for r in rows) == 1
     nonzeros = [r["nonzeros"] for r in rows]
     assert nonzeros == sorted(nonzeros, reverse=True) and nonzeros[0] > D  # more than any optimum can have
@@ -186,13 +185,13 @@ def test_expected_silence_falls_with_the_budget():
 @pytest.fixture
 def table():
     rows = []
-    for route, step, change, rules in ablation.plan():
+    for route, step, change, rules in plan():
         on = sum(vars(rules).values())
         for mode, base in (("amortized", 0.9), ("semi", 0.1), ("non", 0.05)):
             goal = 0.2
             value = base + (goal - base) * on / 11
             facts = dict.fromkeys(
-                (*ablation_view.METRICS, "FVE", "NMSE_refit", "absorption_null", "dead_expected", "lam"), value
+                (*words.METRICS, "FVE", "NMSE_refit", "absorption_null", "dead_expected", "lam"), value
             )
             shuffled = {
                 "absorption_shuffled_low": value - 0.1,
@@ -207,40 +206,40 @@ def table():
 
 
 def test_effects_add_up_and_do_not_depend_on_the_order_here(table):
-    found = ablation_view.effects(table, "NMSE")
+    found = words.effects(table, "NMSE")
     assert found.loc["encoder"].to_numpy() == pytest.approx(-0.7 / 11, abs=1e-4)  # every column, every change
     assert found.loc["encoder", "on the way"].sum() == pytest.approx(0.2 - 0.9, abs=1e-3)
-    short = ablation_view.effects(table[table["route"] == "cumulative"], "NMSE")
+    short = words.effects(table[table["route"] == "cumulative"], "NMSE")
     assert list(short.columns) == ["on the way"]
-    text = ablation_view.findings(table)
+    text = words.findings(table)
     assert "from 0.9 as released to 0.2 corrected" in text and "-0.8 as released and +0 corrected" in text
     assert "falls for 2 and 0 of 2 SAEs" in text
-    assert "comes from the evaluation.**" in ablation_view.verdict(table)
+    assert "comes from the evaluation.**" in words.verdict(table)
     better = table.assign(NMSE_refit=table["NMSE_refit"].where(table["mode"] == "amortized", 0))
-    assert "a drop is left once shrinkage is undone" in ablation_view.verdict(better)
-    assert "least squares" not in ablation_view.verdict(table.drop(columns="NMSE_refit"))
-    explained = density.explained(table)
+    assert "a drop is left once shrinkage is undone" in words.verdict(better)
+    assert "least squares" not in words.verdict(table.drop(columns="NMSE_refit"))
+    explained = words.explained(table)
     assert explained.loc[("absorption", "as_released", "semi"), "change"] == pytest.approx(-0.8)
     assert explained["rest"].to_numpy() == pytest.approx(0)
 
 
 def test_figures_have_captions_and_both_ends(table):
-    figure = ablation_view.waterfall(table, "NMSE")
+    figure = figures.waterfall_figure(table, "NMSE")
     assert [t.x[0] for t in figure.data] == pytest.approx([0.9, 0.1, 0.05]) and len(figure.data[0].y) == 13
     assert all(t.x[-1] == pytest.approx(0.2) for t in figure.data)
-    figures = [figure, ablation_view.order_figure(table, "L0"), density.null_figure(table), density.dead_figure(table)]
-    assert all(f.layout.meta["caption"] for f in figures)
-    assert len(ablation_view.summary(table)) == 36
-    assert "-0.800" in density.sentences(table, None)
+    drawn = [figure, figures.order_figure(table, "L0"), figures.null_figure(table), figures.dead_figure(table)]
+    assert all(f.layout.meta["caption"] for f in drawn)
+    assert len(words.overview(table)) == 36
+    assert "-0.800" in words.density_findings(table, None)
 
 
 def test_seeds_add_saes(table):
     way = table[table["route"] == "cumulative"]
     seeds = pd.concat([way.assign(seed=n, NMSE=way["NMSE"] + 0.1 * n * (way["mode"] == "semi")) for n in range(3)])
-    found = ablation_view.changes(seeds, "NMSE")
+    found = words.changes(seeds, "NMSE")
     assert len(found) == 6  # three seeds of two SAEs
     assert found["as released"].groupby("seed").first().tolist() == pytest.approx([-0.8, -0.7, -0.6])
-    shown = ablation_view.seeds_summary(seeds)
+    shown = words.seeds_overview(seeds)
     assert shown.loc[("NMSE", "as released"), "change"].startswith("-0.700 [-0.7")
     assert shown["falls for"].loc[[("NMSE", "as released"), ("NMSE", "corrected")]].tolist() == ["6 of 6", "0 of 6"]
-    assert "3 seeds" in ablation_view.seeds_figure(seeds).layout.meta["caption"]
+    assert "3 seeds" in figures.seeds_figure(seeds).layout.meta["caption"]

@@ -34,11 +34,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.spl
 
 CLIMBS: dict[tuple[str, str], str] = {}
 """(importing module, imported module) -> why this one import may climb."""
-CIRCLES: dict[frozenset, str] = {
-    frozenset({"sections.checks", "sections.claims", "sections.ledger", "sections.loca.figures"}): (
-        "until each section has its claims"
-    ),
-}
+CIRCLES: dict[frozenset, str] = {}
 """Modules of a circle -> why it is there."""
 
 ONCE = (

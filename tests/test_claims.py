@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from repro.base.errors import BadInput
-from repro.sections import ledger as claims
-from repro.sections.ledger import FAILS, HOLDS, NOT_RUN, OPEN, UNTESTED, Effect
+from repro.sections import claims
+from repro.sections.effects import FAILS, HOLDS, NOT_RUN, OPEN, PART, UNTESTED, Effect, group_of, order_of
+from repro.sections.ledger import shown
 
 VARIANTS = {"standard": (0.02, 0.06), "topk": (16.0, 32.0), "batch_topk": (16.0, 32.0)}
 METRICS = ("NMSE", "NMSE_refit", "dead_rate", "dense@0.1", "dF1", "absorption")
@@ -57,7 +58,7 @@ def test_refinement_that_wakes_latents_and_does_nothing_else_holds_in_part():
     best = (table["mode"] == "non") & (table["protocol"] == "corrected")
     table.loc[best, "dead_rate"] -= 0.2
     ledger = claims.ledger("tiny", tables={"comparison": table}).set_index("claim")
-    assert ledger.loc["C8a", "verdict"] == claims.PART
+    assert ledger.loc["C8a", "verdict"] == PART
     assert ledger.loc["C8a", "why"].endswith("lowers only dead_rate")
 
 
@@ -65,7 +66,7 @@ def test_refinement_that_wakes_latents_and_does_nothing_else_holds_in_part():
     ("changes", "verdict"),
     [
         ({"norm": -0.1, "pos": -0.2}, HOLDS),
-        ({"norm": -0.1, "pos": 0.2, "topic": 0.0}, claims.PART),
+        ({"norm": -0.1, "pos": 0.2, "topic": 0.0}, PART),
         ({"norm": 0.1, "pos": 0.0}, FAILS),
         ({"norm": 0.0, "pos": 0.0}, OPEN),
     ],
@@ -79,7 +80,7 @@ def test_a_change_under_several_labels(changes, verdict):
     ]
     ledger = claims.ledger("tiny", tables={"probe_means": pd.DataFrame(rows).assign(saes=6)}).set_index("claim")
     assert (ledger.loc[["C5f", "C5g"], "verdict"] == verdict).all()
-    if verdict == claims.PART:
+    if verdict == PART:
         assert ledger.loc["C5f", "why"] == "of 3 labels, falls for norm and rises for pos"
 
 
@@ -134,7 +135,7 @@ def test_what_follows_the_gap():
     assert verdicts(dynamics=every)["C4b"] == FAILS
     some = following(dead_rate=1, absorption=-1, dF1=-1, **{"dense@0.1": -1})
     ledger = claims.ledger("tiny", tables={"dynamics": some}).set_index("claim")
-    assert ledger.loc["C4b", "verdict"] == claims.PART and ledger.loc["C4b", "why"].startswith("dead_rate falls")
+    assert ledger.loc["C4b", "verdict"] == PART and ledger.loc["C4b", "why"].startswith("dead_rate falls")
 
 
 def test_resampled_documents_go_before_the_few_saes_of_the_comparison():
@@ -187,6 +188,14 @@ def test_t_interval():
     assert np.isnan(Effect.of([]).value) and np.isnan(Effect.of([1.0]).low)
 
 
+def test_ten_claims_do_not_merge_with_one():
+    ids = ["C10b", "C2", "C1a", "C10a", "C1b", "T1"]
+    assert sorted(ids, key=order_of) == ["C1a", "C1b", "C2", "C10a", "C10b", "T1"]
+    assert [group_of(i) for i in ids] == ["C10", "C2", "C1", "C10", "C1", "T1"]
+    listed = [claim.id for claim in claims.CLAIMS]
+    assert len(set(listed)) == len(listed) and listed[:3] == ["C1a", "C1b", "C1c"] and listed[-1] == "C8b"
+
+
 def test_every_claim_names_a_rule_and_a_notebook():
     from repro.base.files import repo_root
 
@@ -195,10 +204,10 @@ def test_every_claim_names_a_rule_and_a_notebook():
 
 
 def test_a_notebook_shows_whole_sentences():
-    html = claims.shown(["C5", "C8a"], "tiny").to_html().replace("&#x27;", "'")
-    statements = {claim.id: claim.statement for claim in claims.CLAIMS}
-    assert all(statements[name] in html for name in ("C5a", "C5e", "C5g", "C8a")) and statements["C8b"] not in html
-    assert html == claims.shown(["C5", "C8a"], "tiny").to_html().replace("&#x27;", "'")
+    some = [claim for claim in claims.CLAIMS if claim.id in ("C5a", "C5g", "C8a")]
+    html = shown(some, "tiny").to_html().replace("&#x27;", "'")
+    assert all((claim.statement in html) == (claim in some) for claim in claims.CLAIMS if len(claim.statement) > 30)
+    assert html == shown(some, "tiny").to_html().replace("&#x27;", "'")
 
 
 def test_unknown_scale():
@@ -230,7 +239,7 @@ def loca(topk=0.0, chance=0.0, seeds=3):
     ("table", "verdict"),
     [
         (loca(-0.1, -0.1), HOLDS),
-        (loca(-0.1, 0.0), claims.PART),
+        (loca(-0.1, 0.0), PART),
         (loca(0.1, 0.1), FAILS),
         (loca(0.1, 0.1, seeds=1), OPEN),
     ],

@@ -121,10 +121,10 @@ def test_evaluate_writes_a_row_per_checkpoint_mode_and_protocol(workflow):
 
 def test_visualize(workflow, monkeypatch, capsys):
     pytest.importorskip("plotly")
-    from repro.sections.comparison import run as comparison
+    from repro.metrics import names
 
     out, config = workflow
-    monkeypatch.setattr(comparison, "METRICS", ("NMSE", "dense@0.1", "F1@1"))
+    monkeypatch.setattr(names, "METRICS", ("NMSE", "dense@0.1", "F1@1"))
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert run("visualize", "--config", config) == 2  # says that PNG needs an extra, after writing the HTML
     assert "pip install 'repro[png]'" in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_visualize(workflow, monkeypatch, capsys):
 
 
 def test_claims_prints_and_writes(capsys, tmp_path, monkeypatch):
-    from repro.sections import ledger as claims
+    from repro.sections import claims
 
     monkeypatch.setattr(claims, "repo_root", lambda: tmp_path)
     assert run("claims", "--scale", "paper") == 0
@@ -272,7 +272,7 @@ def refused(capsys, size, *args):
 
 def test_nothing_half_written_has_a_final_name_when_the_disk_is_full(workflow, acts, tmp_path, capsys, monkeypatch):
     pytest.importorskip("plotly")
-    from repro.sections.comparison import run as comparison
+    from repro.metrics import names
 
     out, config = workflow
     copy = tmp_path / "copy"
@@ -285,7 +285,7 @@ def test_nothing_half_written_has_a_final_name_when_the_disk_is_full(workflow, a
     refused(capsys, 1000, "evaluate", "--config", config)  # the rows are there, the table is not
     assert not (copy / "metrics.parquet").exists()
     assert run("evaluate", "--config", config) == 0
-    monkeypatch.setattr(comparison, "METRICS", ("NMSE",))
+    monkeypatch.setattr(names, "METRICS", ("NMSE",))
     refused(capsys, 5000, "visualize", "--config", config)
     assert not list(copy.glob("fig_*"))
 

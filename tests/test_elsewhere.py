@@ -10,20 +10,18 @@ pytest.importorskip("plotly")
 import pandas as pd
 
 from repro.base.files import repo_root
-from repro.sections import elsewhere
-from repro.sections.comparison import run as comparison
-from repro.sections.sweep import run as sweep
+from repro.sections import comparison, sweep, tables
 
 TABLES = sorted((repo_root() / "data" / "results").glob("*/*.csv"))
 
 
-@pytest.mark.parametrize("kind", [elsewhere.COMPARE, elsewhere.SWEEP])
+@pytest.mark.parametrize("kind", [tables.COMPARE, tables.SWEEP])
 def test_committed_files_are_the_sections_tables(kind):
-    found = elsewhere.tables(kind)
+    found = tables.other_models(kind)
     assert any(name.startswith("gemma-3-270m, layer 9") for name in found)
     for table in found.values():
         assert set(table["protocol"]) == {"as_released", "corrected"}
-        if kind == elsewhere.COMPARE:
+        if kind == tables.COMPARE:
             assert "over 1 SAE" in comparison.findings(table) and comparison.density_figure(table).data
         else:
             assert sweep.step_figure(table, "NMSE").data
@@ -37,11 +35,11 @@ def test_every_row_keeps_its_numbers(tmp_path, monkeypatch):
     file.write_text(
         json.dumps({"model_name": "m", "as_released": modes, "corrected": modes, "provenance": {"sae": sae}})
     )
-    monkeypatch.setattr(elsewhere, "committed", lambda: tmp_path)
-    ((name, table),) = elsewhere.tables().items()
+    monkeypatch.setattr(tables, "committed", lambda: tmp_path)
+    ((name, table),) = tables.other_models().items()
     assert name == "m, layer 3, topk" and list(table["mode"]) == ["amortized", "semi"] * 2
     assert table["NMSE"].tolist() == [0, 1, 0, 1] and set(table["d"]) == {16}
-    assert elsewhere.tables(elsewhere.SWEEP) == {}
+    assert tables.other_models(tables.SWEEP) == {}
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")

@@ -12,7 +12,7 @@ from repro.base.errors import BadInput
 from repro.book import runner
 from repro.commands import report as commands
 from repro.jobs.task import Fanout, status
-from repro.sections import ledger as claims
+from repro.sections import claims
 from repro.sections.tables import fresh
 
 NAMES = ("00_start", "50_comparison", "52_semi_sweep")

@@ -258,7 +258,7 @@ def test_rows_of_two_devices_agree_within_tolerance():
 
 def test_the_performance_page_has_a_column_for_each_device_and_says_where_there_is_none(tmp_path):
     pd = pytest.importorskip("pandas")
-    from repro.sections.performance import timings as performance
+    from repro.sections import performance
 
     assert "Nothing on this page was measured on a GPU yet" in performance.gpus(tmp_path)
     for text in (performance.solvers(tmp_path), performance.two_devices(tmp_path)):

@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from repro.sections.loca import figures as loca_view
-from repro.sections.loca import run as loca
+from repro.sections import loca
+from repro.sections.loca.run import LABELS
+from repro.sections.loca.words import METRICS, differences, effects
 
 
 @pytest.fixture
@@ -12,9 +13,9 @@ def table():
     rows = []
     for seed, shift in enumerate((0.0, 0.3, 0.1)):
         for k in (8, 16):
-            for i, form in enumerate(loca.LABELS):
+            for i, form in enumerate(LABELS):
                 value = 0.2 + shift + 0.01 * i + (0.05 * seed if form == "random" else 0)
-                metrics = dict.fromkeys((*loca_view.METRICS, "FVE", "absorption_null", "encode_us_per_token"), value)
+                metrics = dict.fromkeys((*METRICS, "FVE", "absorption_null", "encode_us_per_token"), value)
                 row = {"protocol": "corrected", "form": form, "k": k, "seed": seed, "L0": k, "m": 64, "extra_steps": 5}
                 rows.append(row | metrics)
         rows.append(rows[-1] | {"protocol": "as_released", "form": "as_released", "L0": 32.0, "extra_steps": 1})
@@ -22,29 +23,29 @@ def table():
 
 
 def test_differences_are_paired_by_seed(table):
-    assert loca_view.differences(table, "loca", "topk", "NMSE").tolist() == pytest.approx([0.01] * 3)
+    assert differences(table, "loca", "topk", "NMSE").tolist() == pytest.approx([0.01] * 3)
     # random is two forms further: -0.02, less 0.05 a seed; mean of 0, .05, .1 = .05
-    assert loca_view.differences(table, "loca", "random").tolist() == pytest.approx([-0.02, -0.07, -0.12])
-    found = loca_view.effects(table).set_index(["against", "metric"])
-    row = found.loc[(loca.LABELS["random"], "absorption")]
+    assert differences(table, "loca", "random").tolist() == pytest.approx([-0.02, -0.07, -0.12])
+    found = effects(table).set_index(["against", "metric"])
+    row = found.loc[(LABELS["random"], "absorption")]
     half = 4.302653 * 0.05 / 3**0.5  # t(.975, 2) s / sqrt(n)
     assert (row["effect"], row["low"], row["high"]) == pytest.approx((-0.07, -0.07 - half, -0.07 + half), abs=1e-6)
-    assert row["seeds"] == 3 and set(found.index.get_level_values(0)) == set(loca.LABELS.values()) - {"LocA, corrected"}
+    assert row["seeds"] == 3 and set(found.index.get_level_values(0)) == set(LABELS.values()) - {"LocA, corrected"}
 
 
 def test_one_seed_has_no_interval_and_says_so(table):
     one = table[table["seed"] == 0]
-    assert loca_view.effects(one)["low"].isna().all()
-    assert "[" not in "".join(loca_view.effects_table(one).to_numpy().ravel())
-    assert "1 seed)" in loca_view.findings(one) and "3 seeds)" in loca_view.findings(table)
-    loca_view.effect_figure(one), loca_view.metric_figure(one, "dead_rate")
+    assert effects(one)["low"].isna().all()
+    assert "[" not in "".join(loca.effects_table(one).to_numpy().ravel())
+    assert "1 seed)" in loca.findings(one) and "3 seeds)" in loca.findings(table)
+    loca.effect_figure(one), loca.metric_figure(one, "dead_rate")
 
 
 def test_tables_and_figures_cover_every_form(table):
-    shown = loca_view.overview(table)
-    assert set(shown.index.get_level_values("form")) == set(loca.LABELS.values())
-    assert list(loca_view.effects_table(table).columns) == list(loca_view.METRICS)
-    figure = loca_view.effect_figure(table)
-    assert len(figure.data) == 4 and all(len(t.y) == len(loca.LABELS) - 2 for t in figure.data)
-    assert figure.layout.meta["caption"] and loca_view.metric_figure(table, "NMSE").layout.meta["caption"]
-    assert list(loca_view.paper_rows().index) == ["S1", "S3", "S5", "S9"]
+    shown = loca.overview(table)
+    assert set(shown.index.get_level_values("form")) == set(LABELS.values())
+    assert list(loca.effects_table(table).columns) == list(METRICS)
+    figure = loca.effect_figure(table)
+    assert len(figure.data) == 4 and all(len(t.y) == len(LABELS) - 2 for t in figure.data)
+    assert figure.layout.meta["caption"] and loca.metric_figure(table, "NMSE").layout.meta["caption"]
+    assert list(loca.paper_rows().index) == ["S1", "S3", "S5", "S9"]

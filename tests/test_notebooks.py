@@ -1,28 +1,19 @@
 """Every notebook from end to end on the bundled model, at a scale smaller than tiny; nothing outside is written."""
 
+import ast
+import importlib
 import json
+import re
 
 import nbformat
 import pytest
 
 from repro.base.files import repo_root
-from repro.book.parameters import scale_parameters
+from repro.book.contents import notebooks
+from repro.book.parameters import declared_parameters
 from repro.book.runner import execute
 
-NAMES = [
-    "00_start",
-    "43_dynamics",
-    "50_comparison",
-    "51_controls",
-    "52_semi_sweep",
-    "53_ablation",
-    "54_probes",
-    "55_ground_truth",
-    "60_loca",
-    "70_performance",
-    "80_your_sae",
-    "90_explorer",
-]
+NAMES = notebooks()
 LIGHT = ("00_start", "50_comparison", "70_performance")  # the others are slow: .ci/run has them too
 NANO = {
     "train_tokens": 6000,
@@ -52,7 +43,8 @@ def workplace(tmp_path_factory):
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in LIGHT)) for n in NAMES])
 def test_notebook_runs(name, workplace):
-    parameters = {} if name == "70_performance" else {"changes": NANO}
+    declared = declared_parameters(source(name))
+    parameters = {"changes": NANO} if "changes" in declared else {}
     if name == "55_ground_truth":
         parameters["seeds"] = 2
     done = execute(name, "tiny", parameters, out_dir=workplace / "executed")
@@ -65,6 +57,12 @@ def test_notebook_runs(name, workplace):
         assert figure["data"], "a figure without traces"
         assert figure["layout"]["meta"]["caption"]
     assert not [o for o in outputs if o.get("output_type") == "error"]
+    for output in outputs:
+        printed = output.text if output.get("name") == "stdout" else ""
+        assert max(map(len, printed.splitlines()), default=0) <= 80
+        data = output.get("data", {})
+        assert set(data) != {"text/plain"}, "a value that nobody made readable"
+        assert not columns_without_values(data.get("text/html", ""))
 
 
 def test_results_carry_their_provenance(workplace):
@@ -73,16 +71,40 @@ def test_results_carry_their_provenance(workplace):
     assert str(repo_root()) not in json.dumps(about)
 
 
-@pytest.mark.parametrize("scale", ["tiny", "small", "paper"])
-def test_every_scale_has_parameters_for_every_notebook(scale):
-    assert list(scale_parameters(scale)) == NAMES
+def columns_without_values(html):
+    """Numbers of the columns of a data frame in which every cell is NaN."""
+    if 'class="dataframe"' not in html:
+        return []
+    rows = [re.findall(r"<td>(.*?)</td>", row, re.S) for row in re.findall(r"<tr.*?</tr>", html, re.S)]
+    return [j for j, column in enumerate(zip(*filter(None, rows))) if set(column) == {"NaN"}]
+
+
+def source(name):
+    return nbformat.read(repo_root() / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def test_every_notebook_is_a_page():
+    assert sorted(p.stem for p in (repo_root() / "notebooks").glob("*.ipynb")) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sources_have_no_outputs_and_begin_with_parameters(name):
-    notebook = nbformat.read(repo_root() / "notebooks" / f"{name}.ipynb", as_version=4)
-    code = [c for c in notebook.cells if c.cell_type == "code"]
+    code = [c for c in source(name).cells if c.cell_type == "code"]
     assert code[0].metadata.tags == ["parameters"]
+    assert max(map(len, code[0].source.splitlines())) <= 80
     assert not any(c.outputs or c.execution_count for c in code)
     for cell in code[1:]:
         assert len(cell.source.splitlines()) <= 11, "logic belongs into repro.sections"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_imports_one_module_of_its_section(name):
+    code = ast.parse("\n".join(c.source for c in source(name).cells if c.cell_type == "code"))
+    imports = [(n.module, a.name) for n in ast.walk(code) if isinstance(n, ast.ImportFrom) for a in n.names]
+    (section,) = [name for module, name in imports if module == "repro.sections"]
+    shared = {module for module, _ in imports if module.startswith("repro.sections.")}
+    assert shared == {"repro.sections.notebook"}
+    module = importlib.import_module(f"repro.sections.{section}")
+    attributes = (n for n in ast.walk(code) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
+    called = {n.attr for n in attributes if n.value.id == section}
+    assert called and not [name for name in called if not hasattr(module, name)]

@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from repro.sections.performance import plan_figure
 from repro.sections.performance import scale as planning
 from repro.sections.scales import SCALES
 
@@ -56,4 +57,4 @@ def test_the_committed_tables_give_a_plan():
     text = planning.page()
     assert "| 252 | 1,512 | 64 | " in text and "nan" not in text
     assert set(planning.check()["source"]) >= {"tiny/comparison"}
-    assert planning.figure().layout.meta["caption"]
+    assert plan_figure().layout.meta["caption"]

@@ -11,9 +11,9 @@ from repro.metrics.absorption import AUX
 from repro.metrics.probing import probes as fitted_probes
 from repro.sections.probes import draws as probe_draws
 from repro.sections.probes import labels
-from repro.sections.probes import run as probes
 from repro.sections.probes import scores as ps
 from repro.sections.probes import words as probes_words
+from repro.sections.probes.run import answer, means
 
 O = EvalOptions(bootstrap=50, seed=3)
 
@@ -76,7 +76,7 @@ def planted(sign):
 def test_a_planted_latent_is_found_with_its_sign():
     for sign in (1, -1):
         q, codes, yes = planted(sign)
-        row, found, drawn = probes.answer(q, lambda codes=codes: iter((codes[:100], codes[100:])), O)
+        row, found, drawn = answer(q, lambda codes=codes: iter((codes[:100], codes[100:])), O)
         assert (found.latents == 3).all()
         for half in found.r:
             assert half[yes] == pytest.approx(sign, abs=1e-4) and half[1 - yes] == pytest.approx(-sign, abs=1e-4)
@@ -99,7 +99,7 @@ def noise(seed, n_docs, tokens, m, rates, share=0.3):
 
 def test_both_halves_are_scored_by_the_probes_of_the_other():
     q, (codes, _) = noise(1, 40, 8, 20, (0.1, 0.5))
-    row, found, _ = probes.answer(q, lambda: iter((codes,)), O)
+    row, found, _ = answer(q, lambda: iter((codes,)), O)
     first, second = (fitted_probes(lambda: iter((codes,)), list(q.ys), (1, 2), half)[0] for half in (q.train, ~q.train))
     for k in (1, 2):
         said = np.zeros(320)
@@ -158,7 +158,7 @@ def test_intervals_cover_chance_when_there_is_nothing_to_find():
     covered = dict.fromkeys(names, 0)
     for seed in range(20):
         q, sets = noise(seed, 60, 1, 40, (0.1, 0.6))
-        a, b = (probes.answer(q, lambda codes=codes: iter((codes,)), options)[2] for codes in sets)
+        a, b = (answer(q, lambda codes=codes: iter((codes,)), options)[2] for codes in sets)
         for name in names:
             interval = ps.with_interval({"change": a[name] - b[name]})
             covered[name] += interval["change_low"] <= 0 <= interval["change_high"]
@@ -191,13 +191,13 @@ def draws(change):
 
 
 def test_changes_are_paired_and_the_verdict_follows_its_rule():
-    means = pd.DataFrame(probes.means(draws(0.1)))
-    row = means[(means["label"] == "norm") & (means["mode"] == "semi") & (means["metric"] == "dF1")].iloc[0]
+    table = pd.DataFrame(means(draws(0.1)))
+    row = table[(table["label"] == "norm") & (table["mode"] == "semi") & (table["metric"] == "dF1")].iloc[0]
     assert (row["change"], row["change_low"]) == pytest.approx((-0.1, -0.1)) and row["falls"] == row["saes"] == 2
     assert row["value_high"] - row["value_low"] > 0.08  # the difference is known better than either
-    assert probes_words.depends(means, "dF1", "semi") == ("yes", {"falls": ["norm"], "rises": ["topic"]})
-    assert "depends on the label" in probes_words.verdict(means)
-    still = pd.DataFrame(probes.means(draws(0.0)))
+    assert probes_words.depends(table, "dF1", "semi") == ("yes", {"falls": ["norm"], "rises": ["topic"]})
+    assert "depends on the label" in probes_words.verdict(table)
+    still = pd.DataFrame(means(draws(0.0)))
     assert probes_words.depends(still, "dF1", "semi") == ("open", {"open": ["norm", "topic"]})
-    same = means[means["label"] == "norm"]
+    same = table[table["label"] == "norm"]
     assert probes_words.depends(same, "absorption", "semi") == ("no", {"falls": ["norm"]})

@@ -18,7 +18,8 @@ from repro.base.errors import BadInput, NotebookFailed
 from repro.base.files import repo_root
 from repro.book import build as book
 from repro.book import mime
-from repro.book.parameters import scale_parameters
+from repro.book.contents import notebooks
+from repro.book.parameters import EVERY, scale_parameters
 from repro.book.runner import execute, execute_all, plan, record
 from repro.jobs.task import Fanout, status
 
@@ -226,7 +227,7 @@ def test_the_report_runs_every_notebook_and_builds_no_book_of_some(monkeypatch, 
     assert stopped.value.code == 1
     assert "No book was built: 50_comparison failed in cell [2]." in capsys.readouterr().err
     ((wanted, scale, how, _, rest),) = asked
-    assert list(wanted) == list(scale_parameters("tiny")) and not any(wanted.values()) and rest == {"force": True}
+    assert list(wanted) == notebooks() and not any(wanted.values()) and rest == {"force": True}
     assert scale == "tiny" and how == Fanout(workers=2, retries=0)
     failed.clear()
     cli.main(["report", "--workers", "4", "--engine", "dask"])
@@ -236,7 +237,7 @@ def test_the_report_runs_every_notebook_and_builds_no_book_of_some(monkeypatch, 
 def test_claims_are_recomputed_by_the_notebooks_that_they_name(monkeypatch, capsys, tmp_path):
     from repro import cli
     from repro.book import runner
-    from repro.sections import ledger as claims
+    from repro.sections import claims
 
     asked = []
     monkeypatch.setattr(claims, "write", lambda scale: tmp_path / "ledger.csv")
@@ -250,7 +251,7 @@ def test_claims_are_recomputed_by_the_notebooks_that_they_name(monkeypatch, caps
     assert all(plan(name, scale, values).parameters["recompute"] for name, values in wanted.items())
     sources = "".join((repo_root() / "notebooks" / f"{name}.ipynb").read_text() for name in wanted)
     for table in {t.partition("_")[0] for c in claims.CLAIMS for t in (*c.needs, *c.uses)} - {"controls"}:
-        assert f"{table}." in sources, f"no notebook that is run computes {table}"
+        assert f'\\"{table}' in sources or f"{table}." in sources, f"no notebook that is run computes {table}"
 
 
 @pytest.mark.parametrize(
@@ -294,8 +295,18 @@ def test_scale_file_must_be_a_mapping(tmp_path):
 def test_parameters_of_every_scale_fit_the_notebooks(scale):
     if not (repo_root() / "notebooks" / "params" / f"{scale}.yaml").is_file():
         pytest.skip("no parameters for this scale in this checkout")
-    for name in scale_parameters(scale):
+    assert set(scale_parameters(scale)) <= {*notebooks(), EVERY}
+    for name in notebooks():
         plan(name, scale)
+
+
+def test_what_a_scale_sets_for_every_notebook_reaches_those_that_have_it(tmp_path):
+    notebook(tmp_path, "one", "1", parameters="recompute = True\nseed = 0")
+    notebook(tmp_path, "two", "1", parameters="recompute = True")
+    notebook(tmp_path, "three", "1", parameters="seed = 0")
+    scales(tmp_path, "every: {recompute: false}\ntwo: {recompute: true}\n")
+    values = {name: plan(name, notebooks_dir=tmp_path).parameters for name in ("one", "two", "three")}
+    assert values == {"one": {"recompute": False}, "two": {"recompute": True}, "three": {}}
 
 
 # --- pages -----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from repro.base.errors import BadInput
-from repro.sections.dynamics import run as dynamics
-from repro.sections.dynamics import variants as trajectories
+from repro.sections import dynamics
+from repro.sections.dynamics.run import PAPER_VARIANTS
 from repro.sections.scales import TRAJECTORIES, scale_of
 from repro.training.recipe import TRAINED, Job, Recipe
 
@@ -26,7 +26,7 @@ def known():
 
 
 def test_a_panel_a_variant_and_the_sparsest_line_darkest(known):
-    figure = trajectories.trajectory_grid(known, "NMSE")
+    figure = dynamics.trajectory_figure(known, "NMSE")
     names = [trace.name for trace in figure.data]
     assert names == ["standard 0.4", "standard 0.1", "topk 4", "topk 16", "gated 0.3", "gated 0.2"]
     shades = [trace.line.color for trace in figure.data]
@@ -36,20 +36,20 @@ def test_a_panel_a_variant_and_the_sparsest_line_darkest(known):
 
 
 def test_what_came_of_it(known):
-    last = trajectories.as_configured(known)
+    last = dynamics.as_configured(known)
     assert list(last["asked"]) == ["l1_penalty", "l1_penalty", "k", "k", "l1_penalty", "l1_penalty"]
     assert list(last["L0"]) == [1.1, 1.4, 5.0, 17.0, 1.2, 1.3]
-    assert [list(t.x) for t in trajectories.frontier(known).data if t.name == "topk"] == [[5.0, 17.0]]
+    assert [list(t.x) for t in dynamics.frontier_figure(known).data if t.name == "topk"] == [[5.0, 17.0]]
 
 
 def test_metrics_that_move_against_the_gap_lie_at_minus_one(known):
-    figure = trajectories.what_follows_the_gap(known)
+    figure = dynamics.gap_figure(known)
     assert all(y == -1 for trace in figure.data for y in trace.y)
 
 
 def test_no_trajectories_for_a_scale():
     with pytest.raises(BadInput, match="No trajectories are set up for scale 'paper'"):
-        trajectories.table("paper", recompute=True)
+        dynamics.run_variants("paper")
 
 
 @pytest.mark.parametrize("scale", TRAJECTORIES)
@@ -58,7 +58,7 @@ def test_settings_can_be_trained(scale):
     assert set(setting.grid) == set(TRAINED)
     d = {"tiny": 256, "small": 576}[scale]
     for variant, values in setting.grid.items():
-        assert len(values) == (6 if scale == "tiny" or variant in dynamics.PAPER_VARIANTS else 2)
+        assert len(values) == (6 if scale == "tiny" or variant in PAPER_VARIANTS else 2)
         for value in values:
             Job(variant, value, setting.m).config(d)
     assert len(Recipe.scaled(setting.steps, setting.batch_size).checkpoint_steps()) == 8
@@ -73,7 +73,7 @@ def test_every_variant_is_trained_and_evaluated(tmp_path, monkeypatch):
     table = dynamics.run(setting, "trajectories", TRAINED)
     corrected = table[table["protocol"] == "corrected"]
     assert set(corrected["variant"]) == set(TRAINED)
-    assert set(table.loc[table["protocol"] == "as_released", "variant"]) == set(dynamics.PAPER_VARIANTS)
+    assert set(table.loc[table["protocol"] == "as_released", "variant"]) == set(PAPER_VARIANTS)
     assert (corrected.groupby("variant")["step"].nunique() == len(Recipe.scaled(3, 128).checkpoint_steps())).all()
     assert corrected[["NMSE", "L0"]].notna().all(axis=None)
     # after three steps Standard and Gated use more latents than any optimum has: there is no lambda to match

@@ -8,12 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from repro.base.errors import BadInput, NotebookFailed, missing_extra
 from repro.base.files import repo_root, write_atomically
 from repro.base.lock import only_one
 from repro.book import front, pictures
+from repro.book.contents import EXECUTED, pages
 from repro.book.drawings import DRAWINGS, drawing
 from repro.book.mime import DATA
 from repro.book.runner import record
@@ -34,7 +33,7 @@ def build(book_dir: Path | None = None) -> Path:
     command = Path(sys.executable).with_name("jupyter-book")
     if not command.is_file():
         raise missing_extra("jupyter-book", "book")
-    missing = [page for page in pages(book) if page.startswith("executed/") and not (book / f"{page}.ipynb").is_file()]
+    missing = [page for page in pages(book) if page.startswith(EXECUTED) and not (book / f"{page}.ipynb").is_file()]
     if missing:
         names = ", ".join(Path(page).name for page in missing)
         raise BadInput(f"Not executed yet: {names}; `repro report` runs them, or take them out of {book / '_toc.yml'}.")
@@ -95,20 +94,3 @@ def runs_table(executed: Path) -> str:
     for versions in sorted({", ".join(f"{k} {v}" for k, v in run["versions"].items()) for run in runs.values()}):
         lines.append(f"- Software: {versions}.")
     return "\n".join(lines) + "\n"
-
-
-def pages(book: Path) -> list[str]:
-    """Every page that _toc.yml names, without suffix."""
-    found: list[str] = []
-
-    def walk(entry: object) -> None:
-        if isinstance(entry, dict):
-            found.extend(str(entry[key]) for key in ("root", "file") if key in entry)
-            for value in entry.values():
-                walk(value)
-        elif isinstance(entry, list):
-            for value in entry:
-                walk(value)
-
-    walk(yaml.safe_load((book / "_toc.yml").read_text()))
-    return found

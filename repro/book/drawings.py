@@ -31,7 +31,7 @@ def protocols() -> Figure:
     from repro.base.theme import caption
     from repro.book.facts import rows
     from repro.inference import MODES
-    from repro.sections.comparison.run import density_figure
+    from repro.sections.comparison.figures import density_figure
 
     table = rows("small/comparison.csv")
     figure = density_figure(table[table["mode"].isin(MODES)])
@@ -50,7 +50,7 @@ def absorption() -> Figure:
     """Absorption beside what chance gives at the same firing rates."""
     from repro.base.theme import caption
     from repro.book.facts import rows
-    from repro.sections.comparison.run import null_figure
+    from repro.sections.comparison.figures import null_figure
 
     return caption(
         null_figure(rows("small/comparison.csv")),
@@ -106,15 +106,9 @@ def certificate() -> Figure:
 
 def plan() -> Figure:
     """Hours that SAEBench at full size would take, against the number of workers."""
-    from repro.base.theme import caption
-    from repro.sections.performance.scale import figure
+    from repro.sections.performance import plan_figure
 
-    return caption(
-        figure(),
-        "Hours until the last task ends, planned from measured rows. A task is never divided, so workers help only as "
-        "long as there are many more tasks than workers.",
-        "Line plot of hours against workers, both logarithmic, one falling line for each set of SAEs.",
-    )
+    return plan_figure()
 
 
 DRAWINGS: dict[str, Callable[[], Figure]] = {

@@ -9,18 +9,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-SENTENCES = {
-    "C1": "Sparser dictionaries reconstruct worse and leave more latents dead, but not fewer dense.",
-    "C2": "Early in training, Standard SAEs are very dense.",
-    "C3": "Absorption and feature splitting grow with training and with sparsity.",
-    "C4": "The amortization gap closes in training while the pathologies stay.",
-    "C5": "Refining the encoder's code lowers error, dead latents, splitting and absorption at matched density.",
-    "C6": "A handful of steps is enough, and every further step helps.",
-    "C7": "LocA-SAE has the benefits at the encoder's price.",
-    "C8": "Amortized inference is the cause.",
-}
-"""Each claim of the paper in one sentence of ours; its parts, with tests, are `repro.sections.ledger`."""
-
 MODELS = {"paper": "Pythia-160M and Gemma-2-2B", "small": "SmolLM2-135M", "tiny": "the bundled model"}
 """Scales by what they are run on, the most telling first."""
 
@@ -29,7 +17,7 @@ KINDS = {"holds": "holds", "does not hold": "fails", "not yet run": "waiting"}
 
 
 def kind(verdict: str) -> str:
-    """Class of a verdict's chip."""
+    """The class of a verdict's chip."""
     if verdict in KINDS:
         return KINDS[verdict]
     return "explained" if verdict.startswith("holds") else "untested"
@@ -43,24 +31,24 @@ def chip(verdict: str) -> str:
 def markdown(pages: Iterable[str], ledgers: dict[str, pd.DataFrame] | None = None) -> tuple[str, str]:
     """The claims, a row each, and every part of them with its effect: two tables, with the scales that have been run.
 
-    pages: pages of the book (`book.pages`), so that no link leads to a section that is not built. ledgers: scale ->
-    `repro.sections.ledger.ledger`, computed where not given.
+    pages: pages of the book (`contents.pages`), so that no link leads to a section that is not built. ledgers: scale ->
+    `repro.sections.claims.ledger`, computed where not given.
     """
-    from repro.sections import ledger as claims
+    from repro.sections import claims
+    from repro.sections.effects import NOT_RUN, group_of
 
     ledgers = ledgers or {scale: claims.ledger(scale) for scale in MODELS}
     tables = {scale: ledgers[scale].set_index("claim") for scale in MODELS if scale in ledgers}
-    run = [scale for scale, table in tables.items() if (table["verdict"] != claims.NOT_RUN).any()]
+    run = [scale for scale, table in tables.items() if (table["verdict"] != NOT_RUN).any()]
     if not run:
         return "*Not computed yet: no table of this checkout has been judged. `make report` does it.*\n", ""
-    known = set(pages)
-    whole, parts = (
-        ["", f"| claim | {' | '.join(MODELS[scale] for scale in run)} |", "|---|" + "---|" * len(run)] for _ in "12"
-    )
-    for group, rows in tables[run[0]].groupby(lambda claim: str(claim)[:2]):
+    built = set(pages)
+    head = ["", f"| claim | {' | '.join(MODELS[scale] for scale in run)} |", "|---|" + "---|" * len(run)]
+    whole, parts = list(head), list(head)
+    for group, rows in tables[run[0]].groupby(lambda claim: group_of(str(claim)), sort=False):
         sections = [f"executed/{name}" for name in rows["section"].unique()]
-        links = ", ".join(f"[]({page}.ipynb)" for page in sections if page in known)
-        sentence = f"**{group}** {SENTENCES.get(str(group), rows['statement'].iloc[0])}"
+        links = ", ".join(f"[]({page}.ipynb)" for page in sections if page in built)
+        sentence = f"**{group}** {claims.SENTENCES.get(str(group), rows['statement'].iloc[0])}"
         cells = [named(MODELS[scale], counts(tables[scale].loc[rows.index])) for scale in run]
         whole.append(f"| {sentence}{f'<br><small>{links}</small>' if links else ''} | {' | '.join(cells)} |")
         for claim, row in rows.iterrows():
@@ -79,12 +67,12 @@ def framed(lines: list[str]) -> str:
 def counts(table: pd.DataFrame) -> str:
     """How often each verdict was given, the clear ones first."""
     order = ["holds", "explained", "fails", "untested", "waiting"]
-    found = sorted(Counter(table["verdict"]).items(), key=lambda item: (order.index(kind(item[0])), -item[1]))
-    return " ".join(f'<span class="verdict {kind(v)}">{v}{f" × {n}" if n > 1 else ""}</span>' for v, n in found)
+    verdicts = sorted(Counter(table["verdict"]).items(), key=lambda item: (order.index(kind(item[0])), -item[1]))
+    return " ".join(f'<span class="verdict {kind(v)}">{v}{f" × {n}" if n > 1 else ""}</span>' for v, n in verdicts)
 
 
 def part(claim: str, row: pd.Series) -> str:
-    """What is tested, and the paper's number for it."""
+    """The statement that is tested, and the paper's number for it."""
     paper = f"<br><small>paper: {row['paper']}</small>" if row["paper"] not in ("", "–") else ""
     return f"**{claim}** {row['statement']}{paper}"
 

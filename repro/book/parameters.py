@@ -13,9 +13,12 @@ import yaml
 from repro.base.errors import BadInput, nearest
 from repro.base.files import repo_root
 
+EVERY = "every"
+"""The key of notebooks/params/{scale}.yaml whose parameters all notebooks get that declare them."""
+
 
 def scale_parameters(scale: str, notebooks_dir: Path | None = None) -> dict[str, dict[str, Any]]:
-    """Notebook name -> parameters, in the order of notebooks/params/{scale}.yaml, which is the order of the report."""
+    """Notebook name (or `every`) -> the parameters that a scale sets, from notebooks/params/{scale}.yaml."""
     path = (notebooks_dir or repo_root() / "notebooks") / "params" / f"{scale}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
@@ -27,6 +30,13 @@ def scale_parameters(scale: str, notebooks_dir: Path | None = None) -> dict[str,
     if not isinstance(values, Mapping) or not all(isinstance(v, Mapping | None) for v in values.values()):
         raise BadInput(f"{path} must map the name of each notebook to a mapping of its parameters.")
     return {str(name): dict(parameters or {}) for name, parameters in values.items()}
+
+
+def of_scale(name: str, scale: str, declared: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The parameters that a scale sets for one notebook; without any it runs with the defaults of its own cell."""
+    by_name = scale_parameters(scale, folder)
+    common = {key: value for key, value in by_name.get(EVERY, {}).items() if key in declared}
+    return common | by_name.get(name, {})
 
 
 def declared_parameters(notebook: Any) -> dict[str, Any]:

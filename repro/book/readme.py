@@ -36,7 +36,7 @@ def text(readme: str, root: Path | None = None) -> str:
 
     Raises ValueError where a part is missing or the tree does not name every folder of the package.
     """
-    from repro.sections.performance.timings import readme_table
+    from repro.sections.performance.words import readme_table
 
     package = (root or repo_root()) / "repro"
     performance = r"(?<=<!-- performance -->\n).*?(?=\n<!-- end -->)"
@@ -55,13 +55,13 @@ def figure() -> None:
 
     from repro.base.theme import use_theme
     from repro.inference import MODES
-    from repro.sections.comparison import run as comparison
+    from repro.sections.comparison import density_figure
     from repro.sections.tables import committed
 
     use_theme()
     scale = next(s for s in ("paper", "small", "tiny") if (committed() / s / "comparison.csv").is_file())
     table = pd.read_csv(committed() / scale / "comparison.csv")
-    drawn = comparison.density_figure(table[table["mode"].isin(MODES)])
+    drawn = density_figure(table[table["mode"].isin(MODES)])
     drawn.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#2f3742")
     path = repo_root() / FIGURE
     write_atomically(path, lambda draft: draft.write_bytes(drawn.to_image("png", width=900, height=460, scale=1.5)))

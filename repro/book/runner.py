@@ -20,7 +20,7 @@ from repro.base.errors import BadInput, NotebookFailed, missing_extra, nearest
 from repro.base.files import cache_dir, digest, file_sha256, repo_root
 from repro.base.machine import versions
 from repro.book.kernel import machine, own_kernel, peak_memory
-from repro.book.parameters import checked, declared_parameters, scale_parameters
+from repro.book.parameters import checked, declared_parameters, of_scale
 from repro.jobs.run import fan_out
 from repro.jobs.task import Fanout, Task
 
@@ -89,7 +89,7 @@ def plan(
     except Exception as error:  # nbformat trusts that old formats are sound
         why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise BadInput(f"{path} is damaged or no notebook ({why}): restore it, or save it again in Jupyter.") from None
-    values = scale_parameters(scale, folder).get(name, {}) | dict(parameters or {})
+    values = of_scale(name, scale, declared, folder) | dict(parameters or {})
     if "scale" in declared:
         values.setdefault("scale", scale)
     values = {key: checked(key, value, declared, name) for key, value in values.items()}

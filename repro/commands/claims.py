@@ -9,9 +9,9 @@ import pandas as pd
 from repro.base.errors import TasksFailed
 from repro.base.files import cache_dir
 from repro.book import runner
-from repro.book.parameters import scale_parameters
+from repro.book.contents import notebooks
 from repro.commands.flags import Claims
-from repro.sections import ledger
+from repro.sections import claims as ledger
 
 
 def claims(config: Claims) -> Path:
@@ -28,7 +28,7 @@ def claims(config: Claims) -> Path:
 
 def _recompute(config: Claims) -> str:
     """Run the notebooks whose tables the ledger reads -> what failed, in a sentence each."""
-    names = list(scale_parameters(config.scale))
+    names = notebooks()
     sections = {names[0]} | {claim.section for claim in ledger.CLAIMS}
     parameters = {name: {"recompute": True} for name in names if name in sections}
     failed = runner.execute_all(parameters, config.scale, config.fanout, cache_dir() / "claims" / config.scale)

@@ -10,7 +10,7 @@ import yaml
 from repro.base.errors import NotebookFailed
 from repro.base.files import repo_root
 from repro.book.build import build
-from repro.book.parameters import scale_parameters
+from repro.book.contents import notebooks
 from repro.book.runner import execute, execute_all, told
 from repro.commands.flags import Notebook, Report
 
@@ -29,9 +29,8 @@ def report(config: Report) -> None:
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     started = time.perf_counter()
-    names = list(scale_parameters(config.scale))
     out = repo_root() / "book" / "executed"
-    failed = execute_all({name: {} for name in names}, config.scale, config.fanout, out, force=config.force)
+    failed = execute_all({name: {} for name in notebooks()}, config.scale, config.fanout, out, force=config.force)
     if failed:
         raise NotebookFailed("No book was built: " + " ".join(failed.values()))
     html = build()

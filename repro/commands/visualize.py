@@ -78,7 +78,7 @@ def _trained(path: str) -> int | None:
 
 def draw(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """(name of the file, figure) of every metric and protocol that has values."""
-    from repro.sections.comparison.run import METRICS
+    from repro.metrics.names import METRICS
 
     if importlib.util.find_spec("plotly") is None:
         raise missing_extra("plotly", "book")
@@ -190,7 +190,7 @@ def _panels(titles: list[str], columns: int) -> tuple[Figure, list[tuple[int, in
 
 def _labelled(figure: Figure, rows: pd.DataFrame, metric: str) -> Figure:
     """Title, legend below it, y axis."""
-    from repro.sections.comparison.run import LABELS
+    from repro.metrics.names import LABELS
 
     figure.update_yaxes(title_text=LABELS.get(metric, metric), col=1)
     if metric in LOGARITHMIC and (rows[metric] > 0).all():

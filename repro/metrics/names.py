@@ -6,3 +6,29 @@ PROTOCOLS = ("as_released", "corrected")
 MODES = ("amortized", "semi", "non")
 CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
 """Controls that `evaluate` computes like modes, corrected protocol only (`evaluate.modes`)."""
+METRICS = (
+    "NMSE",
+    "NMSE_refit",
+    "FVE",
+    "L0",
+    "dead_rate",
+    "dense@0.1",
+    "dense@0.2",
+    "F1@1",
+    "F1@2",
+    "dF1",
+    "absorption",
+)
+LABELS = {
+    "NMSE": "NMSE (lower is better)",
+    "NMSE_refit": "NMSE after least squares on the same support",
+    "FVE": "FVE (higher is better)",
+    "FVU": "1 − FVE (error over variance)",
+    "L0": "L0 (mean nonzeros a token)",
+    "dead_rate": "dead latents (share)",
+    "amort_gap_mean": "amortization gap J(z) − J* (units of ‖x‖²)",
+    "amort_gap_relative": "amortization gap, share of the objective",
+    "dense@0.1": "latents firing on ≥ 10 % of tokens (share)",
+    "dF1": "ΔF1 = F1@2 − F1@1",
+    "absorption": "absorption (share of positives)",
+}

@@ -1,19 +1,26 @@
-"""What a verdict is made of: an effect with its interval, the words of verdicts, and effects read off tables."""
+"""The parts of a verdict: a claim with its test, an effect with its interval, and effects read off tables."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import pandas as pd
+from repro.sections.types import DataFrame
 
 PROTOCOLS = ("as_released", "corrected")
 HOLDS, FAILS, PART = "holds", "does not hold", "holds in part"
 OPEN, UNTESTED = "not settled", "cannot be tested here"
 NOT_RUN = "not yet run"
+PATHOLOGIES = ("dead_rate", "dense@0.1", "absorption", "dF1")
+
+RISES = "holds if the 95 % interval of the corrected effect lies above 0, does not hold if below"
+FALLS = "holds if the 95 % interval of the corrected effect lies below 0, does not hold if above"
+LOWERS = "lowers dead, dense, absorption and ΔF1 (95 % intervals below 0); in part if some; does not if none"
+"""Rules that claims of several sections share."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,16 @@ class Effect:
         """The whole interval lies above 0."""
         return self.low > 0
 
+    @property
+    def rises(self) -> str:
+        """The verdict on the claim that the effect is positive."""
+        return HOLDS if self.above else FAILS if self.below else OPEN
+
+    @property
+    def falls(self) -> str:
+        """The verdict on the claim that the effect is negative."""
+        return HOLDS if self.below else FAILS if self.above else OPEN
+
     def __str__(self) -> str:
         if not np.isfinite(self.value):
             return "–"
@@ -56,7 +73,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one test found at one scale."""
+    """The result of one test at one scale."""
 
     released: Effect | str
     corrected: Effect | str
@@ -64,10 +81,49 @@ class Finding:
     why: str = ""
 
 
-Tables = dict[str, "pd.DataFrame"]
+Tables = dict[str, DataFrame]
+"""Name of a result table -> its rows at one scale."""
 
 
-def difference(table: pd.DataFrame, protocol: str, mode: str, metric: str) -> Effect:
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One line of the ledger."""
+
+    id: str
+    """A claim and its part: C5a is part a of claim C5."""
+    section: str
+    """Notebook that shows it."""
+    statement: str
+    """The paper's claim in our words."""
+    paper: str = "–"
+    """The number that the paper reports for it."""
+    test: Callable[[Tables], Finding]
+    rule: str
+    """How the verdict follows from the effect, in words."""
+    needs: tuple[str, ...]
+    """Tables that the test needs."""
+    uses: tuple[str, ...] = ()
+    """Tables that it prefers where they exist: more variants and sparsities."""
+
+
+def group_of(claim: str) -> str:
+    """The claim that a part belongs to: C10b -> C10."""
+    return re.sub(r"(?<=\d)[a-z]+$", "", claim)
+
+
+def order_of(claim: str) -> tuple[str, int, str]:
+    """Sort key of an id: C2 before C10a before C10b."""
+    group = group_of(claim)
+    letters = group.rstrip("0123456789")
+    return letters, int(group[len(letters) :] or 0), claim
+
+
+def listed(effects: Mapping[str, Effect | str]) -> str:
+    """Effects by name in one line, without their intervals."""
+    return "; ".join(f"{name} {e if isinstance(e, str) else f'{e.value:+.3f}'}" for name, e in effects.items())
+
+
+def difference(table: DataFrame, protocol: str, mode: str, metric: str) -> Effect:
     """Mean over SAEs of metric(mode) − metric(amortized) under one protocol."""
     part = table[table["protocol"] == protocol].set_index(["variant", "sparsity", "mode"])[metric].unstack("mode")
     if mode not in part or "amortized" not in part:
@@ -86,12 +142,12 @@ def refined(tables: Tables, mode: str, metric: str) -> Effect:
     return difference(tables["comparison"], "corrected", mode, metric)
 
 
-def along(tables: Tables) -> pd.DataFrame:
+def along(tables: Tables) -> DataFrame:
     """Checkpoints along training: of all variants where those trajectories were computed, else of the two of §4.3."""
     return tables.get("trajectories", tables["dynamics"])
 
 
-def trained(tables: Tables) -> pd.DataFrame:
+def trained(tables: Tables) -> DataFrame:
     """Fully trained SAEs at several sparsities: the last checkpoints of the trajectories, else the comparison's."""
     if "trajectories" not in tables:
         return tables["comparison"]
@@ -99,7 +155,28 @@ def trained(tables: Tables) -> pd.DataFrame:
     return table[table["step"] == table["step"].max()]
 
 
-def sparsest_minus_densest(table: pd.DataFrame, protocol: str, metric: str) -> Effect:
+def sparsity(metric: str) -> Callable[[Tables], Finding]:
+    """The test whether a metric rises with sparsity."""
+
+    def test(tables: Tables) -> Finding:
+        released = sparsest_minus_densest(tables["comparison"], "as_released", metric)
+        corrected = sparsest_minus_densest(trained(tables), "corrected", metric)
+        return Finding(released, corrected, corrected.rises)
+
+    return test
+
+
+def lowered(effects: Mapping[str, Effect], released: str, inference: str) -> Finding:
+    """The verdict on the claim that an inference lowers all pathologies, from its effect on each of them."""
+    names = [metric for metric, effect in effects.items() if effect.below]
+    if len(names) == len(effects):
+        return Finding(released, listed(effects), HOLDS)
+    if not names:
+        return Finding(released, listed(effects), FAILS, f"{inference} lowers none of the four")
+    return Finding(released, listed(effects), PART, f"{inference} lowers only {', '.join(names)}")
+
+
+def sparsest_minus_densest(table: DataFrame, protocol: str, metric: str) -> Effect:
     """Mean over variants of the metric of the sparsest minus that of the densest SAE (by measured corrected L0)."""
     amortized = table[table["mode"] == "amortized"]
     order = amortized[amortized["protocol"] == "corrected"].set_index(["variant", "sparsity"])["L0"]

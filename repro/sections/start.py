@@ -1,4 +1,4 @@
-"""The start: what the language model's activations look like, what was trained, and one token seen three ways."""
+"""The start: the language model's activations, the SAEs that were trained, and one token seen three ways."""
 
 from __future__ import annotations
 
@@ -8,18 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repro.base.theme import MODE_COLORS, caption
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
-from repro.sections.tables import save_table
+from repro.sections.tables import save_table, tidy
+from repro.sections.types import DataFrame, Figure
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
-
     from repro.sae import SAE
 
 
-def activation_summary(ready: Prepared) -> pd.DataFrame:
+def settings(scale: Scale) -> DataFrame:
+    """The fields of a scale that are set, one row a field."""
+    import pandas as pd
+
+    return pd.DataFrame({"value": {k: str(v) for k, v in vars(scale).items() if v not in (None, {})}})
+
+
+def left_out(ready: Prepared) -> DataFrame:
+    """Positions of the text: how many there are, and how many were left out for which reason, one row a count."""
+    import pandas as pd
+
+    info = ready.data.tokens.info
+    dropped = {f"left out: {reason}": count for reason, count in info["dropped"].items()}
+    return pd.DataFrame({"positions": {"all": info["positions"], **dropped, "used": info["kept"]}})
+
+
+def activation_summary(ready: Prepared) -> DataFrame:
     """Size, norms and exclusions of the evaluation tokens, one row a quantity."""
     import pandas as pd
 
@@ -37,7 +52,7 @@ def activation_summary(ready: Prepared) -> pd.DataFrame:
     return pd.DataFrame({"value": rows})
 
 
-def trained(ready: Prepared) -> pd.DataFrame:
+def trained(ready: Prepared) -> DataFrame:
     """Every final SAE with FVE, L0, dead and dense latents of its real encoder on the evaluation tokens."""
     import pandas as pd
 
@@ -51,11 +66,11 @@ def trained(ready: Prepared) -> pd.DataFrame:
         codes = sae.encode_sparse(x)
         values = Reconstruction.of(x, sae.decode(codes, x).detach()).value() | Firing.of(codes).value()
         rows.append({"variant": entry["variant"], "sparsity": entry["sparsity"], "m": sae.config.m, **values})
-    return pd.DataFrame(rows)
+    return tidy(pd.DataFrame(rows))
 
 
-def card(sae: SAE) -> pd.DataFrame:
-    """What an SAE is and where it comes from, one row a fact; no path of this machine."""
+def card(sae: SAE) -> DataFrame:
+    """Kind, sizes and origin of an SAE, one row a fact; no path of this machine."""
     import pandas as pd
 
     facts = {k: v for k, v in sae.describe().items() if k != "source"}
@@ -63,7 +78,7 @@ def card(sae: SAE) -> pd.DataFrame:
     return pd.DataFrame({"value": {k: str(v)[:64] for k, v in facts.items()}})
 
 
-def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> pd.DataFrame:
+def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> DataFrame:
     """What leaving tokens out does to the numbers: the first such SAE on the evaluation text under three rules."""
     import numpy as np
 
@@ -90,10 +105,10 @@ def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> pd
         facts = {"tokens": len(x), "median norm": float(norms.median()), "largest norm": float(norms.max())}
         out.append({"tokens evaluated": name, "n": facts.pop("tokens"), **facts, **value})
     table = save_table("exclusions", scale, out, time.perf_counter() - started, variant=variant, m=sae.config.m)
-    return table.set_index("tokens evaluated")
+    return tidy(table.set_index("tokens evaluated"))
 
 
-def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[pd.DataFrame, pd.DataFrame]:
+def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> tuple[DataFrame, DataFrame]:
     """(largest codes of one token by encoder, semi and optimum; objective and gap of each) of the first such SAE."""
     import pandas as pd
 
@@ -118,11 +133,9 @@ def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> t
     return used.sort_values("non", ascending=False).head(40), pd.DataFrame({"value": facts}).round(4)
 
 
-def code_figure(table: pd.DataFrame) -> Figure:
+def code_figure(table: DataFrame) -> Figure:
     """The codes of one token under the three modes, side by side."""
     import plotly.graph_objects as go
-
-    from repro.base.theme import MODE_COLORS, caption
 
     figure = go.Figure()
     names = {"amortized": "encoder", "semi": "30 ISTA steps", "non": "certified optimum"}
@@ -136,8 +149,6 @@ def code_figure(table: pd.DataFrame) -> Figure:
 def firing_figure(table_of: dict[str, torch.Tensor]) -> Figure:
     """Histogram of log10 firing rates, one curve an SAE."""
     import plotly.graph_objects as go
-
-    from repro.base.theme import caption
 
     figure = go.Figure()
     for name, rate in table_of.items():
@@ -162,6 +173,3 @@ def rates(ready: Prepared) -> dict[str, torch.Tensor]:
         entry = ready.finals(variant)[0]
         out[f"{variant} {entry['sparsity']:g}"] = Firing.of(load_sae(entry["path"]).encode_sparse(x)).rate
     return out
-
-
-__all__ = ["Scale", "activation_summary", "code_figure", "firing_figure", "one_token", "prepare", "rates", "trained"]

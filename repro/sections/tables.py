@@ -5,15 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro.base.errors import BadInput
 from repro.base.files import cache_dir, repo_root, write_atomically
 from repro.base.machine import provenance
+from repro.inference.names import ALIASES
 from repro.sections.scales import SCALES, Scale
-
-if TYPE_CHECKING:
-    import pandas as pd
+from repro.sections.types import DataFrame
 
 
 def committed() -> Path:
@@ -26,7 +25,7 @@ def fresh() -> Path:
     return cache_dir() / "results"
 
 
-def save_table(name: str, scale: Scale, rows: list[dict[str, Any]], seconds: float, **extra: Any) -> pd.DataFrame:
+def save_table(name: str, scale: Scale, rows: list[dict[str, Any]], seconds: float, **extra: Any) -> DataFrame:
     """Write rows as <scale>/<name>.parquet and .csv under `fresh()`, with a JSON of where they come from."""
     import pandas as pd
 
@@ -39,7 +38,7 @@ def save_table(name: str, scale: Scale, rows: list[dict[str, Any]], seconds: flo
     return pd.read_csv(folder / f"{name}.csv")
 
 
-def load_table(name: str, scale: str) -> pd.DataFrame | None:
+def load_table(name: str, scale: str) -> DataFrame | None:
     """The fresh table of a scale, else the committed one, else None."""
     import pandas as pd
 
@@ -49,7 +48,7 @@ def load_table(name: str, scale: str) -> pd.DataFrame | None:
     return None
 
 
-def need_table(name: str, scale: str) -> pd.DataFrame:
+def need_table(name: str, scale: str) -> DataFrame:
     """load_table, or BadInput that says how to compute it."""
     table = load_table(name, scale)
     if table is None:
@@ -57,10 +56,15 @@ def need_table(name: str, scale: str) -> pd.DataFrame:
     return table
 
 
-def others(name: str, scale: str) -> dict[str, pd.DataFrame]:
+def tidy(table: DataFrame, digits: int = 4) -> DataFrame:
+    """A table to be shown: rounded, without columns that hold no value."""
+    return table.dropna(axis="columns", how="all").round(digits)
+
+
+def others(name: str, scale: str) -> dict[str, DataFrame]:
     """The tables of the other scales that exist, by scale."""
-    found = {other: load_table(name, other) for other in SCALES if other != scale}
-    return {other: table for other, table in found.items() if table is not None}
+    tables = {other: load_table(name, other) for other in SCALES if other != scale}
+    return {other: table for other, table in tables.items() if table is not None}
 
 
 def about(name: str, scale: str) -> dict[str, Any]:
@@ -70,3 +74,49 @@ def about(name: str, scale: str) -> dict[str, Any]:
         if path.is_file():
             return json.loads(path.read_text())
     return {}
+
+
+def source(scale: str, name: str = "comparison") -> str:
+    """The origin of a table in a phrase: language model, tokens, latents, device, date."""
+    facts = about(name, scale)
+    if not facts:
+        return "no provenance"
+    s = facts["scale"]
+    return (
+        f"{s['model']}, {s['eval_tokens']:,} tokens, {s['m']:,} latents, {s['steps']:,} training steps, "
+        f"{facts['device']}, {facts['finished'][:10]}"
+    )
+
+
+def paper_numbers(*ids: str) -> DataFrame:
+    """The numbers that the paper reports (data/paper.csv), all of them or the rows of some ids."""
+    import pandas as pd
+
+    table = pd.read_csv(repo_root() / "data" / "paper.csv").set_index("id")
+    return tidy(table.loc[list(ids)] if ids else table)
+
+
+COMPARE, SWEEP = "3modes", "semi_sweep"  # how the names of files by `repro compare` and `repro sweep` end
+
+
+def other_models(kind: str = COMPARE) -> dict[str, DataFrame]:
+    """SAEs of other language models, {model and SAE: table}, from committed files of `repro compare` or `repro sweep`.
+
+    Rows and columns are those of the tables `comparison` and `sweep`; steps = -1 is the certified optimum.
+    """
+    import pandas as pd
+
+    out = {}
+    for path in sorted(committed().glob(f"*/*_{kind}.json")):
+        content = json.loads(path.read_text())
+        sae = content["provenance"]["sae"]
+        facts = {key: sae[key] for key in ("variant", "sparsity", "m", "d")}
+        rows: list[dict[str, Any]] = []
+        for protocol in ("as_released", "corrected"):
+            for name, row in content[protocol].items():
+                which: dict[str, Any] = {"mode": ALIASES.get(name, name)}
+                if kind == SWEEP:
+                    which = {"steps": -1 if name == "certified" else int(name)}
+                rows.append({**row, **facts, "protocol": protocol, **which})
+        out[f"{content['model_name']}, layer {sae['layer']}, {sae['variant']}"] = pd.DataFrame(rows)
+    return out

@@ -1,18 +1,21 @@
-"""Your own SAE: which activations it is judged on, and its rows in the form that the sections' figures read."""
+"""Your own SAE: the activations it is judged on, and its rows in the form that the sections' figures read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from repro.base.config import MetricsConfig
-from repro.evaluate import EvalData, open_data
+from repro.evaluate import EvalData, open_data, steps
+from repro.inference import Inference
 from repro.sae import SAE
+from repro.sections.comparison import density_figure
 from repro.sections.scales import Scale
-from repro.sections.setup import prepare
-
-if TYPE_CHECKING:
-    import pandas as pd
+from repro.sections.setup import options, prepare
+from repro.sections.start import card
+from repro.sections.sweep import step_figure
+from repro.sections.tables import tidy
+from repro.sections.types import DataFrame
 
 
 def trained(scale: Scale) -> str:
@@ -27,10 +30,32 @@ def data(scale: Scale, acts: str = "") -> EvalData:
     return open_data(acts, MetricsConfig(max_tokens=scale.eval_tokens, max_norm_ratio=scale.max_norm_ratio))
 
 
-def as_table(rows: Iterable[dict[str, Any]], sae: SAE) -> pd.DataFrame:
+def proof(best: Inference, guess: Inference) -> str:
+    """The certificate of the optimum and the bracket of the encoder's loss, in a sentence."""
+    assert best.objective is not None and best.gap_upper is not None
+    assert guess.objective is not None and guess.gap_lower is not None and guess.gap_upper is not None
+    return (
+        f"λ = {best.lam:.3g}: optimal codes have {best.codes.l0.double().mean():.1f} nonzeros a token, certified to "
+        f"{(best.gap_upper / best.objective).max():.1e} of J; the encoder's lose between {guess.gap_lower.mean():.4g} "
+        f"and {guess.gap_upper.mean():.4g} of J = {guess.objective.mean():.4g}."
+    )
+
+
+def sweep(sae: SAE, data: EvalData, scale: Scale) -> Iterator[dict[str, Any]]:
+    """Rows of the semi sweep at the step counts of the scale."""
+    return steps.sweep(sae, data, scale.sweep_steps, options(scale))
+
+
+def as_table(rows: Iterable[dict[str, Any]], sae: SAE) -> DataFrame:
     """Rows of `evaluate_sae` or `sweep` with the names that the figures group by."""
     import pandas as pd
 
     table = pd.DataFrame(list(rows))
     sparsity = sae.source.sparsity or sae.source.k or float("nan")
     return table.assign(variant=sae.name, sparsity=sparsity, m=sae.config.m, d=sae.config.d).fillna({"sparsity": 0.0})
+
+
+def overview(table: DataFrame) -> DataFrame:
+    """The metrics of each protocol and mode."""
+    columns = ["protocol", "mode", "NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "lam"]
+    return tidy(table[[c for c in columns if c in table]])

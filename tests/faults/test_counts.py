@@ -2,7 +2,7 @@
 
 import pytest
 
-from repro.sections.performance import faults
+from repro.sections.performance import faults, faults_figure
 
 ROWS = """family,cases,refused,right,failed,date,commit
 damaged files,1000,900,100,0,2026-01-02 03:04,012345678901
@@ -20,7 +20,7 @@ def test_the_page_adds_up(tmp_path):
     words = faults.findings(found)
     assert "1,021 cases of 3 families: 120 ended right and 900 were refused in one sentence; 1 did neither." in words
     assert "Of 21 runs killed at random moments (collect, train), 20 ended in the files" in words
-    figure = faults.figure(found)
+    figure = faults_figure(found)
     assert [sum(bar.x) for bar in figure.data] == [120, 900, 1]
 
 

@@ -22,8 +22,9 @@ from repro.codes import SparseCodes
 from repro.metrics import Firing, Reconstruction
 from repro.metrics.firing import Moments
 from repro.metrics.intervals import wilson
-from repro.sections import ledger as claims
-from repro.sections.ledger import FAILS, HOLDS, Effect
+from repro.sections import claims
+from repro.sections.effects import FAILS, HOLDS, Effect
+from repro.sections.ledger import ledger
 from repro.sections.scales import Scale
 
 FAMILY = "properties (hypothesis)"
@@ -233,9 +234,13 @@ def comparison(by_sae, sign):
     return pd.DataFrame(rows)
 
 
+def judged(table):
+    claims_of_one_side = [claim for claim in claims.CLAIMS if claim.id in ONE_SIDED]
+    return ledger(claims_of_one_side, "tiny", {"comparison": table}).set_index("claim")
+
+
 def verdicts(table):
-    ledger = claims.ledger("tiny", ONE_SIDED, {"comparison": table}).set_index("claim")
-    return ledger["verdict"]
+    return judged(table)["verdict"]
 
 
 @few
@@ -256,6 +261,6 @@ def test_what_was_not_measured_never_holds(metric, by_sae):
     table = comparison(by_sae, 1)
     table.loc[table["mode"] != "amortized", metric] = float("nan")
     table["NMSE_refit" if metric == "NMSE" else metric] = float("nan")
-    found = claims.ledger("tiny", ONE_SIDED, {"comparison": table}).set_index("claim")
+    found = judged(table)
     lost = found[found["corrected"].str.strip() == "–"]
     assert len(lost) and not (lost["verdict"] == HOLDS).any() and not (lost["verdict"] == FAILS).any()

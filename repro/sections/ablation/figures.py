@@ -1,72 +1,20 @@
-"""The ablation read from its table: waterfalls, what each change does, and sentences."""
+"""Figures of the ablation: the waterfall, the order of changes, seeds, the grid of λ, and what density explains."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from repro.base.theme import BLUE, GREY, PALETTE, VARIANT_COLORS, VERMILION, caption, interval
+from repro.evaluate.nulls import null_curve
 from repro.evaluate.rules import TITLES
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
-
-METRICS = ("NMSE", "FVU", "L0", "dead_rate", "dense@0.1", "absorption", "dF1")
-LABELS = {
-    "NMSE": "NMSE",
-    "FVU": "1 − FVE (error over variance)",
-    "L0": "nonzeros a token",
-    "dead_rate": "silent latents (share)",
-    "dense@0.1": "latents that fire on ≥ 10 % of tokens (share)",
-    "absorption": "absorption (share of positives)",
-    "dF1": "ΔF1 = F1@2 − F1@1",
-}
-MODES = {"amortized": "encoder", "semi": "30 steps", "non": "200 steps, then optimum"}
-ROUTES = {"cumulative": "on the way", "alone": "alone, from as released", "undone": "alone missing, from corrected"}
+from repro.sections.ablation.words import MODES, ROUTES, changes, effects, ends, levels
+from repro.sections.figures import blank, diagonal, label, legend_once, mode_scatter, names_of
+from repro.sections.types import DataFrame, Figure
 
 
-def levels(table: pd.DataFrame, metric: str, route: str = "cumulative") -> pd.DataFrame:
-    """Values of one metric on one route: rows (variant, sparsity, mode), a column a step. FVU is 1 − FVE."""
-    part = table[table["route"] == route]
-    part = part.assign(FVU=1 - part["FVE"])
-    return part.set_index(["variant", "sparsity", "mode", "step"])[metric].unstack("step").round(12)
-
-
-def effects(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What each change does to a metric, mean over SAEs: (mode, change) x (on the way, alone, alone missing).
-
-    Equal columns: the order does not matter. "Alone missing" is corrected minus corrected without this change.
-    """
-    import pandas as pd
-
-    way = levels(table, metric)
-    alone, undone = (levels(table, metric, route) for route in ("alone", "undone"))
-    last = way.columns.max()
-    rows = []
-    for mode in MODES:
-        for step, title in enumerate(TITLES.values(), 1):
-            parts = {"cumulative": way[step] - way[step - 1]}
-            if step in alone and step in undone:
-                parts |= {"alone": alone[step] - way[0], "undone": way[last] - undone[step]}
-            means = {ROUTES[r]: v.xs(mode, level="mode").mean() for r, v in parts.items()}
-            rows.append({"mode": MODES[mode], "change": title, **means})
-    return pd.DataFrame(rows).set_index(["mode", "change"]).round(4)
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The cumulative path in numbers: mean over SAEs of every metric, a row a change and mode."""
-    part = table[table["route"] == "cumulative"].assign(FVU=lambda t: 1 - t["FVE"])
-    part["change"] = part["change"].map({"as_released": "as released", **TITLES})
-    columns = [*METRICS, "absorption_null", "lam"]
-    means = part.groupby(["step", "change", "mode"], sort=False)[columns].mean().round(4)
-    return means.rename(index=MODES, level="mode")
-
-
-def waterfall(table: pd.DataFrame, metric: str, variant: str | None = None) -> Figure:
+def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) -> Figure:
     """One metric on the way from as released to corrected, a panel a mode; mean over the SAEs (of one variant)."""
     from plotly.subplots import make_subplots
-
-    from repro.base.theme import BLUE, GREY, VERMILION, caption
 
     part = table if variant is None else table[table["variant"] == variant]
     whole = levels(part, metric)
@@ -93,27 +41,22 @@ def waterfall(table: pd.DataFrame, metric: str, variant: str | None = None) -> F
             row=row,
             col=1,
         )
-        figure.update_xaxes(title_text=LABELS[metric], row=row, col=1)
+        figure.update_xaxes(title_text=label(metric), row=row, col=1)
         figure.update_yaxes(autorange="reversed", row=row, col=1)
     figure.update_layout(height=1080)
     of = f"{variant} SAEs" if variant else "SAEs"
     return caption(
         figure,
-        f"{LABELS[metric]} of the same {of} (mean over {len(whole.groupby(['variant', 'sparsity']))}) while the flaws "
+        f"{label(metric)} of the same {of} (mean over {len(whole.groupby(['variant', 'sparsity']))}) while the flaws "
         "of the released evaluation are put right one after the other, from top to bottom: the first three rows change "
         "what is read, the next three the codes, then how λ is found, and last the probes. Grey: both ends; blue: "
         "falls; red: rises.",
     )
 
 
-def order_figure(table: pd.DataFrame, metric: str, mode: str = "semi") -> Figure:
+def order_figure(table: DataFrame, metric: str, mode: str = "semi") -> Figure:
     """What each change does on the way, alone, and when it alone is missing: does the order matter?"""
-    from repro.base.theme import PALETTE, caption
-
-    part = effects(table, metric).loc[MODES[mode]]
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
+    part, figure = effects(table, metric).loc[MODES[mode]], blank()
     for color, symbol, name in zip(PALETTE, ("circle", "diamond-open", "square-open"), ROUTES.values()):
         if name in part:
             marker = {"color": color, "symbol": symbol, "size": 10}
@@ -127,108 +70,12 @@ def order_figure(table: pd.DataFrame, metric: str, mode: str = "semi") -> Figure
     )
 
 
-def paper_says() -> str:
-    """What the paper reports for BatchTopK before and after 30 steps, in a sentence, from data/paper.csv."""
-    from repro.sections.comparison.run import paper_numbers
-
-    rows = paper_numbers().set_index("id")
-    before, after = rows.loc["S3"], rows.loc["S4"]
-    dead = [f"{row['dead_rate']:.1%}".replace("%", "\N{NO-BREAK SPACE}%") for row in (before, after)]
-    return (
-        f"The paper's {before['subject']} goes from NMSE {before['NMSE']:.3f} with {dead[0]} dead latents to "
-        f"{after['NMSE']:.3f} with {dead[1]}."
-    )
-
-
-def findings(table: pd.DataFrame, metric: str = "NMSE") -> str:
-    """The path in sentences, every number from the table."""
-    whole = levels(table, metric)
-    n = len(whole.groupby(["variant", "sparsity"]))
-    out = [f"Mean over {n} SAE{'s' if n > 1 else ''}."]
-    for mode, name in (("amortized", "encoder's"), ("semi", "30-step")):
-        values = whole.xs(mode, level="mode").dropna().mean()
-        if values.empty or values.isna().all():
-            continue
-        changes = values.diff().dropna()
-        titles = list(TITLES.values())
-        largest = [c for c in changes.abs().nlargest(2).index if round(changes[c], 9)]
-        moved = " and ".join(f"“{titles[c - 1]}” ({changes[c]:+.3g})" for c in largest)
-        out.append(
-            f"The {name} {metric} goes from {values.iloc[0]:.3g} as released to {values.iloc[-1]:.3g} corrected"
-            + (f"; the largest changes on the way: {moved}." if moved else ".")
-        )
-    start, end = (whole[step].unstack("mode") for step in (whole.columns.min(), whole.columns.max()))
-    before, after = ((part["semi"] - part["amortized"]).round(9) for part in (start, end))
-    out.append(
-        f"What refinement does to it (30 steps minus encoder) is {before.mean():+.3g} as released and "
-        f"{after.mean():+.3g} corrected; it falls for {int((before < 0).sum())} and {int((after < 0).sum())} of {n} "
-        f"SAEs."
-    )
-    return " ".join(out)
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """Does the published drop of the error come from the evaluation? In sentences, by a stated rule.
-
-    Rule: it does, if 30 steps lower NMSE for most SAEs as released and for fewer than half corrected, also after least
-    squares on each code's support, which undoes what the L1 term shrinks; in part, if only the latter still falls for
-    most; it does not, if NMSE itself still falls for most; else it is open.
-    """
-    released, corrected = (_lowered(table, "NMSE", end) for end in (0, -1))
-    unshrunk = _lowered(table, "NMSE_refit", -1)
-    if released <= 0.5:
-        word = "Not settled"
-    elif corrected > 0.5:
-        word = "The drop of the error survives the corrected evaluation"
-    elif unshrunk > 0.5:
-        word = "The published drop of the error comes from the evaluation; a drop is left once shrinkage is undone"
-    else:
-        word = "The published drop of the error comes from the evaluation"
-    refitted = f"; after least squares on each code's support for {unshrunk:.0%}" if unshrunk == unshrunk else ""
-    return (
-        f"**{word}.** 30 steps lower NMSE for {released:.0%} of the SAEs as released and for {corrected:.0%} "
-        f"corrected, at the encoder's own L0{refitted}. (Rule: from the evaluation if most fall as released and fewer "
-        "than half corrected.)"
-    )
-
-
-def changes(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """What 30 steps change in a metric (30 steps − encoder) at both ends of the path: a row a seed and SAE."""
-    import pandas as pd
-
-    steps = {"as released": table["step"].min(), "corrected": table["step"].max()}
-    keys = ["seed", "variant", "sparsity"]
-    out = {}
-    for name, step in steps.items():
-        wide = table[table["step"] == step].pivot(index=keys, columns="mode", values=metric)
-        out[name] = (wide["semi"] - wide["amortized"]).round(9)
-    return pd.DataFrame(out)
-
-
-def seeds_summary(table: pd.DataFrame) -> pd.DataFrame:
-    """`changes` of every metric: mean over the SAEs of all seeds, Student's 95 % interval, and how many fall."""
-    import pandas as pd
-
-    from repro.sections.ledger import Effect
-
-    rows = []
-    for metric in [m for m in (*METRICS, "NMSE_refit") if m in table]:
-        for end, values in changes(table, metric).dropna(axis="columns", how="all").items():
-            falls = f"{int((values < 0).sum())} of {int(values.notna().sum())}"
-            rows.append({"metric": metric, "evaluation": end, "change": str(Effect.of(values)), "falls for": falls})
-    return pd.DataFrame(rows).set_index(["metric", "evaluation"])
-
-
-def seeds_figure(table: pd.DataFrame, metric: str = "NMSE") -> Figure:
+def seeds_figure(table: DataFrame, metric: str = "NMSE") -> Figure:
     """What 30 steps change in a metric, an SAE of a seed a mark, as released and corrected."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import BLUE, VERMILION, caption
-
-    found = changes(table, metric).reset_index()
-    figure = go.Figure()
+    differences = changes(table, metric).reset_index()
+    figure = blank()
     for end, color in (("as released", VERMILION), ("corrected", BLUE)):
-        part = found.dropna(subset=[end])
+        part = differences.dropna(subset=[end])
         figure.add_scatter(
             x=part[end],
             y=part["variant"],
@@ -238,18 +85,82 @@ def seeds_figure(table: pd.DataFrame, metric: str = "NMSE") -> Figure:
             hovertext=[f"{v} {s:g}, seed {n}" for v, s, n in zip(part["variant"], part["sparsity"], part["seed"])],
         )
     figure.add_vline(x=0, line_width=1)
-    figure.update_layout(xaxis_title=f"change of {LABELS.get(metric, metric)}, 30 steps − encoder")
+    figure.update_layout(xaxis_title=f"change of {label(metric)}, 30 steps − encoder")
     return caption(
         figure,
-        f"What 30 steps do to {LABELS.get(metric, metric)} of SAEs trained from {found['seed'].nunique()} seeds, a "
+        f"What 30 steps do to {label(metric)} of SAEs trained from {differences['seed'].nunique()} seeds, a "
         "mark an SAE: judged as released and corrected. Left of the line, refinement lowers it.",
     )
 
 
-def _lowered(table: pd.DataFrame, metric: str, end: int) -> float:
-    """Share of SAEs whose metric is lower after 30 steps than by the encoder, at one end of the path; NaN = unknown."""
-    if metric not in table:  # least squares is left out where codes have more than d nonzeros
-        return float("nan")
-    whole = levels(table, metric)
-    wide = whole[whole.columns[end]].unstack("mode")
-    return float((wide["semi"] < wide["amortized"]).mean())
+def grid_figure(grid: DataFrame) -> Figure:
+    """Nonzeros a token at each lambda of the released grid, and those of the certified optimum."""
+    figure = blank()
+    for (variant, sparsity), part in grid.groupby(["variant", "sparsity"], sort=False):
+        for column, dash, symbol in (("nonzeros", "solid", "circle"), ("optimum_nonzeros", "dot", "square-open")):
+            figure.add_scatter(
+                x=part["lam"],
+                y=part[column],
+                mode="lines+markers",
+                name=variant if column == "nonzeros" else "certified optimum",
+                line={"color": VARIANT_COLORS[variant], "dash": dash},
+                marker={"symbol": symbol},
+                hovertext=[f"{variant} {sparsity:g}, target {t * m:.0f}" for t, m in zip(part["target"], part["m"])],
+            )
+    marks = {"d, the most of any optimum": (grid["d"].iloc[0], "dash")}
+    marks["the encoders' mean L0"] = (grid["L0"].mean(), "dashdot")
+    for name, (value, dash) in marks.items():
+        line = {"color": GREY, "dash": dash, "width": 1}
+        figure.add_scatter(x=[grid["lam"].min(), grid["lam"].max()], y=[value] * 2, mode="lines", name=name, line=line)
+    legend_once(figure)
+    figure.update_xaxes(type="log", title_text="λ of the released grid", exponentformat="power")
+    figure.update_yaxes(type="log", title_text="nonzeros a token")
+    return caption(
+        figure,
+        "Every λ that the release can choose leaves codes far denser than the encoder's: solid, after its 100 steps; "
+        "dotted, the certified optimum at the same λ. Density was not matched, because no λ of the grid can match it.",
+    )
+
+
+def null_figure(table: DataFrame) -> Figure:
+    """Absorption against the firing rate of the latents that it reads, on the curve of independent latents."""
+    import torch
+
+    part, rate = ends(table), torch.linspace(0, 1, 101)
+    figure = mode_scatter(part, "absorption_rate", "absorption")
+    curve = {"name": "independent latents", "mode": "lines", "line": {"dash": "dash"}}
+    figure.add_scatter(x=rate.tolist(), y=null_curve(rate).tolist(), **curve)
+    low, high = (part[f"absorption_shuffled_{end}"] for end in ("low", "high"))
+    figure.add_scatter(
+        x=part["absorption_rate"],
+        y=(low + high) / 2,
+        mode="markers",
+        name="the same codes, shuffled",
+        marker={"color": GREY, "symbol": "line-ew-open", "size": 8},
+        error_y=interval((low + high) / 2, low, high),
+    )
+    figure.update_layout(xaxis_title="firing rate of main and auxiliary latents", yaxis_title="absorption")
+    return caption(
+        figure,
+        "Absorption of each SAE and kind of inference against how often the six latents that it reads fire. Grey "
+        "bars: 95 % range after shuffling each latent over the positives. Where bar and point meet, absorption says "
+        "how dense the codes are and no more; dense codes have little of it by arithmetic.",
+    )
+
+
+def dead_figure(table: DataFrame) -> Figure:
+    """Silent latents against those that the number of firings lets expect."""
+
+    def hover(rows: DataFrame) -> list[str]:
+        return [f"{name}, {fires:.0f} fire" for name, fires in zip(names_of(rows), rows["fires"])]
+
+    part = ends(table)
+    figure = mode_scatter(part, "dead_expected", "dead_rate", hover=hover)
+    diagonal(figure, 1.05 * float(part[["dead_expected", "dead_rate"]].max().max()), "explained by the budget")
+    figure.update_layout(xaxis_title="silent latents expected (share)", yaxis_title="measured (share)")
+    return caption(
+        figure,
+        "Latents that never fire on the evaluated tokens, against the share expected if as many firings were spread "
+        "as the real encoder spreads its own on training tokens. Below the line: inference wakes latents beyond what "
+        "its number of nonzeros explains.",
+    )

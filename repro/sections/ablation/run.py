@@ -27,11 +27,10 @@ from repro.metrics.names import MODES
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
+from repro.sections.types import DataFrame
 from repro.solvers import Lasso, solve
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from repro.activations.store import ActivationStore
     from repro.sae import SAE
 
@@ -53,7 +52,7 @@ def plan(everything: bool = True) -> Iterator[tuple[str, int, str, Rules]]:
             yield "undone", step, name, CORRECTED.but(name, False)
 
 
-def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[str] = ()) -> pd.DataFrame:
+def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[str] = ()) -> DataFrame:
     """Final SAEs under every rule, one row a mode; writes the tables `ablation` and `lambda_grid`.
 
     share: of the tokens of both protocols and of the labelled documents. per_variant: SAEs of each variant (0 = all).
@@ -67,7 +66,7 @@ def run(scale: Scale, share: float = 1.0, per_variant: int = 0, alone: Sequence[
     return save_table("ablation", scale, rows, seconds, **extra)
 
 
-def over_seeds(scale: Scale, seeds: int, share: float = 1.0, per_variant: int = 0) -> pd.DataFrame:
+def over_seeds(scale: Scale, seeds: int, share: float = 1.0, per_variant: int = 0) -> DataFrame:
     """The cumulative path of SAEs trained from several seeds, `scale.seed` first; writes the table `ablation_seeds`."""
     started, rows, key = time.perf_counter(), [], ""
     for seed in range(scale.seed, scale.seed + seeds):

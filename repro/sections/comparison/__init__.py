@@ -1,1 +1,6 @@
-"""Section 5: encoder, semi-amortized and optimum compared."""
+"""§5: one dictionary, three ways to its codes, under both protocols."""
+
+from repro.sections.comparison.claims import verdicts
+from repro.sections.comparison.figures import density_figure, figures
+from repro.sections.comparison.run import run
+from repro.sections.comparison.words import changes, findings, overview

@@ -1,1 +1,8 @@
-"""Controls of section 5: what a random dictionary, a random encoder, refitting and pursuit give."""
+"""§5.1: what a score gives away for free, and what refinement changes on other documents."""
+
+from repro.sections.comparison.run import run as run_comparison
+from repro.sections.controls.claims import verdicts
+from repro.sections.controls.documents import run_documents
+from repro.sections.controls.figures import controls_figure, documents_figure
+from repro.sections.controls.run import run
+from repro.sections.controls.words import documents_overview, overview

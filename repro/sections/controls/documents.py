@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,8 @@ from repro.codes import SparseCodes
 from repro.metrics.intervals import centred
 from repro.sections.scales import TRAJECTORIES, Scale
 from repro.sections.setup import prepare
-from repro.sections.tables import need_table, save_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
+from repro.sections.tables import save_table
+from repro.sections.types import DataFrame
 
 MODES = ("semi", "non", "pursuit")
 METRICS = ("NMSE", "dead_rate", "dense@0.1")
@@ -88,16 +85,14 @@ def draws(documents: int, n: int, seed: int) -> Tensor:
     return torch.from_numpy(np.concatenate([np.ones((1, documents), dtype=counts.dtype), counts]))
 
 
-def table(scale: str, recompute: bool = False, tokens: int = 8_000) -> pd.DataFrame:
-    """The stored table of a scale's trajectories (`config.TRAJECTORIES`), or computed anew on held-out tokens."""
-    if not recompute:
-        return need_table("documents", scale)
+def run_documents(scale: str, tokens: int = 8_000) -> DataFrame:
+    """The SAEs of a scale's `TRAJECTORIES` on held-out documents; writes the table `documents`."""
     if scale not in TRAJECTORIES:
         raise BadInput(f"No SAEs are set up for scale '{scale}'; there are {', '.join(TRAJECTORIES)}.")
-    return run(TRAJECTORIES[scale], tokens)
+    return resampled(TRAJECTORIES[scale], tokens)
 
 
-def run(scale: Scale, tokens: int) -> pd.DataFrame:
+def resampled(scale: Scale, tokens: int) -> DataFrame:
     """A row a trained SAE, mode and metric, and a row over all SAEs: encoder, refined, difference and its interval.
 
     SAEs whose encoder uses more latents than a quarter of the dimensions are left out.
@@ -109,17 +104,17 @@ def run(scale: Scale, tokens: int) -> pd.DataFrame:
     ready = prepare(scale)
     x, docs = held_out(ready, scale, tokens)
     weights = draws(int(docs.max()) + 1, DRAWS, scale.seed)
-    kept: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]] = []
+    saes: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]] = []
     for final in tqdm(ready.finals(), desc="documents", unit="SAE"):
         sae = load_sae(final["path"]).to(ready.device)
         sample = x[spread(len(x), SAMPLE)].to(ready.device)
         if float(sae.encode_sparse(sample).l0.double().mean()) > DENSEST * sae.config.d:
             continue
-        found = {mode: sums.values(weights) for mode, sums in by_mode(sae, x, docs, scale.tol).items()}
-        kept.append(({k: final[k] for k in ("variant", "trainer", "sparsity")}, found))
+        values = {mode: sums.values(weights) for mode, sums in by_mode(sae, x, docs, scale.tol).items()}
+        saes.append(({k: final[k] for k in ("variant", "trainer", "sparsity")}, values))
     facts = {"tokens": len(x), "documents": weights.shape[1]}
-    rows = [row | facts for who, found in kept for row in differences(who, found)]
-    rows += [row | facts for row in over_saes([found for _, found in kept], scale.seed)]
+    rows = [row | facts for sae, values in saes for row in differences(sae, values)]
+    rows += [row | facts for row in over_saes([values for _, values in saes], scale.seed)]
     return save_table("documents", scale, rows, time.perf_counter() - started, draws=DRAWS)
 
 
@@ -164,9 +159,8 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
             rows = rows.to(device)
             if mode == "pursuit":
                 k = min(max(1, round(target)), sae.config.m)
-                found = pursuit(sae.target(rows), sae.W_dec.detach(), k)
-                codes.append(found)
-                hats.append(sae.decode(found, rows))
+                codes.append(pursuit(sae.target(rows), sae.W_dec.detach(), k))
+                hats.append(sae.decode(codes[-1], rows))
             else:
                 result = infer(sae, rows, mode, lam=lam, tol=tol, gap=False, shared=shared)
                 codes.append(result.codes)
@@ -175,30 +169,30 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
     return out
 
 
-def differences(who: dict[str, Any], found: dict[str, dict[str, Tensor]]) -> list[dict[str, Any]]:
+def differences(sae: dict[str, Any], values: dict[str, dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Rows of one SAE: each mode against its encoder on the same resampled documents."""
     rows = []
-    for mode in (m for m in MODES if m in found):
+    for mode in (m for m in MODES if m in values):
         for metric in METRICS:
-            a, b = found["amortized"][metric], found[mode][metric]
+            a, b = values["amortized"][metric], values[mode][metric]
             low, high = centred((b - a)[1:], float(b[0] - a[0]))
-            row = {**who, "mode": mode, "metric": metric, "encoder": float(a[0]), "refined": float(b[0])}
+            row = {**sae, "mode": mode, "metric": metric, "encoder": float(a[0]), "refined": float(b[0])}
             row |= {"difference": float(b[0] - a[0]), "low": low, "high": high, "saes": 1}
-            rows.append(row | {"L0_encoder": float(found["amortized"]["L0"][0]), "L0": float(found[mode]["L0"][0])})
+            rows.append(row | {"L0_encoder": float(values["amortized"]["L0"][0]), "L0": float(values[mode]["L0"][0])})
     return rows
 
 
-def over_saes(found: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict[str, Any]]:
+def over_saes(saes: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict[str, Any]]:
     """Rows over all SAEs: the mean difference, resampling documents and then SAEs."""
     rng = np.random.default_rng(seed + 1)
     rows = []
     for mode in MODES:
-        both = [f for f in found if mode in f]
+        both = [values for values in saes if mode in values]
         if len(both) < 2:
             continue
         pick = rng.integers(0, len(both), (DRAWS, len(both)))
         for metric in METRICS:
-            a, b = (torch.stack([f[name][metric] for f in both]).numpy() for name in ("amortized", mode))
+            a, b = (torch.stack([values[name][metric] for values in both]).numpy() for name in ("amortized", mode))
             change = b - a  # [SAEs, 1 + DRAWS]
             drawn = change[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)
             estimate = float(change[:, 0].mean())
@@ -207,45 +201,3 @@ def over_saes(found: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict
             row |= {"refined": float(b[:, 0].mean()), "difference": estimate}
             rows.append(row | {"low": low, "high": high, "saes": len(both)})
     return rows
-
-
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows over all SAEs, and how many SAEs change beyond doubt by themselves."""
-    whole = table[table["variant"] == ALL].set_index(["metric", "mode"])
-    alone = table[table["variant"] != ALL]
-    keys = [alone["metric"], alone["mode"]]
-    whole = whole.assign(lowered=(alone["high"] < 0).groupby(keys).sum(), raised=(alone["low"] > 0).groupby(keys).sum())
-    columns = ["encoder", "refined", "difference", "low", "high", "saes", "lowered", "raised", "documents", "tokens"]
-    return whole[columns].round(4)
-
-
-def figure(table: pd.DataFrame, metric: str) -> Figure:
-    """The difference that each mode makes to each SAE, with intervals over documents, against the encoder's L0."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import AMBER, BLUE, GREEN, caption, interval
-    from repro.sections.comparison.run import LABELS
-
-    colors = dict(zip(MODES, (AMBER, BLUE, GREEN), strict=True))
-    drawn = go.Figure()
-    part = table[(table["metric"] == metric) & (table["variant"] != ALL)]
-    for mode, rows in part.groupby("mode", sort=False):
-        drawn.add_trace(
-            go.Scatter(
-                x=rows["L0_encoder"].round(2),
-                y=rows["difference"].round(4),
-                error_y=interval(rows["difference"], rows["low"], rows["high"]),
-                mode="markers",
-                name=str(mode),
-                marker={"color": colors[str(mode)], "size": 6},
-                hovertext=[f"{v} {s:g}" for v, s in zip(rows["variant"], rows["sparsity"])],
-            )
-        )
-    drawn.add_hline(y=0, line_width=1)
-    drawn.update_xaxes(type="log", title_text="L0 of the encoder")
-    drawn.update_yaxes(title_text=f"{LABELS.get(metric, metric)}: refined − encoder")
-    return caption(
-        drawn,
-        f"What refinement does to {LABELS.get(metric, metric)} at the encoder's own L0, an SAE a column of points; "
-        "bars are 95 % intervals over resampled documents. Below the line is better.",
-    )

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro.base.theme import BLUE, GREY, MODE_COLORS, VERMILION, caption
 from repro.inference import MODES
 from repro.sections.explorer.session import MODE_NAMES, Explorer, State, steps_to
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
+from repro.sections.types import DataFrame, Figure
 
 LATENTS = 24  # bars of a figure; the rest is counted in the axis title
 DUAL_FILL = "rgba(106,112,104,0.18)"
@@ -40,7 +37,7 @@ def legend_names(state: State) -> dict[str, str]:
     return MODE_NAMES | {"semi": f"{state.steps} {state.solver.upper()} {step}"}
 
 
-def code_traces(explorer: Explorer, state: State, latents: list[int], table: pd.DataFrame) -> list[dict[str, Any]]:
+def code_traces(explorer: Explorer, state: State, latents: list[int], table: DataFrame) -> list[dict[str, Any]]:
     """A bar trace a mode over the given latents; the hover names each latent by the tokens that activate it."""
     names = legend_names(state)
     hover = [plain(explorer.library.words(j) or "never fires") for j in latents]
@@ -74,7 +71,7 @@ def code_figure(explorer: Explorer, state: State, token: int) -> Figure:
     return caption(figure, "Which latents fire, and how strongly.", f"Codes of the token “{words}” under three modes.")
 
 
-def descent_traces(table: pd.DataFrame, optimum: float, steps: int) -> list[dict[str, Any]]:
+def descent_traces(table: DataFrame, optimum: float, steps: int) -> list[dict[str, Any]]:
     """Dual and primal with the space between them, the optimum, and where `steps` is."""
     x = [position(s) for s in table["step"]]
     at = table[table["step"] <= steps].iloc[-1]

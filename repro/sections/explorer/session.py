@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +21,9 @@ from repro.inference import MODES, SEMI_STEPS, calibrate_lambda, spread
 from repro.metrics.gap import bracket
 from repro.sae import SAE
 from repro.sections.explorer.names import Library
+from repro.sections.types import DataFrame
 from repro.solvers import SOLVERS, Lasso, Solution, solve
 from repro.solvers.objective import certify
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 MODE_NAMES = {"amortized": "encoder", "semi": "steps", "non": "optimum"}
 DESCENTS = ("ista", "fista")
@@ -72,7 +70,7 @@ class State:
         J = self.objective[mode]
         return torch.where(J > 0, self.upper[mode] / J, 0.0).clamp(0, 1)
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self) -> DataFrame:
         """Means over the counted tokens, a row a mode: L0, NMSE, objective, gap, gap as a share of the objective."""
         import pandas as pd
 
@@ -89,7 +87,7 @@ class State:
         }
         return pd.DataFrame(rows).T
 
-    def table(self, token: int) -> pd.DataFrame:
+    def table(self, token: int) -> DataFrame:
         """Codes of one token, a row a latent that any mode uses, largest optimum first; columns are the modes."""
         import pandas as pd
 
@@ -193,7 +191,7 @@ class Explorer:
     @torch.no_grad()
     def descent(
         self, reading: Reading, token: int, lam: float, marks: Sequence[int], solver: str = "ista"
-    ) -> tuple[pd.DataFrame, dict[int, SparseCodes]]:
+    ) -> tuple[DataFrame, dict[int, SparseCodes]]:
         """One token's way from the encoder's code: (certificates by step, codes by step), at the steps in `marks`.
 
         Columns: step, primal J(z), dual (the best value proven so far, at most J*), gap = primal - dual.

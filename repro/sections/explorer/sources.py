@@ -1,4 +1,4 @@
-"""What the explorer opens at a scale: its SAEs (or your own), its language model, its text, a few examples."""
+"""The sources of the explorer at a scale: its SAEs (or your own), its language model, its text, a few examples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from repro.base.errors import BadInput, nearest
 from repro.checkpoints import load_sae
 from repro.sections.explorer.session import Explorer
 from repro.sections.scales import Scale
-from repro.sections.setup import Prepared
+from repro.sections.setup import prepare
 
 if TYPE_CHECKING:
     from repro.sections.explorer.app import App
@@ -51,11 +51,12 @@ class Sources:
         return App(self.saes, self.texts, self.loaded, self.rows, folder)
 
 
-def open_sources(scale: Scale, ready: Prepared, checkpoint: str = "") -> Sources:
+def open_sources(scale: Scale, checkpoint: str = "") -> Sources:
     """The final SAEs of a scale, and before them your own checkpoint where one is given.
 
     The texts are read at the layer of the scale's activations, so an SAE of another layer is refused when it is opened.
     """
+    ready = prepare(scale)
     store = ready.rows.store
     loaded = load_model(ModelConfig(name=scale.model, layer_index=store.meta.get("layer", scale.layer)), ready.device)
     saes = {YOURS: checkpoint} if checkpoint else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from repro.base.theme import MODE_COLORS, caption
 from repro.inference import MODES
@@ -19,9 +19,7 @@ from repro.sections.explorer.figures import (
     visible,
 )
 from repro.sections.explorer.session import MODE_NAMES, Explorer, State, steps_to
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+from repro.sections.types import Figure
 
 LAST = 200  # steps that are followed
 FEWER = 12  # bars of a token where a figure holds many tokens

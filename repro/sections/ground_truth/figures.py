@@ -1,20 +1,15 @@
-"""Ground truth read from its table: is it the inference or the dictionary? Effects paired by seed, figures, words."""
+"""Figures of the ground truth: each score by way to codes, under the true and the learned dictionary."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from repro.base.theme import BLUE, VERMILION, caption, interval
+from repro.sections.effects import Effect
+from repro.sections.figures import legend_once
+from repro.sections.types import DataFrame, Figure
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
-
-    from repro.sections.ledger import Effect
-
-SCORES = ("support_F1", "MCC_codes", "NMSE")
 LABELS = {
     "support_F1": "support F1 (higher is better)",
     "MCC_codes": "MCC of codes (higher is better)",
-    "MCC_dictionary": "MCC of the dictionary (higher is better)",
     "NMSE": "NMSE (lower is better)",
 }
 WAYS = {
@@ -26,106 +21,34 @@ WAYS = {
 }
 
 
-def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over seeds with the half width of a 95 % t interval, a row a problem, dictionary and way."""
-    columns = ["MCC_dictionary", "support_F1", "MCC_codes", "NMSE", "L0"]
-    groups = table.rename(columns={"way": "codes by"}).groupby(["problem", "dictionary", "codes by"], sort=False)
-    return groups[columns].agg(_mean_and_half)
+def figures(table: DataFrame) -> dict[str, Figure]:
+    """All figures of the section by name."""
+    return {score: score_figure(table, score) for score in LABELS}
 
 
-def _mean_and_half(values: pd.Series) -> str:
-    effect = _effect(values)
-    return f"{effect.value:.3f}" + (f" ± {effect.high - effect.value:.3f}" if effect.high == effect.high else "")
-
-
-def _effect(values: pd.Series) -> Effect:
-    from repro.sections.ledger import Effect
-
-    return Effect.of(values.to_numpy())
-
-
-def effects(table: pd.DataFrame, score: str = "support_F1") -> pd.DataFrame:
-    """What better inference and a better dictionary each change, paired by seed, with 95 % t intervals.
-
-    inference: the K largest codes of the certified optimum minus those of the encoder. dictionary: the true one minus
-    the learned one. Each with the other one as it is and as it should be.
-    """
-    import pandas as pd
-
-    rows = []
-    for problem, part in table.groupby("problem", sort=False):
-        wide = part.set_index(["seed", "dictionary", "way"])[score].unstack(["dictionary", "way"])
-        pairs = {
-            "inference (learned dictionary)": wide["learned", "certified_k"] - wide["learned", "encoder"],
-            "inference (true dictionary)": wide["true", "certified_k"] - wide["true", "encoder"],
-            "dictionary (certified optimum)": wide["true", "certified_k"] - wide["learned", "certified_k"],
-            "dictionary (encoder)": wide["true", "encoder"] - wide["learned", "encoder"],
-        }
-        for name, values in pairs.items():
-            e = _effect(values.dropna())
-            rows.append(
-                {"problem": problem, "exchange": name, "effect": e.value, "low": e.low, "high": e.high, "n": e.n}
-            )
-    return pd.DataFrame(rows)
-
-
-def findings(table: pd.DataFrame) -> str:
-    """Is it the inference or the dictionary? A sentence a problem, every number and the answer from the table.
-
-    Rule: the larger effect on support F1 with the learned dictionary in hand, if its interval excludes the other's
-    estimate; else it is open.
-    """
-    out = []
-    for problem, part in effects(table).groupby("problem", sort=False):
-        part = part.set_index("exchange")
-        a, b = part.loc["inference (learned dictionary)"], part.loc["dictionary (certified optimum)"]
-        larger, other = (a, b) if a["effect"] > b["effect"] else (b, a)
-        settled = larger["low"] == larger["low"] and larger["low"] > other["effect"]
-        word = ("the inference" if larger is a else "the dictionary") if settled else "not settled"
-        out.append(
-            f"**{problem}: {word}.** With the learned dictionary, certified codes instead of the encoder's change "
-            f"support F1 by {_shown(a)}; the true dictionary instead of the learned one, both certified, by "
-            f"{_shown(b)}."
-        )
-    return " ".join(out) + (
-        " (Rule: the larger of the two effects, if its interval lies above the other's estimate; "
-        f"{int(effects(table)['n'].max())} seeds.)"
-    )
-
-
-def _shown(row: pd.Series) -> str:
-    text = f"{row['effect']:+.3f}"
-    return text + (f" [{row['low']:+.3f}, {row['high']:+.3f}]" if row["low"] == row["low"] else "")
-
-
-def score_figure(table: pd.DataFrame, score: str) -> Figure:
+def score_figure(table: DataFrame, score: str) -> Figure:
     """One score for every way to codes, with the true and the learned dictionary, a panel a problem; 95 % intervals."""
     from plotly.subplots import make_subplots
-
-    from repro.base.theme import BLUE, VERMILION, caption, interval
 
     problems = list(dict.fromkeys(table["problem"]))
     figure = make_subplots(rows=len(problems), cols=1, subplot_titles=problems, vertical_spacing=0.2)
     for row, problem in enumerate(problems, 1):
         for name, color, symbol in (("true", BLUE, "square"), ("learned", VERMILION, "circle")):
             part = table[(table["problem"] == problem) & (table["dictionary"] == name)]
-            found = {way: _effect(part[part["way"] == way][score].dropna()) for way in WAYS}
-            value = [e.value for e in found.values()]
-            low, high = ([getattr(e, end) for e in found.values()] for end in ("low", "high"))
-            known = [l == l for l in low]
+            effects = [Effect.of(part[part["way"] == way][score]) for way in WAYS]
+            value, low, high = ([getattr(e, end) for e in effects] for end in ("value", "low", "high"))
             figure.add_scatter(
                 x=list(WAYS.values()),
                 y=value,
                 mode="markers",
                 name=f"{name} dictionary",
-                legendgroup=name,
-                showlegend=row == 1,
                 marker={"color": color, "symbol": symbol, "size": 11},
-                error_y=interval(value, low, high) if all(known) else None,
+                error_y=None if any(l != l for l in low) else interval(value, low, high),
                 row=row,
                 col=1,
             )
         figure.update_yaxes(title_text=LABELS[score], row=row, col=1, type="log" if score == "NMSE" else "linear")
+    legend_once(figure)
     figure.update_annotations(x=0, xanchor="left")
     figure.update_layout(height=330 * len(problems) + 100, margin={"t": 90})
     return caption(
@@ -134,36 +57,3 @@ def score_figure(table: pd.DataFrame, score: str) -> Figure:
         "Blue: the true dictionary, whose encoder is the best linear one; red: what training found. A distance along a "
         "row is the price of inference, between the colours the price of the dictionary.",
     )
-
-
-def figures(table: pd.DataFrame) -> dict[str, Figure]:
-    """All figures of the section by name."""
-    return {score: score_figure(table, score) for score in SCORES}
-
-
-def against_others(table: pd.DataFrame) -> str:
-    """Beside the published numbers of the same kind of test, in sentences; ours from the table."""
-    mean = table.groupby(["problem", "dictionary", "way"])["MCC_codes"].mean()
-    ours = "; ".join(
-        f"{problem}: {mean[problem, 'learned', 'encoder']:.3f} by the encoder, "
-        f"{mean[problem, 'learned', 'certified_k']:.3f} certified, with the true dictionary "
-        f"{mean[problem, 'true', 'certified_k']:.3f}"
-        for problem in dict.fromkeys(table["problem"])
-    )
-    theirs = "; ".join(
-        f"{n:,} sources: {row['encoder']:.3f} and {row['optimised']:.3f}" for n, row in PUBLISHED.items()
-    )
-    return (
-        f"MCC of codes here, {ours}. Barin-Pacela et al. (out of distribution, a Top-K SAE's encoder and FISTA on its "
-        f"dictionary): {theirs}; with the true dictionary {ORACLE:.3f} at 1,000. The amortization paper itself reports "
-        "nothing with a known truth."
-    )
-
-
-PUBLISHED = {
-    100: {"encoder": 0.705, "optimised": 0.865},
-    1000: {"encoder": 0.191, "optimised": 0.193},
-    10000: {"encoder": 0.498, "optimised": 0.354},
-}
-"""MCC of arXiv 2603.28744, by number of sources."""
-ORACLE = 0.993

@@ -1,4 +1,4 @@
-"""Where the truth is known: sparse codes of a known dictionary, found by encoder, steps, optimum and pursuit."""
+"""Ground truth computed: problems with known codes, both dictionaries, and scores of what each inference finds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,10 +22,8 @@ from repro.metrics import Reconstruction
 from repro.sae import SAE, TopK
 from repro.sections.scales import Scale
 from repro.sections.tables import save_table
+from repro.sections.types import DataFrame
 from repro.solvers import pursuit
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 TRAIN_ROWS, MOST_STEPS = 100_000, 4_000
 WAYS = ("encoder", "semi", "certified", "certified_k", "pursuit")
@@ -70,7 +68,7 @@ PROBLEMS = (Problem(), Problem(256, 64, 6))
 """O'Neill, Gumran and Klindt (2025): 16 sources in 8 dimensions; and a larger one in superposition."""
 
 
-def run(scale: Scale, seeds: int = 3, problems: Sequence[Problem] = PROBLEMS) -> pd.DataFrame:
+def run(scale: Scale, seeds: int = 3, problems: Sequence[Problem] = PROBLEMS) -> DataFrame:
     """Every problem x seed x dictionary (true, learned) x way to codes, one row each; writes table `ground_truth`.
 
     A seed draws dictionary, codes and initial weights anew. Training takes five times the steps of the scale, at most

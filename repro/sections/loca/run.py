@@ -18,11 +18,10 @@ from repro.loca.variance import angular_variance, corrected_variance, group, gro
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
+from repro.sections.types import DataFrame
 from repro.training.recipe import Job, Recipe
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from repro.sae import SAE
 
 BATCHES, BATCH = 32, 2048  # what angular variance is measured on; the paper: at most 200 batches
@@ -54,7 +53,7 @@ FORMS: dict[str, Form] = {
 LABELS = {name: form.label for name, form in FORMS.items()} | {"as_released": "LocA, as released"}
 
 
-def latents(scale: Scale) -> pd.DataFrame:
+def latents(scale: Scale) -> DataFrame:
     """Angular variance of every latent of the sparsest Top-K SAE by both rules, with its firing rate and group."""
     started = time.perf_counter()
     ready = prepare(scale)
@@ -86,7 +85,7 @@ def run(
     seeds: tuple[int, ...] | None = None,
     ks: tuple[int, ...] | None = None,
     fine_tune_steps: int | None = None,
-) -> pd.DataFrame:
+) -> DataFrame:
     """Every form x k x seed: amortized metrics, corrected protocol; as_released also under its own.
 
     seeds: of weights, data order and random groups; three on tiny and small, one elsewhere, if not given. ks: the

@@ -1,20 +1,16 @@
-"""Faults: what the fault suite counted (data/bench/faults.csv), as a table, a figure and sentences."""
+"""Faults: what the fault suite counted (data/bench/faults.csv), as a table and sentences."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from repro.base.files import repo_root
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
+from repro.sections.types import DataFrame
 
 ENDS = {"right": "ended right", "refused": "refused in one sentence", "failed": "neither"}
 
 
-def table(folder: Path | None = None) -> pd.DataFrame | None:
+def table(folder: Path | None = None) -> DataFrame | None:
     """Cases by family and how they ended, from data/bench/faults.csv; None where there is no file."""
     import pandas as pd
 
@@ -25,7 +21,7 @@ def table(folder: Path | None = None) -> pd.DataFrame | None:
     return found.set_index("family")[["cases", *ENDS, "date", "commit"]].rename(columns=ENDS)
 
 
-def findings(found: pd.DataFrame) -> str:
+def findings(found: DataFrame) -> str:
     """The sums in a sentence, with every number from the table."""
     killed = found[found.index.str.startswith("kill -9")]
     commands = ", ".join(name.removeprefix("kill -9 of ") for name in killed.index)
@@ -40,24 +36,3 @@ def findings(found: pd.DataFrame) -> str:
             f"{int(killed[ENDS['right']].sum())} ended in the files of an undisturbed run when they were started again."
         )
     return " ".join(parts)
-
-
-def figure(found: pd.DataFrame) -> Figure:
-    """A bar a family, by how its cases ended; the axis is logarithmic, for families of 3 and of 600 cases."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import PALETTE, caption
-
-    fig = go.Figure()
-    for color, name in zip(PALETTE, (ENDS["right"], ENDS["refused"], ENDS["failed"])):
-        part = found[found[name] > 0]
-        if len(part):
-            fig.add_bar(y=part.index, x=part[name], name=name, orientation="h", marker_color=color)
-    fig.update_layout(
-        barmode="group",
-        xaxis={"title": "cases", "type": "log"},
-        yaxis={"automargin": True, "categoryorder": "array", "categoryarray": list(found.index)[::-1]},
-        height=120 + 34 * len(found),
-    )
-    words = "Every family of faults, and how its cases ended: in the right files and numbers, or refused in a sentence."
-    return caption(fig, words, f"Bars of the number of cases in {len(found)} families of faults, by how they ended.")

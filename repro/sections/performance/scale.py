@@ -5,17 +5,13 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from repro.base.memory import sae_bytes
 from repro.sections.performance.timings import bench, facts
 from repro.sections.scales import SCALES
 from repro.sections.setup import LABELLED_LENGTH
 from repro.sections.tables import about, need_table
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
+from repro.sections.types import DataFrame, Series
 
 SEEDS = 3
 WORKERS = (1, 8, 64)
@@ -44,7 +40,7 @@ GRIDS = (
 )
 
 
-def costs(scale: str = "small") -> pd.DataFrame:
+def costs(scale: str = "small") -> DataFrame:
     """Seconds a token and GFLOP a second of each protocol and mode: medians over the SAEs of a committed comparison.
 
     `seconds_per_gflop` is the time of a row over 4 d m FLOP a token, one product with the dictionary and one back:
@@ -59,7 +55,7 @@ def costs(scale: str = "small") -> pd.DataFrame:
     return found.assign(rows=grouped.size()).reset_index()
 
 
-def check(scale: str = "small", other: str = "tiny") -> pd.DataFrame:
+def check(scale: str = "small", other: str = "tiny") -> DataFrame:
     """The rule on shapes that were measured too: ms a token at another scale predicted from `scale`, and measured."""
     ours, theirs = costs(scale), costs(other)
     both = theirs.merge(ours[["protocol", "mode", "seconds_per_gflop"]], on=["protocol", "mode"], suffixes=("", "_of"))
@@ -76,7 +72,7 @@ def check(scale: str = "small", other: str = "tiny") -> pd.DataFrame:
     return out.assign(predicted_over_measured=out["predicted"] / out["ms_per_token"]).round(3)
 
 
-def plan(scale: str = "small", grids: tuple[Grid, ...] = GRIDS, seeds: int = SEEDS) -> pd.DataFrame:
+def plan(scale: str = "small", grids: tuple[Grid, ...] = GRIDS, seeds: int = SEEDS) -> DataFrame:
     """A row a grid and number of workers: hours, GiB a worker, and what goes over the network.
 
     Every task reads its checkpoint, every worker the activations of all tokens and labelled documents once.
@@ -187,7 +183,7 @@ def page(scale: str = "small") -> str:
     )
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def _markdown(table: DataFrame) -> str:
     cells = [table.columns, ["---"] * table.shape[1], *table.itertuples(index=False)]
     return "\n".join("| " + " | ".join(map(_cell, row)) + " |" for row in cells)
 
@@ -198,27 +194,11 @@ def _cell(value: object) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def figure(scale: str = "small") -> Figure:
-    """Hours against workers, a line a grid."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import PALETTE, caption
-
-    drawn = go.Figure()
-    for i, (grid, part) in enumerate(plan(scale).groupby("grid", sort=False)):
-        style = {"color": PALETTE[i % len(PALETTE)]}
-        name = str(grid).partition(" (")[0]
-        drawn.add_trace(go.Scatter(x=part["workers"], y=part["hours"], mode="lines+markers", name=name, line=style))
-    drawn.update_xaxes(type="log", title_text="workers", tickvals=list(WORKERS))
-    drawn.update_yaxes(type="log", title_text="hours")
-    return caption(drawn, "Hours until the last task ends, planned from measured rows; a task is never divided.")
-
-
-def _on_cpu(table: pd.DataFrame) -> pd.Series:
+def _on_cpu(table: DataFrame) -> Series:
     return table["device"].str.contains("threads")
 
 
-def _stack(parts: list[pd.DataFrame]) -> pd.DataFrame:
+def _stack(parts: list[DataFrame]) -> DataFrame:
     import pandas as pd
 
     return pd.concat(parts, ignore_index=True)

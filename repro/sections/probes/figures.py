@@ -1,61 +1,36 @@
-"""Probes read from their tables: every number in one table, and the figures."""
+"""Figures of the probes: scores by label and inference, refinement's changes, absorption's null, and signs."""
 
 from __future__ import annotations
 
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    import pandas as pd
-    from plotly.graph_objects import Figure
+from repro.base import theme
+from repro.base.theme import GREY, MODE_COLORS, MODE_SYMBOLS, caption, interval
+from repro.sections.figures import blank, diagonal
+from repro.sections.probes.words import BASELINES, LABELS, METRICS, MODES, corrected, labels_of
+from repro.sections.types import DataFrame, Figure
 
-LABELS = {
-    "topic": "topic",
-    "source": "source of the text",
-    "lexfile": "lexicographer class",
-    "pos": "part of speech",
-    "letter": "first letter",
-    "norm": "norm above median (released)",
+MARKS = {
+    "F1_always": ("line-ns-open", "GREY"),
+    "F1@1_direction": ("x-thin-open", "PINK"),
+    "F1@1_random": ("cross-thin-open", "VIOLET"),
+    "F1_dense": ("line-ns-open", "GREEN"),
 }
-MODES = {
-    "amortized": "encoder",
-    "semi": "30 steps",
-    "non": "certified optimum",
-    "random_encoder": "random encoder",
-}
-METRICS = {
-    "F1@1": "F1 with one latent",
-    "dF1": "ΔF1 = F1@2 − F1@1",
-    "absorption": "absorption (share of positives)",
-    "excess": "absorption − what density alone gives",
-}
-BASELINES = {
-    "F1_always": ("always yes", "line-ns-open", "GREY"),
-    "F1@1_direction": ("a random direction", "x-thin-open", "PINK"),
-    "F1@1_random": ("a random latent", "cross-thin-open", "VIOLET"),
-    "F1_dense": ("dense linear probe", "line-ns-open", "GREEN"),
-}
+"""Symbol and colour of each of BASELINES."""
 
 
-def overview(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean over SAEs by label and mode, with what each label gives away for nothing."""
-    columns = ["classes", "rows", "L0", "F1@1", "F1@2", "dF1", "absorption", "absorption_null", "anticorrelated"]
-    columns += ["F1_majority", *BASELINES]
-    groups = table.dropna(subset=["F1@1"]).groupby(["protocol", "label", "mode"], sort=False)
-    return groups[columns].mean().round(3)
-
-
-def corrected(table: pd.DataFrame) -> pd.DataFrame:
-    """Rows of held-out probes."""
-    part: pd.DataFrame = table[(table["protocol"] == "corrected") & table["F1@1"].notna()]
-    return part
-
-
-def labels_of(table: pd.DataFrame) -> list[str]:
-    """Labels that a table has, in the order of LABELS."""
-    return [label for label in LABELS if label in set(table["label"])]
+def figures(table: DataFrame, means: DataFrame, classes: DataFrame) -> dict[str, Figure]:
+    """All figures of the section by name."""
+    return {
+        "F1@1": f1_figure(table, means),
+        "dF1": mean_figure(means, "dF1"),
+        "null": null_figure(table),
+        "signs": sign_figure(classes),
+        **{f"change_{metric}": change_figure(means, metric) for metric in ("dF1", "absorption", "excess")},
+    }
 
 
 def _rows(labels: list[str], mode: str | None = None) -> np.ndarray:
@@ -72,15 +47,11 @@ def _axis(figure: Figure, labels: list[str], title: str) -> None:
 
 
 def _style(mode: str, size: int = 10) -> dict[str, Any]:
-    from repro.base.theme import GREY, MODE_COLORS, MODE_SYMBOLS
-
     return {"color": MODE_COLORS.get(mode, GREY), "symbol": MODE_SYMBOLS.get(mode, "star"), "size": size}
 
 
-def _mean_traces(figure: Figure, means: pd.DataFrame, labels: list[str], metric: str, value: str) -> None:
+def _mean_traces(figure: Figure, means: DataFrame, labels: list[str], metric: str, value: str) -> None:
     """A marker with its interval for each mode and label; value: "value" or "change"."""
-    from repro.base.theme import interval
-
     for mode, name in MODES.items():
         part = means[(means["mode"] == mode) & (means["metric"] == metric)].set_index("label").reindex(labels)
         if (value == "change" and mode == "amortized") or part[value].isna().all():
@@ -95,19 +66,15 @@ def _mean_traces(figure: Figure, means: pd.DataFrame, labels: list[str], metric:
         )
 
 
-def f1_figure(table: pd.DataFrame, means: pd.DataFrame) -> Figure:
+def f1_figure(table: DataFrame, means: DataFrame) -> Figure:
     """F1@1 by label and mode, with intervals, beside the baselines of each label."""
-    import plotly.graph_objects as go
-
-    from repro.base import theme
-
-    table, figure = corrected(table), go.Figure()
+    table, figure = corrected(table), blank()
     labels = labels_of(table)
     _mean_traces(figure, means, labels, "F1@1", "value")
-    known = table.groupby("label")[list(BASELINES)].mean().reindex(labels)
-    for column, (name, symbol, color) in BASELINES.items():
+    means_of = table.groupby("label")[list(BASELINES)].mean().reindex(labels)
+    for column, (symbol, color) in MARKS.items():
         marker = {"symbol": symbol, "size": 16, "line": {"width": 2.5}, "color": getattr(theme, color)}
-        figure.add_scatter(x=known[column], y=_rows(labels), mode="markers", name=name, marker=marker)
+        figure.add_scatter(x=means_of[column], y=_rows(labels), mode="markers", name=BASELINES[column], marker=marker)
     _axis(figure, labels, "F1 on held-out documents, one latent, mean over classes and SAEs")
     figure.update_xaxes(range=[0, 1])
     return theme.caption(
@@ -118,13 +85,9 @@ def f1_figure(table: pd.DataFrame, means: pd.DataFrame) -> Figure:
     )
 
 
-def mean_figure(means: pd.DataFrame, metric: str) -> Figure:
+def mean_figure(means: DataFrame, metric: str) -> Figure:
     """One metric by label and mode, with intervals."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import caption
-
-    figure, labels = go.Figure(), labels_of(means)
+    figure, labels = blank(), labels_of(means)
     _mean_traces(figure, means, labels, metric, "value")
     figure.add_vline(x=0, line_dash="dash", line_width=1)
     _axis(figure, labels, METRICS[metric])
@@ -133,14 +96,10 @@ def mean_figure(means: pd.DataFrame, metric: str) -> Figure:
     )
 
 
-def change_figure(means: pd.DataFrame, metric: str) -> Figure:
+def change_figure(means: DataFrame, metric: str) -> Figure:
     """What refinement changes in a metric, label by label, paired by SAE and document."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import caption
-
     means = means[means["mode"] != "random_encoder"]
-    figure, labels = go.Figure(), labels_of(means)
+    figure, labels = blank(), labels_of(means)
     _mean_traces(figure, means, labels, metric, "change")
     figure.add_vline(x=0, line_dash="dash", line_width=1)
     _axis(figure, labels, f"change of {METRICS[metric]}")
@@ -152,13 +111,9 @@ def change_figure(means: pd.DataFrame, metric: str) -> Figure:
     )
 
 
-def null_figure(table: pd.DataFrame) -> Figure:
+def null_figure(table: DataFrame) -> Figure:
     """Absorption against its density null, a point an SAE and label; hollow: the released protocol."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import GREY, caption, interval
-
-    figure = go.Figure()
+    figure = blank()
     for (protocol, mode), part in table.dropna(subset=["absorption"]).groupby(["protocol", "mode"], sort=False):
         held, marker = protocol == "corrected", _style(str(mode), 8)
         marker["symbol"] += "" if held else "-open"
@@ -173,8 +128,7 @@ def null_figure(table: pd.DataFrame) -> Figure:
             hovertext=[f"{LABELS[l]}, {v} {s:g}" for l, v, s in zip(part["label"], part["variant"], part["sparsity"])],
         )
     top = float(np.nanmax(table[["absorption", "absorption_null"]].to_numpy())) if len(table) else 1.0
-    line = {"dash": "dash", "width": 1.5, "color": GREY}
-    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name="density alone", line=line)
+    diagonal(figure, top, "density alone")
     figure.update_xaxes(title_text="absorption expected from density alone")
     figure.update_yaxes(title_text="absorption measured")
     return caption(
@@ -185,13 +139,9 @@ def null_figure(table: pd.DataFrame) -> Figure:
     )
 
 
-def sign_figure(classes: pd.DataFrame) -> Figure:
+def sign_figure(classes: DataFrame) -> Figure:
     """Correlation of the main latent with its class, with its sign: a point a class, SAE and half of the documents."""
-    import plotly.graph_objects as go
-
-    from repro.base.theme import caption
-
-    figure, labels = go.Figure(), labels_of(classes)
+    figure, labels = blank(), labels_of(classes)
     height = dict(zip(labels, _rows(labels), strict=True))
     jitter = np.random.default_rng(0)
     for mode, name in MODES.items():
@@ -213,14 +163,3 @@ def sign_figure(classes: pd.DataFrame) -> Figure:
         "the dashed line it is off on the positives rather than on: “absorption” counts those as absorbed by "
         "construction.",
     )
-
-
-def figures(table: pd.DataFrame, means: pd.DataFrame, classes: pd.DataFrame) -> dict[str, Figure]:
-    """All figures of the section by name."""
-    return {
-        "F1@1": f1_figure(table, means),
-        "dF1": mean_figure(means, "dF1"),
-        "null": null_figure(table),
-        "signs": sign_figure(classes),
-        **{f"change_{metric}": change_figure(means, metric) for metric in ("dF1", "absorption", "excess")},
-    }

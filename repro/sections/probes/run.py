@@ -1,10 +1,10 @@
-"""§5: the same dictionaries and inference judged by real held-out labels, beside the released label of the norm."""
+"""The probes computed: every SAE, inference and label, cross-fitted on held-out documents."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,7 @@ from repro.sections.probes.labels import Question, probe_text, questions
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from repro.sections.types import DataFrame
 
 MODES = ("amortized", "semi", "non", "random_encoder")
 DOCUMENTS = 256  # pooled at a time
@@ -39,7 +37,7 @@ Draws = dict[tuple[str, str], list[dict[str, np.ndarray] | None]]
 """(label, mode) -> for each SAE its metrics, the estimate and then the resampled ones; None where it has no codes."""
 
 
-def run(scale: Scale) -> pd.DataFrame:
+def run(scale: Scale) -> DataFrame:
     """Every final SAE x mode x label, corrected; the released label also as released, in sample.
 
     Writes `probes` (a row an SAE, mode and label), `probe_classes` (main latents, class by class) and `probe_means`

@@ -1,28 +1,72 @@
-"""Probes in words: what one latent knows of each label, and whether refinement does the same for all of them."""
+"""Probes in tables and sentences: one latent's F1 by label, and whether refinement does the same for all labels."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from repro.sections.probes.figures import BASELINES, LABELS, METRICS, MODES, corrected, labels_of
+from repro.sections.tables import tidy
+from repro.sections.types import DataFrame
 
-if TYPE_CHECKING:
-    import pandas as pd
+LABELS = {
+    "topic": "topic",
+    "source": "source of the text",
+    "lexfile": "lexicographer class",
+    "pos": "part of speech",
+    "letter": "first letter",
+    "norm": "norm above median (released)",
+}
+MODES = {
+    "amortized": "encoder",
+    "semi": "30 steps",
+    "non": "certified optimum",
+    "random_encoder": "random encoder",
+}
+METRICS = {
+    "F1@1": "F1 with one latent",
+    "dF1": "ΔF1 = F1@2 − F1@1",
+    "absorption": "absorption (share of positives)",
+    "excess": "absorption − what density alone gives",
+}
+BASELINES = {
+    "F1_always": "always yes",
+    "F1@1_direction": "a random direction",
+    "F1@1_random": "a random latent",
+    "F1_dense": "dense linear probe",
+}
 
 
-def findings(table: pd.DataFrame) -> str:
+def overview(table: DataFrame) -> DataFrame:
+    """Mean over SAEs by label and mode, with the scores that each label gives away for nothing."""
+    columns = ["classes", "rows", "L0", "F1@1", "F1@2", "dF1", "absorption", "absorption_null", "anticorrelated"]
+    columns += ["F1_majority", *BASELINES]
+    groups = table.dropna(subset=["F1@1"]).groupby(["protocol", "label", "mode"], sort=False)
+    return tidy(groups[columns].mean(), 3)
+
+
+def corrected(table: DataFrame) -> DataFrame:
+    """Rows of held-out probes."""
+    part: DataFrame = table[(table["protocol"] == "corrected") & table["F1@1"].notna()]
+    return part
+
+
+def labels_of(table: DataFrame) -> list[str]:
+    """Labels that a table has, in the order of LABELS."""
+    return [label for label in LABELS if label in set(table["label"])]
+
+
+def findings(table: DataFrame) -> str:
     """What the labels say about one latent, in sentences, every number from the table."""
     held = corrected(table)
     mean = held.groupby(["label", "mode"])[["F1@1", "anticorrelated"]].mean()
-    known = held.groupby("label")[list(BASELINES)].mean()
+    free = held.groupby("label")[list(BASELINES)].mean()
     out = [
         f"**{LABELS[label]}**: one latent of the encoder has F1 {mean['F1@1'][label, 'amortized']:.2f}, of a random "
-        f"encoder {mean['F1@1'][label, 'random_encoder']:.2f}; always yes {known['F1_always'][label]:.2f}, a random "
-        f"direction {known['F1@1_direction'][label]:.2f}, all coordinates {known['F1_dense'][label]:.2f}."
+        f"encoder {mean['F1@1'][label, 'random_encoder']:.2f}; always yes {free['F1_always'][label]:.2f}, a random "
+        f"direction {free['F1@1_direction'][label]:.2f}, all coordinates {free['F1_dense'][label]:.2f}."
         for label in labels_of(held)
         if (label, "random_encoder") in mean.index and (label, "amortized") in mean.index
     ]
-    below = [LABELS[label] for label in labels_of(held) if mean["F1@1"][label, "amortized"] < known["F1_always"][label]]
+    below = [LABELS[label] for label in labels_of(held) if mean["F1@1"][label, "amortized"] < free["F1_always"][label]]
     out.append(f"One latent does worse than always yes on: {', '.join(below) or 'none'}.")
     main = held[held["mode"] != "random_encoder"].groupby("label")["anticorrelated"].mean()
     flipped = ", ".join(f"{LABELS[label]} {main[label]:.0%}" for label in labels_of(held) if main[label] > 0)
@@ -37,12 +81,7 @@ def findings(table: pd.DataFrame) -> str:
     return "\n\n".join(out)
 
 
-def direction(row: Any) -> str:
-    """falls or rises where the interval of the change excludes 0, else open."""
-    return "falls" if row["change_high"] < 0 else "rises" if row["change_low"] > 0 else "open"
-
-
-def depends(means: pd.DataFrame, metric: str, mode: str) -> tuple[str, dict[str, list[str]]]:
+def depends(means: DataFrame, metric: str, mode: str) -> tuple[str, dict[str, list[str]]]:
     """(yes, no or open; labels by direction): does what `mode` changes in a metric depend on the label?
 
     Rule: yes, if the metric falls for one label and rises for another, or two intervals do not overlap; no, if it falls
@@ -51,13 +90,14 @@ def depends(means: pd.DataFrame, metric: str, mode: str) -> tuple[str, dict[str,
     part = means[(means["metric"] == metric) & (means["mode"] == mode)].dropna(subset=["change_low"])
     by: dict[str, list[str]] = {}
     for _, row in part.iterrows():
-        by.setdefault(direction(row), []).append(str(row["label"]))
+        direction = "falls" if row["change_high"] < 0 else "rises" if row["change_low"] > 0 else "open"
+        by.setdefault(direction, []).append(str(row["label"]))
     if {"falls", "rises"} <= set(by) or part["change_low"].max() > part["change_high"].min():
         return "yes", by
     return ("no" if len(by) == 1 and "open" not in by else "open"), by
 
 
-def verdict(means: pd.DataFrame) -> str:
+def verdict(means: DataFrame) -> str:
     """Do conclusions about ΔF1 and absorption under refinement depend on the label? In sentences."""
     words = {"yes": "depends on the label", "no": "is the same for every label", "open": "is not settled"}
     out = []

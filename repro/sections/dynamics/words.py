@@ -1,0 +1,65 @@
+"""The dynamics in tables: both ends of each trajectory, what was trained, and what moves with the gap."""
+
+from __future__ import annotations
+
+from repro.sections.types import DataFrame
+from repro.training.recipe import SPARSITY_NAME, TRAINED
+
+GAPS = {"as_released": "amort_gap_mean", "corrected": "amort_gap_relative"}
+"""The column that holds the gap under a protocol."""
+
+
+def sparser(variant: str, sparsity: float) -> float:
+    """A number that falls as the SAE gets sparser: k, or minus the L1 coefficient."""
+    return -sparsity if SPARSITY_NAME[variant] == "l1_penalty" else sparsity
+
+
+def overview(table: DataFrame) -> DataFrame:
+    """First and last checkpoint of every trajectory, corrected."""
+    part = table[table["protocol"] == "corrected"].sort_values("step")
+    ends = part.groupby(["variant", "sparsity"]).nth([0, -1])
+    columns = ["variant", "sparsity", "step", "NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "absorption", "dF1"]
+    return ends.sort_values(["variant", "sparsity", "step"])[[*columns, "amort_gap_relative"]].round(4)
+
+
+def finals(table: DataFrame) -> DataFrame:
+    """The trained SAEs, corrected."""
+    part = table[table["protocol"] == "corrected"]
+    return part[part["step"] == part.groupby(["variant", "sparsity"])["step"].transform("max")]
+
+
+def as_configured(table: DataFrame) -> DataFrame:
+    """The sparsity asked of each SAE, and its L0, FVE, dead and dense latents at the end of training."""
+    part = finals(table).assign(asked=lambda t: [SPARSITY_NAME[v] for v in t["variant"]])
+    order = {v: i for i, v in enumerate(TRAINED)}
+    part = part.sort_values(["variant", "L0"], key=lambda c: c.map(order) if c.name == "variant" else c)
+    columns = ["asked", "sparsity", "L0", "FVE", "dead_rate", "dense@0.1", "amort_gap_relative"]
+    return part.set_index("variant")[columns].round(4)
+
+
+def gap_correlations(table: DataFrame, protocol: str = "corrected") -> DataFrame:
+    """Spearman correlation, over the trained checkpoints of each trajectory, of the gap with each metric (claim C4).
+
+    The gap is relative, (J − J*) / J, where the table has it; step 0 is left out, since nothing is trained there. NaN
+    where a metric does not change along a trajectory.
+    """
+    import pandas as pd
+
+    rows = []
+    gap = GAPS[protocol]
+    part = table[(table["protocol"] == protocol) & (table["step"] > 0)]
+    for (variant, sparsity), line in part.groupby(["variant", "sparsity"], sort=False):
+        for metric in ("step", "NMSE", "dead_rate", "dense@0.1", "absorption", "dF1"):
+            if metric not in line:
+                continue
+            pair = line[[gap, metric]].dropna()
+            defined = len(pair) > 2 and pair.nunique().min() > 1
+            rho = pair[gap].corr(pair[metric], method="spearman") if defined else float("nan")
+            rows.append({"variant": variant, "sparsity": sparsity, "metric": metric, "rho": rho, "points": len(pair)})
+    return pd.DataFrame(rows)
+
+
+def gap_against_pathology(table: DataFrame, protocol: str = "corrected") -> DataFrame:
+    """`gap_correlations` as a table: a row a trajectory, a column a metric."""
+    correlations = gap_correlations(table, protocol)
+    return correlations.pivot_table(index=["variant", "sparsity"], columns="metric", values="rho").round(2)

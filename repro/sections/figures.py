@@ -1,0 +1,85 @@
+"""Parts of figures that several sections draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from textwrap import wrap
+from typing import Any
+
+from repro.base.theme import MODE_COLORS, interval, mode_style
+from repro.metrics.names import LABELS
+from repro.sections.types import DataFrame, Figure, Series
+
+LOGARITHMIC = ("NMSE", "L0", "amort_gap_mean")
+PROTOCOLS = {"as_released": "released", "corrected": "corrected"}
+
+
+def blank() -> Figure:
+    """A figure without traces."""
+    import plotly.graph_objects as go
+
+    return go.Figure()
+
+
+def label(metric: str) -> str:
+    """The metric with its unit or direction, for an axis."""
+    return LABELS.get(metric, metric)
+
+
+def metric_axis(figure: Figure, metric: str, values: Series | None = None, col: int | None = None) -> None:
+    """Title of the y axis, and its logarithm where the metric spans orders of magnitude and no value forbids it.
+
+    col: of the panels whose axis has the title, wrapped because they are low.
+    """
+    figure.update_yaxes(title_text="<br>".join(wrap(label(metric), 24)) if col else label(metric), col=col)
+    if metric in LOGARITHMIC and (values is None or (values > 0).all()):
+        figure.update_yaxes(type="log")
+
+
+def bars(rows: DataFrame, metric: str) -> dict[str, Any]:
+    """error_y of a metric from its 95 % interval; nothing where the table has none."""
+    low, high = f"{metric}_low", f"{metric}_high"
+    if low not in rows or rows[low].isna().all():
+        return {}
+    return {"error_y": interval(rows[metric], rows[low], rows[high])}
+
+
+def names_of(rows: DataFrame) -> list[str]:
+    """The SAE of each row, for a tooltip."""
+    return [f"{v} {s:g}" for v, s in zip(rows["variant"], rows["sparsity"])]
+
+
+def mode_scatter(
+    table: DataFrame,
+    x: str,
+    y: str,
+    intervals: bool = False,
+    hover: Callable[[DataFrame], list[str]] = names_of,
+) -> Figure:
+    """A marker a row, coloured by mode, hollow as released; `intervals` of y where corrected. Controls are left out."""
+    figure = blank()
+    modes = table[table["mode"].isin(MODE_COLORS)]
+    for (protocol, mode), part in modes.groupby(["protocol", "mode"], sort=False):
+        figure.add_scatter(
+            x=part[x],
+            y=part[y],
+            mode="markers",
+            name=f"{mode}, {PROTOCOLS[protocol]}",
+            marker=mode_style(mode, protocol)["marker"] | {"size": 10},
+            hovertext=hover(part),
+            **(bars(part, y) if intervals and protocol == "corrected" else {}),
+        )
+    return figure
+
+
+def diagonal(figure: Figure, top: float, name: str) -> None:
+    """A dashed line on which both axes are equal, from 0 to `top`."""
+    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name=name, line={"dash": "dash", "width": 1})
+
+
+def legend_once(figure: Figure) -> None:
+    """Name every trace's group after the trace, and show each group in the legend once."""
+    seen = set()
+    for trace in figure.data:
+        trace.update(legendgroup=trace.name, showlegend=trace.name not in seen)
+        seen.add(trace.name)

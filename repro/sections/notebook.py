@@ -1,0 +1,26 @@
+"""The one import that all notebooks share besides their section: the setting, stored tables, the paper's numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repro.base.theme import use_theme
+from repro.sections.scales import Scale, scale_of
+from repro.sections.tables import SWEEP, load_table, need_table, other_models, others, paper_numbers, source
+from repro.sections.types import DataFrame
+
+
+def set_up(scale: str, **changes: Any) -> Scale:
+    """The scale with some fields changed; figures look like the book's from here on. BadInput for unknown names."""
+    use_theme()
+    return scale_of(scale, **changes)
+
+
+def stored(scale: str, *names: str) -> list[DataFrame]:
+    """Tables of a scale; those of tiny, with a note, where the first has not been computed. BadInput: no table."""
+    from IPython.display import Markdown, display
+
+    if load_table(names[0], scale) is None:
+        display(Markdown(f"No table `{names[0]}` of scale {scale} has been computed yet. Below: tiny."))
+        scale = "tiny"
+    return [need_table(name, scale) for name in names]

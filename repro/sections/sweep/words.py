@@ -1,0 +1,61 @@
+"""The sweep in tables and sentences: metrics by steps, what the steps cost, and the paper's numbers."""
+
+from __future__ import annotations
+
+from repro.sections.tables import paper_numbers, tidy
+from repro.sections.types import DataFrame, Series
+
+NAMES = {"as_released": "ISTA, released", "ista": "ISTA", "fista": "FISTA", "certified": "certified optimum"}
+
+
+def overview(table: DataFrame) -> DataFrame:
+    """Metrics by protocol and number of steps, mean over the SAEs; −1 steps is the certified optimum."""
+    columns = ["cost", "NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "absorption_null"]
+    return tidy(table.groupby(["protocol", "steps"])[columns].mean())
+
+
+def costs(table: DataFrame, fista: DataFrame | None) -> DataFrame:
+    """Both tables in one, with `way`: as_released, ista, fista or certified. fista: None where no SAE has a λ."""
+    import pandas as pd
+
+    both = pd.concat([table, fista], ignore_index=True).dropna(subset=["steps"])
+    return both.assign(way=both["solver"].where(both["protocol"] == "corrected", "as_released"))
+
+
+def findings(table: DataFrame, fista: DataFrame | None) -> str:
+    """The error that the steps leave and their cost, in sentences, every number from the tables."""
+    columns = ["NMSE", "L0", "flops_per_token", "ms_per_token"]
+    mean = costs(table, fista).groupby(["way", "steps"])[columns].mean()
+    if "certified" not in mean.index:
+        return "The corrected sweep has no λ: its encoders are denser than any optimum."
+    best, out = mean.loc["certified"].iloc[0], []
+    for way in ("ista", "fista"):
+        part = mean.loc[way]
+        first, last = part.iloc[0], part.iloc[-1]
+        out.append(
+            f"{part.index[-1]} {NAMES[way]} steps leave NMSE at {last['NMSE']:.4g} and L0 at {last['L0']:.1f} (optimum "
+            f"of the same λ: {best['NMSE']:.4g}, {best['L0']:.1f}) for {_cost(last)}, the encoder's "
+            f"{first['NMSE']:.4g} for {_cost(first)}."
+        )
+    return " ".join([*out, f"The certified optimum takes {_cost(best)}."])
+
+
+def _cost(row: Series) -> str:
+    return f"{row['flops_per_token']:.3g} FLOPs a token and {row['ms_per_token']:.3g} ms"
+
+
+def paper_says() -> str:
+    """The errors that the paper reports along its sweep, in a sentence, from data/paper.csv."""
+    table = paper_numbers("W5", "W25", "W50")
+    errors, steps = [f"{v:.3f}" for v in table["NMSE"]], [name[1:] for name in table.index]
+    models = " and ".join(table["subject"].str.split(" sweep").str[0].unique())
+    return f"The paper's {models}: NMSE {_listed(errors)} after {_listed(steps)} steps."
+
+
+def _listed(words: list[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def paper_rows() -> DataFrame:
+    """The numbers that the paper reports for its sweep."""
+    return paper_numbers("W5", "W25", "W50", "V5", "V25", "V50")

@@ -1,0 +1,89 @@
+"""The section of book/contribute.md, added to a copy of the checkout and followed from its folder to its page."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from test_notebooks import NANO
+
+from repro.base.files import repo_root
+from repro.book.contents import pages
+
+BLOCKS = re.compile(r"^```python\n# ([\w./]+)[^\n]*\n(.*?)^```", re.S | re.M)
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy with the section's folder, its notebook and its line of the contents, where the notebook has run."""
+    root, copy = repo_root(), tmp_path_factory.mktemp("new") / "checkout"
+    built = shutil.ignore_patterns("__pycache__", "_build", "_generated", "executed", "cache")
+    for name in ("repro", "notebooks", "book", "data"):
+        shutil.copytree(root / name, copy / name, ignore=built)
+    files = dict(BLOCKS.findall((root / "book" / "contribute.md").read_text()))
+    for path, source in files.items():
+        file = copy / path
+        file.parent.mkdir(exist_ok=True)
+        if path.startswith("repro/sections/"):
+            file.write_text(source)
+    cells = [nbformat.v4.new_code_cell(part.strip()) for part in files["notebooks/99_norms.ipynb"].split("# ---")]
+    cells[0].metadata["tags"] = ["parameters"]
+    title = nbformat.v4.new_markdown_cell("# Do tokens with a larger norm take more latents?")
+    notebook = nbformat.v4.new_notebook(cells=[title, *cells], metadata={"language_info": {"name": "python"}})
+    nbformat.write(notebook, copy / "notebooks" / "99_norms.ipynb")
+    contents = copy / "book" / "_toc.yml"
+    line = "      - file: executed/90_explorer\n"
+    assert contents.read_text().count(line) == 1
+    contents.write_text(contents.read_text().replace(line, f"{line}      - file: executed/99_norms\n"))
+    repro(copy, "notebook", "99_norms", "-p", "changes", json.dumps(NANO))
+    return copy
+
+
+def repro(copy: Path, *args: str) -> str:
+    """What a command of the copy prints."""
+    return python(copy, "-m", "repro", *args)
+
+
+def python(copy: Path, *args: str) -> str:
+    env = os.environ | {"PYTHONPATH": str(copy), "REPRO_CACHE": str(copy.parent / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *args], cwd=copy, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_notebook_draws_and_judges(checkout):
+    page = nbformat.read(checkout / "book" / "executed" / "99_norms.ipynb", as_version=4)
+    outputs = [o.get("data", {}) for c in page.cells if c.cell_type == "code" for o in c.outputs]
+    (figure,) = (o["application/vnd.plotly.v1+json"] for o in outputs if "application/vnd.plotly.v1+json" in o)
+    assert figure["layout"]["meta"]["caption"]
+    assert "The number of latents grows with the norm" in "".join(str(o.get("text/html", "")) for o in outputs)
+
+
+def test_the_ledger_the_first_page_and_the_report_find_it(checkout):
+    assert re.search(r"^ *N1a +The number of latents grows with the norm", repro(checkout, "claims"), re.M)
+    first = python(
+        checkout,
+        "-c",
+        "from pathlib import Path; from repro.book import contents, front; book = Path('book').resolve(); "
+        "print(contents.notebooks()[-1], front.markdown(contents.pages(book))[0])",
+    )
+    assert first.startswith("99_norms ")
+    assert "**N1** Tokens with a larger norm take more latents.<br><small>[](executed/99_norms.ipynb)" in first
+
+
+@pytest.mark.slow
+def test_the_book_has_its_page(checkout):
+    pytest.importorskip("jupyter_book")
+    book = checkout / "book"
+    names = ["executed/99_norms", *(name for name in pages(book) if not name.startswith(("executed/", "index")))]
+    chapters = [{"file": name} for name in names]
+    (book / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "index", "chapters": chapters}))
+    html = python(checkout, "-c", "from repro.book.build import build; print(build())").split()[-1]
+    page = (Path(html) / "executed" / "99_norms.html").read_text()
+    assert "Do longer tokens take more latents?" in page
