@@ -1,4 +1,4 @@
-"""Figures of the controls: each metric by way to codes, and the differences over resampled documents."""
+"""Figures of the controls: each metric by inference mode, and the differences over resampled documents."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def controls_figure(table: DataFrame, controls: DataFrame, metric: str) -> Figur
     figure.update_xaxes(title_text=label(metric), type="log" if metric == "NMSE" else "linear")
     return caption(
         figure,
-        f"{label(metric)} of every way to codes at the encoder's own number of nonzeros. "
+        f"{label(metric)} of every inference mode at the encoder's own number of nonzeros. "
         "The last three learned nothing, or not from this dictionary: what they reach, a score gives away for free.",
     )
 

@@ -1,4 +1,4 @@
-"""Figures of the ground truth: each score by way to codes, under the true and the learned dictionary."""
+"""Figures of the ground truth: each score by inference mode, under the true and the learned dictionary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def figures(table: DataFrame) -> dict[str, Figure]:
 
 
 def score_figure(table: DataFrame, score: str) -> Figure:
-    """One score for every way to codes, with the true and the learned dictionary, a panel a problem; 95 % intervals."""
+    """One score by inference mode, with the true and the learned dictionary; a panel a problem; 95 % intervals."""
     from plotly.subplots import make_subplots
 
     problems = list(dict.fromkeys(table["problem"]))
@@ -53,7 +53,7 @@ def score_figure(table: DataFrame, score: str) -> Figure:
     figure.update_layout(height=330 * len(problems) + 100, margin={"t": 90})
     return caption(
         figure,
-        f"{LABELS[score]} by way to codes, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
+        f"{LABELS[score]} by inference mode, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
         "Blue: the true dictionary, whose encoder is the best linear one; red: what training found. A distance along a "
         "row is the price of inference, between the colours the price of the dictionary.",
     )

@@ -69,7 +69,7 @@ PROBLEMS = (Problem(), Problem(256, 64, 6))
 
 
 def run(scale: Scale, seeds: int = 3, problems: Sequence[Problem] = PROBLEMS) -> DataFrame:
-    """Every problem x seed x dictionary (true, learned) x way to codes, one row each; writes table `ground_truth`.
+    """Every problem x seed x dictionary (true, learned) x inference mode, one row each; writes table `ground_truth`.
 
     A seed draws dictionary, codes and initial weights anew. Training takes five times the steps of the scale, at most
     4,000, and finished SAEs are found again; tests are on as many fresh rows as the scale evaluates.
@@ -84,7 +84,7 @@ def run(scale: Scale, seeds: int = 3, problems: Sequence[Problem] = PROBLEMS) ->
 
 
 def measure(problem: Problem, seed: int, steps: int, n: int, scale: Scale) -> Iterator[dict[str, Any]]:
-    """Rows of one draw: both dictionaries, every way to codes at the true number of nonzeros K."""
+    """Rows of one draw: both dictionaries, every inference mode at the true number of nonzeros K."""
     atoms = problem.dictionary(1_000 + seed)
     train_x, train_z = problem.draw(TRAIN_ROWS, atoms, 2_000 + seed)
     x, z = problem.draw(n, atoms, 3_000 + seed)
