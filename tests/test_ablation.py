@@ -191,7 +191,7 @@ def table():
             goal = 0.2
             value = base + (goal - base) * on / 11
             facts = dict.fromkeys(
-                (*words.METRICS, "FVE", "NMSE_refit", "absorption_null", "dead_expected", "lam"), value
+                (*words.JUDGED_BY, "FVE", "NMSE_refit", "absorption_null", "dead_expected", "lam"), value
             )
             shuffled = {
                 "absorption_shuffled_low": value - 0.1,

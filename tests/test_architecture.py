@@ -38,12 +38,13 @@ CIRCLES: dict[frozenset, str] = {}
 """Modules of a circle -> why it is there."""
 
 ONCE = (
-    *("METRICS", "LABELS", "MODES", "PROTOCOLS", "VARIANTS", "SOLVERS", "SCALES"),
+    *("METRICS", "LABELS", "METRIC_COLUMNS", "MODES", "MODE_NAMES", "CONTROLS", "PROTOCOLS", "PROTOCOL_NAMES"),
+    *("VARIANTS", "SOLVERS", "SCALES"),
     *("provenance", "versions", "commit", "pick_device", "snapshot", "write_atomically", "digest", "file_sha256"),
     *("sae_bytes", "model_bytes"),
 )
 """Names that one module defines and all others import."""
-TWICE = ("METRICS", "LABELS", "MODES", "PROTOCOLS", "SCALES")
+TWICE = ("SCALES",)
 """Those of ONCE that still have several definitions."""
 
 

@@ -124,7 +124,7 @@ def test_visualize(workflow, monkeypatch, capsys):
     from repro.metrics import names
 
     out, config = workflow
-    monkeypatch.setattr(names, "METRICS", ("NMSE", "dense@0.1", "F1@1"))
+    monkeypatch.setattr(names, "METRIC_COLUMNS", ("NMSE", "dense@0.1", "F1@1"))
     monkeypatch.setitem(sys.modules, "kaleido", None)
     assert run("visualize", "--config", config) == 2  # says that PNG needs an extra, after writing the HTML
     assert "pip install 'repro[png]'" in capsys.readouterr().err
@@ -285,7 +285,7 @@ def test_nothing_half_written_has_a_final_name_when_the_disk_is_full(workflow, a
     refused(capsys, 1000, "evaluate", "--config", config)  # the rows are there, the table is not
     assert not (copy / "metrics.parquet").exists()
     assert run("evaluate", "--config", config) == 0
-    monkeypatch.setattr(names, "METRICS", ("NMSE",))
+    monkeypatch.setattr(names, "METRIC_COLUMNS", ("NMSE",))
     refused(capsys, 5000, "visualize", "--config", config)
     assert not list(copy.glob("fig_*"))
 

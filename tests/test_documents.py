@@ -8,6 +8,7 @@ from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.metrics import Firing, Reconstruction
 from repro.metrics.intervals import centred
+from repro.sections import controls
 from repro.sections.controls import documents
 from repro.sections.controls.documents import PerDocument
 from repro.sections.scales import scale_of
@@ -47,14 +48,14 @@ def planted(shift, spread, saes=12, seed=0):
     for _ in range(saes):
         encoder = torch.from_numpy(0.5 + 0.05 * rng.normal(size=1 + documents.DRAWS))
         change = -shift + spread * rng.normal()
-        base = dict.fromkeys((*documents.METRICS, "L0"), encoder)
+        base = dict.fromkeys((*documents.COMPARED, "L0"), encoder)
         out.append({"amortized": base, "non": {name: v + change for name, v in base.items()}})
     return out
 
 
 def test_intervals_of_planted_differences():
     rows = documents.over_saes(planted(0.1, 0.02), seed=0)
-    assert {row["mode"] for row in rows} == {"non"} and len(rows) == len(documents.METRICS)
+    assert {row["mode"] for row in rows} == {"non"} and len(rows) == len(documents.COMPARED)
     assert all(row["high"] < 0 and row["low"] < -0.1 < row["high"] for row in rows)
     assert all(row["low"] < 0 < row["high"] for row in documents.over_saes(planted(0.0, 0.05), seed=0))
     alone = documents.differences({"variant": "topk"}, planted(0.1, 0.0)[0])
@@ -83,16 +84,18 @@ def test_intervals_of_silent_latents_cover_what_other_documents_would_show():
 def test_a_real_run(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
     nano = {"train_tokens": 2000, "eval_tokens": 4000, "label_docs": 20, "m": 128, "steps": 20, "batch_size": 128}
-    table = documents.run(scale_of("tiny", **nano, grid={"topk": [4, 8], "batch_topk": [8]}, tol=1e-2), tokens=3000)
+    table = documents.resampled(
+        scale_of("tiny", **nano, grid={"topk": [4, 8], "batch_topk": [8]}, tol=1e-2), tokens=3000
+    )
     assert set(table["variant"]) == {"topk", "batch_topk", documents.ALL}
     assert table["documents"].min() >= 3 and table["tokens"].max() <= 3000
     assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
     pursued = table[(table["mode"] == "pursuit") & (table["metric"] == "NMSE") & (table["variant"] == "topk")]
     assert (pursued["L0"] <= pursued["L0_encoder"] + 0.5).all() and (pursued["difference"] < 0).all()
-    assert documents.summary(table).loc[("NMSE", "pursuit"), "saes"] == 3
-    assert len(documents.figure(table, "dead_rate").data) == 3
+    assert controls.documents_overview(table).loc[("NMSE", "pursuit"), "saes"] == 3
+    assert len(controls.documents_figure(table, "dead_rate").data) == 3
 
 
 def test_no_setting():
     with pytest.raises(BadInput, match="No SAEs are set up for scale 'paper'"):
-        documents.table("paper", recompute=True)
+        documents.run_documents("paper")

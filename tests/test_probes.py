@@ -187,7 +187,7 @@ def draws(change):
     base, noise = (np.append(0.5 * (a + b), np.linspace(a, b, 50)) for a, b in ((0.1, 0.2), (-0.01, 0.01)))
     other = {("norm", "semi"): base - change, ("topic", "semi"): base + change + noise}
     out = {("norm", "amortized"): base, ("topic", "amortized"): base, **other}
-    return {key: [dict.fromkeys(ps.METRICS, v), dict.fromkeys(ps.METRICS, v)] for key, v in out.items()}
+    return {key: [dict.fromkeys(ps.SCORES, v), dict.fromkeys(ps.SCORES, v)] for key, v in out.items()}
 
 
 def test_changes_are_paired_and_the_verdict_follows_its_rule():

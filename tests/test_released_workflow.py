@@ -138,7 +138,7 @@ def test_visualize_draws_every_checkpoint_by_step_and_sparsity(seed, monkeypatch
     from repro.metrics import names as metric_names
 
     out, _ = seed
-    monkeypatch.setattr(metric_names, "METRICS", ("NMSE", "F1@1"))
+    monkeypatch.setattr(metric_names, "METRIC_COLUMNS", ("NMSE", "F1@1"))
     table = pd.read_parquet(out / "metrics.parquet")
     figures = dict(draw(with_steps(table)))
     names = {"NMSE_corrected_by_step", "F1@1_as_released_by_sparsity", "amort_gap_mean_corrected_by_step"}
@@ -163,7 +163,7 @@ def test_visualize_writes_html_and_png(seed, monkeypatch):
     from repro.metrics import names as metric_names
 
     out, config = seed
-    monkeypatch.setattr(metric_names, "METRICS", ("NMSE",))
+    monkeypatch.setattr(metric_names, "METRIC_COLUMNS", ("NMSE",))
     monkeypatch.setattr(figures, "GAPS", ())
     run("visualize", "--config", config)
     names = {f"fig_NMSE_{p}_by_{along}" for p in ("as_released", "corrected") for along in ("step", "sparsity")}

@@ -78,12 +78,12 @@ def _trained(path: str) -> int | None:
 
 def draw(table: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
     """(name of the file, figure) of every metric and protocol that has values."""
-    from repro.metrics.names import METRICS
+    from repro.metrics.names import METRIC_COLUMNS
 
     if importlib.util.find_spec("plotly") is None:
         raise missing_extra("plotly", "book")
     for protocol, part in table.groupby("protocol", sort=False):
-        for metric in (*METRICS, *GAPS):
+        for metric in (*METRIC_COLUMNS, *GAPS):
             if metric not in part or part[metric].isna().all():
                 continue
             rows = part.dropna(subset=[metric])

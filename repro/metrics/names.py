@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 PROTOCOLS = ("as_released", "corrected")
+PROTOCOL_NAMES = {"as_released": "released", "corrected": "corrected"}
 MODES = ("amortized", "semi", "non")
+MODE_NAMES = {"amortized": "encoder", "semi": "30 steps", "non": "optimum"}
+"""The words of figures and tables for a mode, by the name that files have."""
 CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
 """Controls that `evaluate` computes like modes, corrected protocol only (`evaluate.modes`)."""
-METRICS = (
+METRIC_COLUMNS = (
     "NMSE",
     "NMSE_refit",
     "FVE",
@@ -19,6 +22,7 @@ METRICS = (
     "dF1",
     "absorption",
 )
+"""Columns that the comparison shows, in order."""
 LABELS = {
     "NMSE": "NMSE (lower is better)",
     "NMSE_refit": "NMSE after least squares on the same support",
@@ -32,3 +36,4 @@ LABELS = {
     "dF1": "ΔF1 = F1@2 − F1@1",
     "absorption": "absorption (share of positives)",
 }
+"""Column -> its words with unit or direction, for an axis; a metric of your own adds its line here."""

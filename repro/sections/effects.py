@@ -11,7 +11,6 @@ import numpy as np
 
 from repro.sections.types import DataFrame
 
-PROTOCOLS = ("as_released", "corrected")
 HOLDS, FAILS, PART = "holds", "does not hold", "holds in part"
 OPEN, UNTESTED = "not settled", "cannot be tested here"
 NOT_RUN = "not yet run"

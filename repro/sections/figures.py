@@ -7,11 +7,10 @@ from textwrap import wrap
 from typing import Any
 
 from repro.base.theme import MODE_COLORS, interval, mode_style
-from repro.metrics.names import LABELS
+from repro.metrics.names import LABELS, MODE_NAMES, PROTOCOL_NAMES
 from repro.sections.types import DataFrame, Figure, Series
 
 LOGARITHMIC = ("NMSE", "L0", "amort_gap_mean")
-PROTOCOLS = {"as_released": "released", "corrected": "corrected"}
 
 
 def blank() -> Figure:
@@ -64,7 +63,7 @@ def mode_scatter(
             x=part[x],
             y=part[y],
             mode="markers",
-            name=f"{mode}, {PROTOCOLS[protocol]}",
+            name=f"{MODE_NAMES[mode]}, {PROTOCOL_NAMES[protocol]}",
             marker=mode_style(mode, protocol)["marker"] | {"size": 10},
             hovertext=hover(part),
             **(bars(part, y) if intervals and protocol == "corrected" else {}),

@@ -7,7 +7,7 @@ from itertools import pairwise
 from repro.base.theme import BLUE, GREY, PALETTE, VARIANT_COLORS, VERMILION, caption, interval
 from repro.evaluate.nulls import null_curve
 from repro.evaluate.rules import TITLES
-from repro.sections.ablation.words import MODES, ROUTES, changes, effects, ends, levels
+from repro.sections.ablation.words import CODES_BY, ROUTES, changes, effects, ends, levels
 from repro.sections.figures import blank, diagonal, label, legend_once, mode_scatter, names_of
 from repro.sections.types import DataFrame, Figure
 
@@ -18,10 +18,10 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
 
     part = table if variant is None else table[table["variant"] == variant]
     whole = levels(part, metric)
-    figure = make_subplots(rows=3, cols=1, subplot_titles=list(MODES.values()), vertical_spacing=0.08)
+    figure = make_subplots(rows=3, cols=1, subplot_titles=list(CODES_BY.values()), vertical_spacing=0.08)
     figure.update_annotations(x=0, xanchor="left")
     names = ["as released", *TITLES.values(), "corrected"]
-    for row, mode in enumerate(MODES, 1):
+    for row, mode in enumerate(CODES_BY, 1):
         here = whole.xs(mode, level="mode").dropna()
         values = here.mean().tolist() if len(here) else []
         if not values:
@@ -56,7 +56,7 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
 
 def order_figure(table: DataFrame, metric: str, mode: str = "semi") -> Figure:
     """What each change does on the way, alone, and when it alone is missing: does the order matter?"""
-    part, figure = effects(table, metric).loc[MODES[mode]], blank()
+    part, figure = effects(table, metric).loc[CODES_BY[mode]], blank()
     for color, symbol, name in zip(PALETTE, ("circle", "diamond-open", "square-open"), ROUTES.values()):
         if name in part:
             marker = {"color": color, "symbol": symbol, "size": 10}
@@ -64,7 +64,7 @@ def order_figure(table: DataFrame, metric: str, mode: str = "semi") -> Figure:
     figure.update_layout(xaxis_title=f"change of {metric}", yaxis={"autorange": "reversed"})
     return caption(
         figure,
-        f"What each change does to the {metric} of codes after {MODES[mode]}, on the way, alone from the released "
+        f"What each change does to the {metric} of codes after {CODES_BY[mode]}, on the way, alone from the released "
         "protocol, and alone missing from the corrected one. Marks that lie apart are changes whose effect depends on "
         "the others.",
     )

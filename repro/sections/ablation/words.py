@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from repro.evaluate.rules import TITLES
+from repro.metrics.names import MODE_NAMES
 from repro.sections.effects import Effect
 from repro.sections.tables import paper_numbers, tidy
 from repro.sections.types import DataFrame
 
-METRICS = ("NMSE", "FVU", "L0", "dead_rate", "dense@0.1", "absorption", "dF1")
-MODES = {"amortized": "encoder", "semi": "30 steps", "non": "200 steps, then optimum"}
+JUDGED_BY = ("NMSE", "FVU", "L0", "dead_rate", "dense@0.1", "absorption", "dF1")
+CODES_BY = MODE_NAMES | {"non": "200 steps, then optimum"}
 ROUTES = {"cumulative": "on the way", "alone": "alone, from as released", "undone": "alone missing, from corrected"}
 ENDS = ("as_released", "corrected")
 
@@ -17,9 +18,9 @@ def overview(table: DataFrame) -> DataFrame:
     """The cumulative path in numbers: mean over SAEs of every metric, a row a change and mode."""
     part = table[table["route"] == "cumulative"].assign(FVU=lambda t: 1 - t["FVE"])
     part["change"] = part["change"].map({"as_released": "as released", **TITLES})
-    columns = [*METRICS, "absorption_null", "lam"]
+    columns = [*JUDGED_BY, "absorption_null", "lam"]
     means = part.groupby(["step", "change", "mode"], sort=False)[columns].mean()
-    return tidy(means.rename(index=MODES, level="mode"))
+    return tidy(means.rename(index=CODES_BY, level="mode"))
 
 
 def effects(table: DataFrame, metric: str) -> DataFrame:
@@ -33,13 +34,13 @@ def effects(table: DataFrame, metric: str) -> DataFrame:
     alone, undone = (levels(table, metric, route) for route in ("alone", "undone"))
     last = way.columns.max()
     rows = []
-    for mode in MODES:
+    for mode in CODES_BY:
         for step, title in enumerate(TITLES.values(), 1):
             parts = {"cumulative": way[step] - way[step - 1]}
             if step in alone and step in undone:
                 parts |= {"alone": alone[step] - way[0], "undone": way[last] - undone[step]}
             means = {ROUTES[r]: v.xs(mode, level="mode").mean() for r, v in parts.items()}
-            rows.append({"mode": MODES[mode], "change": title, **means})
+            rows.append({"mode": CODES_BY[mode], "change": title, **means})
     return pd.DataFrame(rows).set_index(["mode", "change"]).round(4)
 
 
@@ -139,7 +140,7 @@ def seeds_overview(table: DataFrame) -> DataFrame:
     import pandas as pd
 
     rows = []
-    for metric in [m for m in (*METRICS, "NMSE_refit") if m in table]:
+    for metric in [m for m in (*JUDGED_BY, "NMSE_refit") if m in table]:
         for end, values in changes(table, metric).dropna(axis="columns", how="all").items():
             falls = f"{int((values < 0).sum())} of {int(values.notna().sum())}"
             rows.append({"metric": metric, "evaluation": end, "change": str(Effect.of(values)), "falls for": falls})

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 
 from repro.base.theme import PROTOCOL_DASHES, VARIANT_COLORS, caption
-from repro.sections.figures import PROTOCOLS, bars, blank, diagonal, label, legend_once, metric_axis, mode_scatter
+from repro.metrics.names import MODE_NAMES, MODES, PROTOCOL_NAMES
+from repro.sections.figures import bars, blank, diagonal, label, legend_once, metric_axis, mode_scatter
 from repro.sections.types import DataFrame, Figure
-
-MODES = {"amortized": "encoder", "semi": "semi", "non": "optimum"}
 
 
 def figures(table: DataFrame) -> dict[str, Figure]:
@@ -24,10 +23,10 @@ def metric_figure(table: DataFrame, metric: str) -> Figure:
     for (protocol, variant, _), part in table.groupby(["protocol", "variant", "sparsity"], sort=False):
         part = part.set_index("mode").reindex([m for m in MODES if m in set(part["mode"])]).reset_index()
         figure.add_scatter(
-            x=part["mode"].map(MODES),
+            x=part["mode"].map(MODE_NAMES),
             y=part[metric],
             mode="lines+markers",
-            name=f"{variant}, {PROTOCOLS[protocol]}",
+            name=f"{variant}, {PROTOCOL_NAMES[protocol]}",
             line={"color": VARIANT_COLORS[variant], "dash": PROTOCOL_DASHES[protocol]},
             marker={"symbol": "circle-open" if protocol == "as_released" else "circle"},
             hovertext=[f"sparsity {s:g}, L0 {l:.4g}" for s, l in zip(part["sparsity"], part["L0"])],

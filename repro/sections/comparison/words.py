@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from repro.metrics.names import METRICS
+from repro.metrics.names import METRIC_COLUMNS
 from repro.sections.tables import tidy
 from repro.sections.types import DataFrame
 
 
 def overview(table: DataFrame) -> DataFrame:
     """Mean over sparsities of each metric by protocol, variant and mode."""
-    columns = [c for c in (*METRICS, "absorption_null", "lam") if c in table]
+    columns = [c for c in (*METRIC_COLUMNS, "absorption_null", "lam") if c in table]
     return tidy(table.groupby(["protocol", "variant", "mode"], sort=False)[columns].mean())
 
 
@@ -36,7 +36,7 @@ def changes(table: DataFrame) -> DataFrame:
     """Metric of a mode minus metric of the encoder, SAE by SAE, corrected protocol."""
     import pandas as pd
 
-    keys, metrics = ["variant", "sparsity"], [m for m in METRICS if m in table]
+    keys, metrics = ["variant", "sparsity"], [m for m in METRIC_COLUMNS if m in table]
     by_mode = dict(iter(table[table["protocol"] == "corrected"].set_index(keys).groupby("mode")))
     parts = [
         (by_mode[mode][metrics] - by_mode["amortized"][metrics]).dropna(how="all").assign(mode=mode).reset_index()

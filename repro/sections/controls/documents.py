@@ -24,8 +24,8 @@ from repro.sections.setup import prepare
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 
-MODES = ("semi", "non", "pursuit")
-METRICS = ("NMSE", "dead_rate", "dense@0.1")
+REFINED = ("semi", "non", "pursuit")
+COMPARED = ("NMSE", "dead_rate", "dense@0.1")
 DRAWS = 1000
 DENSEST = 0.25  # share of d that an encoder's L0 may be: denser codes cost minutes an SAE, and are hardly sparse
 GREEDY = 64  # latents a token that pursuit, which adds one after the other, is asked for at most
@@ -145,7 +145,7 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
     target = float(sae.encode_sparse(sample).l0.double().mean())
     shared: dict[str, Any] = {}
     out: dict[str, PerDocument] = {}
-    for mode in ("amortized", *MODES):
+    for mode in ("amortized", *REFINED):
         lam = None
         try:
             if mode in ("semi", "non"):
@@ -172,8 +172,8 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
 def differences(sae: dict[str, Any], values: dict[str, dict[str, Tensor]]) -> list[dict[str, Any]]:
     """Rows of one SAE: each mode against its encoder on the same resampled documents."""
     rows = []
-    for mode in (m for m in MODES if m in values):
-        for metric in METRICS:
+    for mode in (m for m in REFINED if m in values):
+        for metric in COMPARED:
             a, b = values["amortized"][metric], values[mode][metric]
             low, high = centred((b - a)[1:], float(b[0] - a[0]))
             row = {**sae, "mode": mode, "metric": metric, "encoder": float(a[0]), "refined": float(b[0])}
@@ -186,12 +186,12 @@ def over_saes(saes: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict[
     """Rows over all SAEs: the mean difference, resampling documents and then SAEs."""
     rng = np.random.default_rng(seed + 1)
     rows = []
-    for mode in MODES:
+    for mode in REFINED:
         both = [values for values in saes if mode in values]
         if len(both) < 2:
             continue
         pick = rng.integers(0, len(both), (DRAWS, len(both)))
-        for metric in METRICS:
+        for metric in COMPARED:
             a, b = (torch.stack([values[name][metric] for values in both]).numpy() for name in ("amortized", mode))
             change = b - a  # [SAEs, 1 + DRAWS]
             drawn = change[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from repro.base.theme import AMBER, BLUE, GREEN, VARIANT_COLORS, caption, interval
-from repro.sections.controls.documents import ALL, MODES
-from repro.sections.controls.words import NAMES, together
+from repro.sections.controls.documents import ALL, REFINED
+from repro.sections.controls.words import CODES_BY, together
 from repro.sections.figures import blank, label, names_of
 from repro.sections.types import DataFrame, Figure
 
@@ -22,7 +22,7 @@ def controls_figure(table: DataFrame, controls: DataFrame, metric: str) -> Figur
             marker={"color": VARIANT_COLORS[variant], "size": 9, "opacity": 0.8},
             hovertext=[f"{name}, L0 {l:.4g}" for name, l in zip(names_of(part), part["L0"])],
         )
-    figure.update_yaxes(categoryorder="array", categoryarray=list(NAMES.values())[::-1])
+    figure.update_yaxes(categoryorder="array", categoryarray=list(CODES_BY.values())[::-1])
     figure.update_xaxes(title_text=label(metric), type="log" if metric == "NMSE" else "linear")
     return caption(
         figure,
@@ -33,7 +33,7 @@ def controls_figure(table: DataFrame, controls: DataFrame, metric: str) -> Figur
 
 def documents_figure(table: DataFrame, metric: str) -> Figure:
     """The difference that each mode makes to each SAE, with intervals over documents, against the encoder's L0."""
-    colors = dict(zip(MODES, (AMBER, BLUE, GREEN), strict=True))
+    colors = dict(zip(REFINED, (AMBER, BLUE, GREEN), strict=True))
     figure = blank()
     part = table[(table["metric"] == metric) & (table["variant"] != ALL)]
     for mode, rows in part.groupby("mode", sort=False):

@@ -6,7 +6,7 @@ from repro.sections.controls.documents import ALL
 from repro.sections.tables import tidy
 from repro.sections.types import DataFrame
 
-NAMES = {
+CODES_BY = {
     "amortized": "encoder",
     "encoder_refit": "encoder's support, least squares",
     "semi": "30 ISTA steps",
@@ -23,14 +23,14 @@ def together(table: DataFrame, controls: DataFrame) -> DataFrame:
     import pandas as pd
 
     both = pd.concat([table[table["protocol"] == "corrected"], controls], ignore_index=True)
-    return both.assign(codes=both["mode"].map(NAMES))
+    return both.assign(codes=both["mode"].map(CODES_BY))
 
 
 def overview(table: DataFrame, controls: DataFrame) -> DataFrame:
     """Means over SAEs, a row for each way to find codes, learned ones and controls together."""
     columns = ["NMSE", "NMSE_refit", "FVE", "L0", "dead_rate", "dense@0.1", "F1@1", "dF1", "absorption"]
     means = together(table, controls).groupby("codes")[columns].mean()
-    return tidy(means.reindex([name for name in NAMES.values() if name in means.index]))
+    return tidy(means.reindex([name for name in CODES_BY.values() if name in means.index]))
 
 
 def documents_overview(table: DataFrame) -> DataFrame:

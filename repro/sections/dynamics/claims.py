@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from repro.metrics.names import PROTOCOLS
 from repro.sections.dynamics.words import GAPS, gap_correlations
 from repro.sections.effects import (
     FAILS,
@@ -13,7 +14,6 @@ from repro.sections.effects import (
     OPEN,
     PART,
     PATHOLOGIES,
-    PROTOCOLS,
     RISES,
     Claim,
     Effect,

@@ -8,7 +8,8 @@ from typing import Any
 
 from repro.base.theme import BLUE, GREY, MODE_COLORS, VERMILION, caption
 from repro.inference import MODES
-from repro.sections.explorer.session import MODE_NAMES, Explorer, State, steps_to
+from repro.metrics.names import MODE_NAMES
+from repro.sections.explorer.session import Explorer, State, steps_to
 from repro.sections.types import DataFrame, Figure
 
 LATENTS = 24  # bars of a figure; the rest is counted in the axis title

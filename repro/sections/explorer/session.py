@@ -25,7 +25,6 @@ from repro.sections.types import DataFrame
 from repro.solvers import SOLVERS, Lasso, Solution, solve
 from repro.solvers.objective import certify
 
-MODE_NAMES = {"amortized": "encoder", "semi": "steps", "non": "optimum"}
 DESCENTS = ("ista", "fista")
 """Solvers whose steps can be followed from the encoder's code."""
 CALIBRATED_ON = 500

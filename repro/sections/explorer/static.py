@@ -8,6 +8,7 @@ from typing import Any
 
 from repro.base.theme import MODE_COLORS, caption
 from repro.inference import MODES
+from repro.metrics.names import MODE_NAMES
 from repro.sections.explorer.figures import (
     LATENTS,
     code_traces,
@@ -18,7 +19,7 @@ from repro.sections.explorer.figures import (
     position,
     visible,
 )
-from repro.sections.explorer.session import MODE_NAMES, Explorer, State, steps_to
+from repro.sections.explorer.session import Explorer, State, steps_to
 from repro.sections.types import Figure
 
 LAST = 200  # steps that are followed

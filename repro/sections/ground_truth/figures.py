@@ -7,7 +7,7 @@ from repro.sections.effects import Effect
 from repro.sections.figures import legend_once
 from repro.sections.types import DataFrame, Figure
 
-LABELS = {
+AXES = {
     "support_F1": "support F1 (higher is better)",
     "MCC_codes": "MCC of codes (higher is better)",
     "NMSE": "NMSE (lower is better)",
@@ -23,7 +23,7 @@ WAYS = {
 
 def figures(table: DataFrame) -> dict[str, Figure]:
     """All figures of the section by name."""
-    return {score: score_figure(table, score) for score in LABELS}
+    return {score: score_figure(table, score) for score in AXES}
 
 
 def score_figure(table: DataFrame, score: str) -> Figure:
@@ -47,13 +47,13 @@ def score_figure(table: DataFrame, score: str) -> Figure:
                 row=row,
                 col=1,
             )
-        figure.update_yaxes(title_text=LABELS[score], row=row, col=1, type="log" if score == "NMSE" else "linear")
+        figure.update_yaxes(title_text=AXES[score], row=row, col=1, type="log" if score == "NMSE" else "linear")
     legend_once(figure)
     figure.update_annotations(x=0, xanchor="left")
     figure.update_layout(height=330 * len(problems) + 100, margin={"t": 90})
     return caption(
         figure,
-        f"{LABELS[score]} by inference mode, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
+        f"{AXES[score]} by inference mode, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
         "Blue: the true dictionary, whose encoder is the best linear one; red: what training found. A distance along a "
         "row is the price of inference, between the colours the price of the dictionary.",
     )

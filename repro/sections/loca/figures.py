@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from repro.base.theme import BLUE, PALETTE, VERMILION, caption, interval
 from repro.sections.figures import blank, label
-from repro.sections.loca.run import LABELS
+from repro.sections.loca.run import FORM_NAMES
 from repro.sections.loca.words import effects
 from repro.sections.types import DataFrame, Figure
 
@@ -16,7 +16,7 @@ def metric_figure(table: DataFrame, metric: str) -> Figure:
     for i, (k, points) in enumerate(part.groupby("k")):
         figure.add_scatter(
             x=points[metric],
-            y=points["form"].map(LABELS),
+            y=points["form"].map(FORM_NAMES),
             mode="markers",
             name=f"k = {k:g}",
             marker={"color": PALETTE[i % len(PALETTE)], "size": 9, "opacity": 0.7},
@@ -36,7 +36,7 @@ def effect_figure(table: DataFrame) -> Figure:
     from plotly.subplots import make_subplots
 
     long = effects(table)
-    long = long[long["against"] != LABELS["as_released"]]
+    long = long[long["against"] != FORM_NAMES["as_released"]]
     shown = ("NMSE", "dead_rate", "dF1", "absorption")
     figure = make_subplots(2, 2, subplot_titles=[f"Δ {m}" for m in shown], shared_yaxes=True, horizontal_spacing=0.04)
     for i, metric in enumerate(shown):

@@ -50,7 +50,7 @@ FORMS: dict[str, Form] = {
     "equal": Form("… equal budgets", equal=True),
     "no_penalty": Form("… no usage penalty", usage=False),
 }
-LABELS = {name: form.label for name, form in FORMS.items()} | {"as_released": "LocA, as released"}
+FORM_NAMES = {name: form.label for name, form in FORMS.items()} | {"as_released": "LocA, as released"}
 
 
 def latents(scale: Scale) -> DataFrame:

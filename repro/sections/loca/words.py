@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from repro.sections.effects import Effect
-from repro.sections.loca.run import LABELS
+from repro.sections.loca.run import FORM_NAMES
 from repro.sections.tables import paper_numbers, tidy
 from repro.sections.types import DataFrame, Series
 
-METRICS = ("NMSE", "dead_rate", "dense@0.1", "dF1", "absorption")
+COMPARED = ("NMSE", "dead_rate", "dense@0.1", "dF1", "absorption")
 
 
 def overview(table: DataFrame) -> DataFrame:
     """Mean over seeds of each metric, by protocol and form."""
-    columns = ["L0", "NMSE", "FVE", *METRICS[1:], "absorption_null", "extra_steps", "encode_us_per_token"]
+    columns = ["L0", "NMSE", "FVE", *COMPARED[1:], "absorption_null", "extra_steps", "encode_us_per_token"]
     out = tidy(table.groupby(["protocol", "k", "form"], sort=False)[columns].mean())
-    return out.rename(index=LABELS, level="form")
+    return out.rename(index=FORM_NAMES, level="form")
 
 
 def differences(table: DataFrame, form: str = "loca", against: str = "topk", metric: str = "NMSE") -> Series:
@@ -29,10 +29,10 @@ def effects(table: DataFrame) -> DataFrame:
     import pandas as pd
 
     rows = []
-    for against in [f for f in LABELS if f in set(table["form"]) and f != "loca"]:
-        for metric in METRICS:
+    for against in [f for f in FORM_NAMES if f in set(table["form"]) and f != "loca"]:
+        for metric in COMPARED:
             effect = Effect.of(differences(table, "loca", against, metric))
-            row = {"against": LABELS[against], "metric": metric, "effect": effect.value}
+            row = {"against": FORM_NAMES[against], "metric": metric, "effect": effect.value}
             rows.append(row | {"low": effect.low, "high": effect.high, "seeds": effect.n})
     return pd.DataFrame(rows)
 
@@ -44,12 +44,12 @@ def effects_table(table: DataFrame) -> DataFrame:
         f"{v:+.3f}" + (f" [{a:+.3f}, {b:+.3f}]" if a == a else "")
         for v, a, b in zip(long["effect"], long["low"], long["high"])
     ]
-    return long.pivot(index="against", columns="metric", values="text").loc[long["against"].unique(), list(METRICS)]
+    return long.pivot(index="against", columns="metric", values="text").loc[long["against"].unique(), list(COMPARED)]
 
 
 def findings(table: DataFrame) -> str:
     """The ablations in sentences, every number from the table."""
-    mean = table[table["protocol"] == "corrected"].groupby("form")[["L0", "FVE", *METRICS]].mean()
+    mean = table[table["protocol"] == "corrected"].groupby("form")[["L0", "FVE", *COMPARED]].mean()
     loca, plain, chance, grouped = (mean.loc[form] for form in ("loca", "topk", "random", "as_released"))
     released = table[table["protocol"] == "as_released"][["NMSE", "L0"]].mean()
     stopped = int(table.loc[table["form"] == "as_released", "extra_steps"].max())

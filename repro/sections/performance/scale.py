@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from repro.base.memory import sae_bytes
+from repro.metrics.names import MODES, PROTOCOLS
 from repro.sections.performance.timings import bench, facts
 from repro.sections.scales import SCALES
 from repro.sections.setup import LABELLED_LENGTH
@@ -15,8 +16,6 @@ from repro.sections.types import DataFrame, Series
 
 SEEDS = 3
 WORKERS = (1, 8, 64)
-MODES = ("amortized", "semi", "non")
-PROTOCOLS = ("as_released", "corrected")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 from repro.base import theme
 from repro.base.theme import GREY, MODE_COLORS, MODE_SYMBOLS, caption, interval
 from repro.sections.figures import blank, diagonal
-from repro.sections.probes.words import BASELINES, LABELS, METRICS, MODES, corrected, labels_of
+from repro.sections.probes.words import ASKED, BASELINES, CODES_BY, SHOWN, corrected, labels_of
 from repro.sections.types import DataFrame, Figure
 
 MARKS = {
@@ -35,12 +35,12 @@ def figures(table: DataFrame, means: DataFrame, classes: DataFrame) -> dict[str,
 
 def _rows(labels: list[str], mode: str | None = None) -> np.ndarray:
     """Height of each label on the axis, from the top, with the modes above one another."""
-    shift = 0.0 if mode is None else 0.27 - 0.18 * list(MODES).index(mode)
+    shift = 0.0 if mode is None else 0.27 - 0.18 * list(CODES_BY).index(mode)
     return np.arange(len(labels))[::-1] + shift
 
 
 def _axis(figure: Figure, labels: list[str], title: str) -> None:
-    names = ["<br>".join(wrap(LABELS[label], 13)) for label in labels]
+    names = ["<br>".join(wrap(ASKED[label], 13)) for label in labels]
     figure.update_yaxes(tickvals=_rows(labels).tolist(), ticktext=names, range=[-0.6, len(labels) - 0.4])
     figure.update_xaxes(title_text="<br>".join(wrap(title, 32)))
     figure.update_layout(height=130 + 85 * len(labels))
@@ -52,7 +52,7 @@ def _style(mode: str, size: int = 10) -> dict[str, Any]:
 
 def _mean_traces(figure: Figure, means: DataFrame, labels: list[str], metric: str, value: str) -> None:
     """A marker with its interval for each mode and label; value: "value" or "change"."""
-    for mode, name in MODES.items():
+    for mode, name in CODES_BY.items():
         part = means[(means["mode"] == mode) & (means["metric"] == metric)].set_index("label").reindex(labels)
         if (value == "change" and mode == "amortized") or part[value].isna().all():
             continue
@@ -90,10 +90,8 @@ def mean_figure(means: DataFrame, metric: str) -> Figure:
     figure, labels = blank(), labels_of(means)
     _mean_traces(figure, means, labels, metric, "value")
     figure.add_vline(x=0, line_dash="dash", line_width=1)
-    _axis(figure, labels, METRICS[metric])
-    return caption(
-        figure, f"{METRICS[metric]} by label and inference at matched L0, mean over SAEs with 95 % intervals."
-    )
+    _axis(figure, labels, SHOWN[metric])
+    return caption(figure, f"{SHOWN[metric]} by label and inference at matched L0, mean over SAEs with 95 % intervals.")
 
 
 def change_figure(means: DataFrame, metric: str) -> Figure:
@@ -102,10 +100,10 @@ def change_figure(means: DataFrame, metric: str) -> Figure:
     figure, labels = blank(), labels_of(means)
     _mean_traces(figure, means, labels, metric, "change")
     figure.add_vline(x=0, line_dash="dash", line_width=1)
-    _axis(figure, labels, f"change of {METRICS[metric]}")
+    _axis(figure, labels, f"change of {SHOWN[metric]}")
     return caption(
         figure,
-        f"{METRICS[metric]} of refined codes minus that of the encoder's, at matched L0, the same documents resampled "
+        f"{SHOWN[metric]} of refined codes minus that of the encoder's, at matched L0, the same documents resampled "
         "for both and latents picked anew (95 % intervals). Left of the dashed line refinement lowers it. "
         "Do all labels lie on one side?",
     )
@@ -122,10 +120,10 @@ def null_figure(table: DataFrame) -> Figure:
             x=part["absorption_null"],
             y=part["absorption"],
             mode="markers",
-            name=MODES[str(mode)] + ("" if held else ", released"),
+            name=CODES_BY[str(mode)] + ("" if held else ", released"),
             marker=marker,
             error_y=None if error is None else error | {"thickness": 0.7, "width": 0},
-            hovertext=[f"{LABELS[l]}, {v} {s:g}" for l, v, s in zip(part["label"], part["variant"], part["sparsity"])],
+            hovertext=[f"{ASKED[l]}, {v} {s:g}" for l, v, s in zip(part["label"], part["variant"], part["sparsity"])],
         )
     top = float(np.nanmax(table[["absorption", "absorption_null"]].to_numpy())) if len(table) else 1.0
     diagonal(figure, top, "density alone")
@@ -144,7 +142,7 @@ def sign_figure(classes: DataFrame) -> Figure:
     figure, labels = blank(), labels_of(classes)
     height = dict(zip(labels, _rows(labels), strict=True))
     jitter = np.random.default_rng(0)
-    for mode, name in MODES.items():
+    for mode, name in CODES_BY.items():
         part = classes[classes["mode"] == mode]
         shift = _rows(labels, mode)[-1] + jitter.uniform(-0.06, 0.06, len(part))
         figure.add_scatter(

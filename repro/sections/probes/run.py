@@ -30,7 +30,7 @@ from repro.sections.setup import Prepared, options, prepare
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 
-MODES = ("amortized", "semi", "non", "random_encoder")
+JUDGED = ("amortized", "semi", "non", "random_encoder")
 DOCUMENTS = 256  # pooled at a time
 
 Draws = dict[tuple[str, str], list[dict[str, np.ndarray] | None]]
@@ -60,13 +60,13 @@ def run(scale: Scale) -> DataFrame:
     o = options(scale, gap=False, refit=False)
     rows: list[dict[str, Any]] = []
     classes: list[dict[str, Any]] = []
-    draws: Draws = {(q.label, mode): [] for q in asked for mode in MODES}
+    draws: Draws = {(q.label, mode): [] for q in asked for mode in JUDGED}
     finals = ready.finals()
-    with tqdm(total=len(finals) * len(MODES), desc="probes", unit="mode") as bar:
+    with tqdm(total=len(finals) * len(JUDGED), desc="probes", unit="mode") as bar:
         for entry in finals:
             sae = load_sae(entry["path"], fallback_batch_topk=True).to(ready.device)
             job = Evaluation(sae, EvalData(text.tokens, None, ""), CORRECTED, o)
-            for mode in MODES:
+            for mode in JUDGED:
                 where = {k: entry[k] for k in ("variant", "sparsity")} | {"protocol": "corrected", "mode": mode}
                 bar.set_postfix_str(f"{entry['variant']} {entry['sparsity']:g} {mode}")
                 try:
@@ -165,7 +165,7 @@ def means(draws: Draws) -> list[dict[str, Any]]:
     rows = []
     for (label, mode), each in draws.items():
         pairs = [(a, b) for a, b in zip(each, draws[label, "amortized"], strict=True) if a and b]
-        for name in ps.METRICS if pairs else ():
+        for name in ps.SCORES if pairs else ():
             mine, change = [a[name] for a, _ in pairs], [a[name] - b[name] for a, b in pairs]
             value = ps.with_interval({"value": np.mean(mine, 0), "change": np.mean(change, 0)})
             falls = sum(float(c[0]) < 0 for c in change)

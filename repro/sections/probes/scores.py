@@ -13,7 +13,7 @@ from repro.metrics.intervals import centred
 from repro.metrics.probing import f1_score
 
 DENSE_C = 0.03  # inverse of the ridge penalty of the dense probe, on standardised activations
-METRICS = ("F1@1", "F1@2", "dF1", "absorption", "absorption_null", "excess")
+SCORES = ("F1@1", "F1@2", "dF1", "absorption", "absorption_null", "excess")
 
 
 def always_f1(y: np.ndarray) -> float:
@@ -65,7 +65,7 @@ def references(x: Tensor, ys: Tensor, train: Tensor, seed: int, draws: int = 5) 
 
 
 def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """METRICS from counts [b, C, 7 + AUX] (`Crossed`), mean over the classes, [b]; excess = absorption − its null."""
+    """SCORES from counts [b, C, 7 + AUX] (`Crossed`), mean over the classes, [b]; excess = absorption − its null."""
 
     def f1(hits: np.ndarray, wrong: np.ndarray) -> np.ndarray:
         return np.where(hits > 0, 2 * hits / np.maximum(2 * hits + wrong, 1), 0.0)
@@ -77,7 +77,7 @@ def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
         p = counts[..., 6:] / positives[..., None]
         absorbed = np.nanmean(counts[..., 5] / positives, -1)
         null = np.nanmean((1 - p[..., 0]) * (1 - np.prod(1 - p[..., 1:], -1)), -1)
-    return dict(zip(METRICS, (first, second, second - first, absorbed, null, absorbed - null), strict=True))
+    return dict(zip(SCORES, (first, second, second - first, absorbed, null, absorbed - null), strict=True))
 
 
 def with_interval(draws: dict[str, np.ndarray]) -> dict[str, float]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from repro.metrics.names import MODE_NAMES
 from repro.sections.tables import tidy
 from repro.sections.types import DataFrame
 
-LABELS = {
+ASKED = {
     "topic": "topic",
     "source": "source of the text",
     "lexfile": "lexicographer class",
@@ -15,13 +16,8 @@ LABELS = {
     "letter": "first letter",
     "norm": "norm above median (released)",
 }
-MODES = {
-    "amortized": "encoder",
-    "semi": "30 steps",
-    "non": "certified optimum",
-    "random_encoder": "random encoder",
-}
-METRICS = {
+CODES_BY = MODE_NAMES | {"random_encoder": "random encoder"}
+SHOWN = {
     "F1@1": "F1 with one latent",
     "dF1": "ΔF1 = F1@2 − F1@1",
     "absorption": "absorption (share of positives)",
@@ -50,8 +46,8 @@ def corrected(table: DataFrame) -> DataFrame:
 
 
 def labels_of(table: DataFrame) -> list[str]:
-    """Labels that a table has, in the order of LABELS."""
-    return [label for label in LABELS if label in set(table["label"])]
+    """Labels that a table has, in the order of ASKED."""
+    return [label for label in ASKED if label in set(table["label"])]
 
 
 def findings(table: DataFrame) -> str:
@@ -60,16 +56,16 @@ def findings(table: DataFrame) -> str:
     mean = held.groupby(["label", "mode"])[["F1@1", "anticorrelated"]].mean()
     free = held.groupby("label")[list(BASELINES)].mean()
     out = [
-        f"**{LABELS[label]}**: one latent of the encoder has F1 {mean['F1@1'][label, 'amortized']:.2f}, of a random "
+        f"**{ASKED[label]}**: one latent of the encoder has F1 {mean['F1@1'][label, 'amortized']:.2f}, of a random "
         f"encoder {mean['F1@1'][label, 'random_encoder']:.2f}; always yes {free['F1_always'][label]:.2f}, a random "
         f"direction {free['F1@1_direction'][label]:.2f}, all coordinates {free['F1_dense'][label]:.2f}."
         for label in labels_of(held)
         if (label, "random_encoder") in mean.index and (label, "amortized") in mean.index
     ]
-    below = [LABELS[label] for label in labels_of(held) if mean["F1@1"][label, "amortized"] < free["F1_always"][label]]
+    below = [ASKED[label] for label in labels_of(held) if mean["F1@1"][label, "amortized"] < free["F1_always"][label]]
     out.append(f"One latent does worse than always yes on: {', '.join(below) or 'none'}.")
     main = held[held["mode"] != "random_encoder"].groupby("label")["anticorrelated"].mean()
-    flipped = ", ".join(f"{LABELS[label]} {main[label]:.0%}" for label in labels_of(held) if main[label] > 0)
+    flipped = ", ".join(f"{ASKED[label]} {main[label]:.0%}" for label in labels_of(held) if main[label] > 0)
     out.append(f"Main latents that are anti-correlated with their class, held out: {flipped or 'none'}.")
     raw = table[table["protocol"] == "as_released"]
     if len(raw):
@@ -108,11 +104,11 @@ def verdict(means: DataFrame) -> str:
             if not by:
                 continue
             groups = "; ".join(
-                f"{name}: " + ", ".join(f"{LABELS[label]} {_shown(part.loc[label])}" for label in by[name])
+                f"{name}: " + ", ".join(f"{ASKED[label]} {_shown(part.loc[label])}" for label in by[name])
                 for name in ("falls", "rises", "open")
                 if name in by
             )
-            out.append(f"- **{METRICS[metric]}, {MODES[mode]} instead of the encoder: {words[answer]}.** {groups}.")
+            out.append(f"- **{SHOWN[metric]}, {CODES_BY[mode]} instead of the encoder: {words[answer]}.** {groups}.")
     rule = (
         "\n\nRule: a change falls or rises where its 95 % interval excludes 0 (documents resampled, latents picked and "
         "probes fitted anew each time; the SAEs are taken as given). It depends on the label if it falls for one and "

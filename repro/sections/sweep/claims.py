@@ -6,7 +6,8 @@ from functools import partial
 
 import numpy as np
 
-from repro.sections.effects import FAILS, FALLS, HOLDS, PROTOCOLS, UNTESTED, Claim, Effect, Finding, Tables
+from repro.metrics.names import PROTOCOLS
+from repro.sections.effects import FAILS, FALLS, HOLDS, UNTESTED, Claim, Effect, Finding, Tables
 from repro.sections.ledger import shown
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from repro.base.theme import AMBER, BLUE, GREEN, PALETTE, PROTOCOL_DASHES, VERMILION, caption
-from repro.sections.figures import PROTOCOLS, bars, blank, label, metric_axis
-from repro.sections.sweep.words import NAMES, costs
+from repro.metrics.names import PROTOCOL_NAMES
+from repro.sections.figures import bars, blank, label, metric_axis
+from repro.sections.sweep.words import WALKS, costs
 from repro.sections.types import DataFrame, Figure
 
 COSTS = {
@@ -32,7 +33,7 @@ def step_figure(table: DataFrame, metric: str) -> Figure:
                 x=line["steps"],
                 y=line[metric],
                 mode="lines+markers",
-                name=f"k = {sparsity:g}, {PROTOCOLS[protocol]}",
+                name=f"k = {sparsity:g}, {PROTOCOL_NAMES[protocol]}",
                 line={"color": color, "dash": dash},
                 marker={"symbol": "circle" if protocol == "corrected" else "circle-open"},
                 hovertext=[f"L0 {l:.4g}, lambda {lam:.3g}" for l, lam in zip(line["L0"], line["lam"])],
@@ -60,7 +61,7 @@ def cost_figure(table: DataFrame, fista: DataFrame | None, metric: str, against:
             x=mean["at"],
             y=mean[metric],
             mode="markers" if way == "certified" else "lines+markers",
-            name=NAMES[way],
+            name=WALKS[way],
             line={"color": color, "dash": "dot" if way == "as_released" else "solid"},
             marker={"color": color, "size": 12 if way == "certified" else 7, "symbol": SYMBOLS[way]},
             hovertext=[f"{s} steps, L0 {l:.4g}" if s >= 0 else f"L0 {l:.4g}" for s, l in zip(mean.index, mean["L0"])],

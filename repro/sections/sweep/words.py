@@ -5,7 +5,7 @@ from __future__ import annotations
 from repro.sections.tables import paper_numbers, tidy
 from repro.sections.types import DataFrame, Series
 
-NAMES = {"as_released": "ISTA, released", "ista": "ISTA", "fista": "FISTA", "certified": "certified optimum"}
+WALKS = {"as_released": "ISTA, released", "ista": "ISTA", "fista": "FISTA", "certified": "certified optimum"}
 
 
 def overview(table: DataFrame) -> DataFrame:
@@ -33,7 +33,7 @@ def findings(table: DataFrame, fista: DataFrame | None) -> str:
         part = mean.loc[way]
         first, last = part.iloc[0], part.iloc[-1]
         out.append(
-            f"{part.index[-1]} {NAMES[way]} steps leave NMSE at {last['NMSE']:.4g} and L0 at {last['L0']:.1f} (optimum "
+            f"{part.index[-1]} {WALKS[way]} steps leave NMSE at {last['NMSE']:.4g} and L0 at {last['L0']:.1f} (optimum "
             f"of the same λ: {best['NMSE']:.4g}, {best['L0']:.1f}) for {_cost(last)}, the encoder's "
             f"{first['NMSE']:.4g} for {_cost(first)}."
         )
