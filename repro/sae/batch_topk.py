@@ -11,7 +11,7 @@ from torch import Tensor
 from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.sae import base, topk
+from repro.sae import topk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Config(topk.Config):
             raise BadInput(f"eval_activation is '{self.eval_activation}'; it must be threshold or batch_topk.")
 
 
-class BatchTopK(base.SAE):
+class BatchTopK(topk.TopK):
     """Inference: z = p 1[p > threshold] with p = ReLU((x - b_dec) W_enc + b_enc) and one scalar threshold.
 
     Training keeps the n k largest p of the batch. The buffer `threshold` [] is in raw units; -1 = never set
@@ -35,16 +35,8 @@ class BatchTopK(base.SAE):
     """
 
     name = "batch_topk"
-    latents_compete = True
-    released_topk = True
-    sparsity = "k"
     trainer_class = "BatchTopKTrainer"
     Config: ClassVar[type[Any]] = Config
-    threshold: Tensor
-
-    def __init__(self, config: Any, source: base.Source | None = None):
-        super().__init__(config, source)
-        self.register_buffer("threshold", torch.tensor(-1.0))
 
     def activate(self, pre: Tensor) -> Tensor:
         """pre [n, m] -> codes; BadInput if the threshold was never set and eval_activation does not say what then."""

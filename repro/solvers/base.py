@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -34,24 +34,6 @@ class State:
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.ndim and len(value) == b:
                 setattr(self, name, value[rows])
-
-
-S = TypeVar("S", bound=State)
-
-
-class Solver(Protocol[S]):
-    """`init` builds the state of one block of rows from z0 (dense [b, m], or None for zero); `step` advances it."""
-
-    name: ClassVar[str]
-    check_every: ClassVar[int]  # steps between two certificates while a tolerance is asked for
-    patience: ClassVar[int]  # certificates without progress before a row is given up (the limit of its precision)
-    default_max_steps: ClassVar[int]
-
-    def block(self, problem: Lasso) -> int: ...  # rows that are solved together
-
-    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None) -> S: ...
-
-    def step(self, state: S) -> None: ...
 
 
 def dense_block(problem: Lasso) -> int:
@@ -87,6 +69,29 @@ class DenseState(State):
     def certificate(self) -> Certificate:
         p = self.problem
         return certify(p.x, self.z, p.atoms, p.lam, p.nonneg)
+
+
+class Solver:
+    """Base of the solvers: frozen dataclasses that override `step`, and what else differs. These are ISTA's choices."""
+
+    name: ClassVar[str] = ""
+    check_every: ClassVar[int] = 20
+    """Steps between two certificates while a tolerance is asked for."""
+    patience: ClassVar[int] = 10
+    """Certificates without progress before a row is given up, at the limit of its precision."""
+    default_max_steps: ClassVar[int] = 20_000
+
+    def block(self, problem: Lasso) -> int:
+        """Rows that are solved together."""
+        return dense_block(problem)
+
+    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> Any:
+        """The state of one block of rows, from z0 (dense [b, m] or SparseCodes; None for zero)."""
+        return DenseState(problem, z0)
+
+    def step(self, state: Any) -> None:
+        """Advance the state in place."""
+        raise NotImplementedError
 
 
 def prox_step(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from repro.codes import SparseCodes
-from repro.solvers.base import DenseState, dense_block, prox_step
+from repro.solvers.base import DenseState, Solver, prox_step
 from repro.solvers.ista import step_of
 from repro.solvers.problem import Lasso
 
@@ -24,7 +24,7 @@ class FistaState(DenseState):
 
 
 @dataclass(frozen=True)
-class Fista:
+class Fista(Solver):
     """Beck & Teboulle (2009): P(z) - P* <= 2 L ||z0 - z*||^2 / (k+1)^2; gradient restart of O'Donoghue & Candes (2015).
 
     A row restarts (t = 1) when its step points against its momentum, which makes convergence linear near an optimum.
@@ -42,9 +42,6 @@ class Fista:
     check_every: ClassVar[int] = 10
     patience: ClassVar[int] = 20
     default_max_steps: ClassVar[int] = 10_000
-
-    def block(self, problem: Lasso) -> int:
-        return dense_block(problem)
 
     def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> FistaState:
         return FistaState(problem, z0)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from repro.codes import SparseCodes
-from repro.solvers.base import DenseState, dense_block, prox_step
+from repro.solvers.base import DenseState, Solver, prox_step
 from repro.solvers.problem import Lasso
 
 
 @dataclass(frozen=True)
-class Ista:
+class Ista(Solver):
     """z <- prox_{a lam}(z - a (z D - x) D^T), a = 1/L; P(z) - P* <= L ||z0 - z*||^2 / (2k) (Beck & Teboulle 2009)."""
 
     step_size: float | None = None
@@ -22,15 +19,6 @@ class Ista:
     """Of the product r D^T (`repro.ops`); certificates are float64 from a fresh residual whatever it is."""
 
     name: ClassVar[str] = "ista"
-    check_every: ClassVar[int] = 20
-    patience: ClassVar[int] = 10
-    default_max_steps: ClassVar[int] = 20_000
-
-    def block(self, problem: Lasso) -> int:
-        return dense_block(problem)
-
-    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> DenseState:
-        return DenseState(problem, z0)
 
     def step(self, state: DenseState) -> None:
         a = step_of(self.step_size, state.problem)

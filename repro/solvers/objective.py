@@ -1,4 +1,4 @@
-"""The mathematics of sparse inference in plain torch: objective, prox, duality gap, KKT, Lipschitz constant.
+"""The mathematics of sparse inference in plain torch: objective, prox, duality gap, Lipschitz constant.
 
 Everywhere: x [n, d] are the targets, z [n, m] the codes (dense, or SparseCodes), atoms [m, d] the dictionary (rows),
 lam >= 0 a number or one value per row [n]. Row by row the problem is
@@ -140,18 +140,6 @@ def certificate_of(x: Tensor, r: Tensor, l1: Tensor, atoms: Tensor, lam: Tensor,
 def duality_gap(x: Tensor, z: Codes, atoms: Tensor, lam: float | Tensor, nonneg: bool = True) -> Tensor:
     """P(z) - Q(v) >= P(z) - P* of each row, [n] float64; see `certify`."""
     return certify(x, z, atoms, lam, nonneg).gap
-
-
-def kkt_violation(x: Tensor, z: Tensor, atoms: Tensor, lam: float | Tensor, nonneg: bool = True) -> Tensor:
-    """The largest violation of the optimality conditions of each row, [n] float64, in the units of lam.
-
-    z_j > 0 needs c_j = lam and z_j = 0 needs c_j <= lam; signed: c_j = lam sign(z_j), |c_j| <= lam.
-    """
-    x, z, atoms = x.double(), z.double(), atoms.double()
-    lam = _per_row(lam, x).unsqueeze(1)
-    c = residual(x, z, atoms) @ atoms.T
-    off = ((c if nonneg else c.abs()) - lam).clamp_min(0)
-    return torch.where(z != 0, (c - lam * z.sign()).abs(), off).amax(1)
 
 
 def lipschitz(atoms: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -109,25 +110,12 @@ class Lasso:
             self.shared["L"] = lipschitz(self.atoms) if self.L is None else self.L
         return float(self.shared["L"])
 
-    @property
-    def lam_column(self) -> Tensor:
-        """lam as [n, 1] (or [1, 1])."""
-        return torch.as_tensor(self.lam, dtype=self.x.dtype, device=self.device).reshape(-1, 1)
-
     def __getitem__(self, rows: slice | Tensor) -> Lasso:
         """The same problem for some rows; nothing is validated or computed again."""
-        part = object.__new__(Lasso)
-        lam = self.lam[rows] if isinstance(self.lam, Tensor) else self.lam
-        values = {
-            "x": self.x[rows],
-            "atoms": self.atoms,
-            "lam": lam,
-            "nonneg": self.nonneg,
-            "L": self.L,
-            "shared": self.shared,
-        }
-        for name, value in values.items():
-            object.__setattr__(part, name, value)
+        part = copy.copy(self)
+        object.__setattr__(part, "x", self.x[rows])
+        if isinstance(self.lam, Tensor):
+            object.__setattr__(part, "lam", self.lam[rows])
         return part
 
     def with_lam(self, lam: float | Tensor) -> Lasso:

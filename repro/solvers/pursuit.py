@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.solvers.base import State
+from repro.solvers.base import Solver, State
 from repro.solvers.loop import iterate
 from repro.solvers.problem import Lasso
 from repro.solvers.refit import least_squares
@@ -58,7 +58,7 @@ class PursuitState(State):
 
 
 @dataclass(frozen=True)
-class Pursuit:
+class Pursuit(Solver):
     """Orthogonal matching pursuit (Pati et al. 1993), nonnegative as Bruckstein, Elad & Zibulevsky (2008).
 
     A step adds the atoms that correlate most with the residual and solves least squares on the support; nonnegative
@@ -75,7 +75,7 @@ class Pursuit:
     patience: ClassVar[int] = 1_000_000  # its codes do not aim at the LASSO, whose gap need not fall
 
     @property
-    def default_max_steps(self) -> int:
+    def default_max_steps(self) -> int:  # type: ignore[override]
         return -(-self.k // self.per_step)
 
     def block(self, problem: Lasso) -> int:

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from repro.base.errors import missing_extra
 from repro.codes import SparseCodes
-from repro.solvers.base import State, dense_block, largest_codes
+from repro.solvers.base import Solver, State, dense_block, largest_codes
 from repro.solvers.objective import CHUNK, Certificate
 from repro.solvers.problem import Lasso
 from repro.solvers.working_set_batched import BatchedState
@@ -162,7 +162,7 @@ def _whole(n: int) -> int:
 
 
 @dataclass(frozen=True)
-class WorkingSet:
+class WorkingSet(Solver):
     """Working sets grown by violation; coordinate descent on their Gram matrix, conjugate gradients between.
 
     One step: a dense product residual @ atoms.T for the block (bfloat16 where the CPU multiplies it in hardware; the
