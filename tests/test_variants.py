@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from repro.base.errors import BadInput
+from repro.base.theme import PALETTE, VARIANT_COLORS
 from repro.sae import SAE, VARIANTS, BatchTopK, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, TopK
 
 D, M, N = 7, 30, 13
@@ -100,6 +101,13 @@ def test_renormalised_keeps_zero_atoms():
     sae.W_dec[3] = 0
     out = sae.renormalised()
     assert torch.isfinite(out.W_enc).all() and (out.W_dec[3] == 0).all()
+
+
+def test_the_release_decides_by_name_and_a_variant_for_itself():
+    for name, cls in VARIANTS.items():
+        if cls.trainer_class:
+            assert cls.released_topk == ("topk" in name)
+    assert {VARIANT_COLORS[name] for name in VARIANTS} | {VARIANT_COLORS["another"]} <= set(PALETTE)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
