@@ -131,20 +131,17 @@ def evaluate_checkpoints(
     with tqdm(desc="evaluate", unit="token", unit_scale=True, total=total, disable=not progress) as bar:
         for job in jobs:
             entry = job.entry
-            if entry["path"] in failed:
-                rows.append({**entry, "note": failed[entry["path"]]})
-                bar.total = total = total - job.passes
-                continue
+            reason = failed.get(entry["path"], job.refused)
             bar.set_description_str(
                 f"{entry.get('variant', 'SAE')} {entry.get('sparsity', '')} step {entry.get('step', 'final')}"
             )
             try:
-                if job.refused is not None:
-                    raise job.refused
-                if job.todo:
+                if job.todo and reason is None:
                     sae = load_sae(entry["path"], fallback_batch_topk=True).to(device)
             except CheckpointError as error:
-                rows.append({**entry, "note": str(error)})
+                reason = str(error)
+            if reason is not None:
+                rows.append({**entry, "note": reason})
                 bar.total = total = total - job.passes
                 continue
             before = bar.n
@@ -176,7 +173,7 @@ class Job:
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
     todo: tuple[tuple[str, str], ...] = ()
     passes: int = 0
-    refused: Exception | None = None
+    refused: str | None = None
 
 
 def _job(
@@ -188,7 +185,7 @@ def _job(
     try:
         sha256 = listed.get("sha256") or _sha256(entry["path"])
     except CheckpointError as error:
-        return Job(entry, refused=error)
+        return Job(entry, refused=str(error))
     keys = {pair: row_key(code, sha256, entry.get("step"), data.key, options, *pair) for pair in pairs}
     files = {pair: folder / f"{key}.json" for pair, key in keys.items()}
     todo = tuple(pair for pair, file in files.items() if not file.is_file())
