@@ -1,6 +1,6 @@
 """`load_sae` reads checkpoints of other libraries (formats/ has one file each); save, index, check, download."""
 
-from repro.checkpoints.export import save_dictionary_learning
+from repro.checkpoints.formats.dictionary_learning import save_dictionary_learning
 from repro.checkpoints.formats.native import save_sae
 from repro.checkpoints.index import index_checkpoints
 from repro.checkpoints.load import load_sae

@@ -19,6 +19,10 @@ from repro.sae import VARIANTS
 
 _EXPECTED = re.compile(rf"^(?:{'|'.join(map(re.escape, WEIGHT_NAMES))}|ae_\d+\.pt)$")
 _LOCA = "multi_encoder_sae.pt"
+COLUMNS = (
+    *("name", "variant", "family", "path", "trainer", "step", "final", "sparsity", "k", "d", "m", "layer", "site"),
+    *("lm_name", "format", "sha256", "bytes", "status", "reason", "notes"),
+)
 
 
 def index_checkpoints(
@@ -65,17 +69,12 @@ def _candidates(paths: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
-    told = parse_run(file.absolute())
-    row: dict[str, Any] = {
+    from_path = parse_run(file.absolute())
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "name": name,
-        "variant": None,
-        "family": None,
         "path": str(file),
-        "trainer": told["trainer"],
-        "step": told["step"],
-        "final": told["step"] is None,
-        "sparsity": told["sparsity"],
-        **dict.fromkeys(("k", "d", "m", "layer", "site", "lm_name", "format", "sha256")),
+        "final": from_path["step"] is None,
+        **from_path,
         "bytes": file.stat().st_size,
         "status": "refused",
         "reason": "",
@@ -89,22 +88,16 @@ def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
             return None
         reason = str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
         return row | {"reason": reason}
-    source, config = plan.source, plan.config
-    notes = list(plan.notes)
+    source, notes = plan.source, list(plan.notes)
     if name in VARIANTS and name != plan.cls.name:
         notes.append(f"Listed under {name}, but it is {plan.cls.name}.")
     return row | {
+        **{column: getattr(source, column) for column in ("family", "step", "k", "layer", "site", "lm_name")},
         "variant": plan.cls.name,
-        "family": source.family,
-        "step": source.step,
         "final": source.step is None,
-        "sparsity": source.sparsity if source.sparsity is not None else told["sparsity"],
-        "k": source.k,
-        "d": config.d,
-        "m": config.m,
-        "layer": source.layer,
-        "site": source.site,
-        "lm_name": source.lm_name,
+        "sparsity": source.sparsity if source.sparsity is not None else from_path["sparsity"],
+        "d": plan.config.d,
+        "m": plan.config.m,
         "format": source.extra.get("format"),
         "sha256": sha256,
         "status": "ok",

@@ -60,7 +60,6 @@ def load_sae(
     variant: str | None = None,
     k: int | None = None,
     centred: bool | None = None,
-    device: str = "cpu",
 ) -> SAE:
     """Read an SAE of any supported format, with the inference of the library that trained it.
 
@@ -103,7 +102,7 @@ def load_sae(
         )
     source.layer = layer if source.layer is None else source.layer
     source.sha256 = file_sha256(source.path)
-    return plan.build(options).to(device)
+    return plan.build(options)
 
 
 def _layer(file: Path, options: Options) -> int | None:

@@ -144,7 +144,7 @@ def parse_layer(path: str | Path) -> int | None:
 # --- paths --------------------------------------------------------------------------------------------
 
 
-def parse_path(path: str | Path) -> dict[str, int | float | None]:
+def parse_path(path: str | Path) -> dict[str, Any]:
     """Trainer, step and sparsity as far as a path spells them out; None where it does not.
 
     Sparsity is only what is written as l0_40, k_40 or sparsity_40 at the end of a name: the number of a trainer says
@@ -164,17 +164,15 @@ def parse_path(path: str | Path) -> dict[str, int | float | None]:
     }
 
 
-def parse_run(weights: Path) -> dict[str, int | float | None]:
+def parse_run(weights: Path) -> dict[str, Any]:
     """parse_path of the file and its folder (of the folder above checkpoints/): names above the run are no facts."""
     return parse_path(Path(*weights.parts[-3 if weights.parent.name == "checkpoints" else -2 :]))
 
 
 def located(weights: Path) -> Location:
     """One weights file with its configs and what its path says."""
-    run = parse_run(weights)
-    trainer, step = (None if run[name] is None else int(run[name] or 0) for name in ("trainer", "step"))
-    site, layer = as_output(*parse_place(weights))
-    return Location(weights, tuple(read_configs(weights)), {}, trainer, step, layer, site)
+    run, (site, layer) = parse_run(weights), as_output(*parse_place(weights))
+    return Location(weights, tuple(read_configs(weights)), {}, run["trainer"], run["step"], layer, site)
 
 
 def locate(
@@ -212,9 +210,7 @@ def _in_folder(folder: Path, step: int | None, layer: int | None, layer_of: Call
     else:
         below = [p for p in below if parse_run(p)["step"] == step]
     if not below:
-        asked = " and ".join(
-            f"{name} {value}" for name, value in (("layer", layer), ("step", step)) if value is not None
-        )
+        asked = " and ".join(f"{name} {n}" for name, n in (("layer", layer), ("step", step)) if n is not None)
         others = f"; it holds {_some(files, folder)}" if files and not asked else ""
         raise CheckpointError(
             f"{folder} holds no checkpoint{asked and f' of {asked}'}: none of {', '.join(WEIGHT_NAMES)} lies in it or "

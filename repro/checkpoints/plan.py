@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from repro.checkpoints.weights import CheckpointError, Lazy
-from repro.sae import SAE, Source
+from repro.checkpoints.locate import Location
+from repro.checkpoints.weights import CheckpointError, Lazy, Weights
+from repro.sae import SAE, BatchTopK, Config, Source, TopK
 
 
 @dataclass
@@ -104,9 +105,24 @@ def _off_unit(atoms: Tensor) -> float:
     return float((atoms.norm(dim=1) - 1).abs().max())
 
 
-def constant(value: Tensor) -> Lazy:
-    """A tensor that is no part of the file."""
-    return lambda: value
+def source_of(where: Location, config: Config, format: str, family: str, **known: Any) -> Source:
+    """The Source of an SAE: what a reader knows, the rest from its path; k and sparsity from the SAE's config."""
+    k = getattr(config, "k", None)
+    facts: dict[str, Any] = {"step": where.step, "layer": where.layer, "site": where.site, "k": k}
+    facts |= {"sparsity": None if k is None else float(k)} | known
+    return Source(family, **facts, extra={"format": format} | ({"config": where.config} if where.config else {}))
+
+
+def selection(
+    cls: type[SAE], k: Any, weights: Weights, options: Options, threshold: str = "threshold"
+) -> tuple[dict[str, Any], dict[str, Lazy]]:
+    """(config, tensors) that only top-k variants have, empty for others. A threshold that was never set is negative."""
+    if not issubclass(cls.Config, TopK.Config):
+        return {}, {}
+    config: dict[str, Any] = {"k": whole(k, weights.path)}
+    if issubclass(cls.Config, BatchTopK.Config):
+        config["eval_activation"] = options.take("eval_activation") or "threshold"
+    return config, {"threshold": constant(weights.number(threshold) if threshold in weights else -1.0)}
 
 
 def whole(k: Any, path: Path) -> int:
@@ -114,6 +130,11 @@ def whole(k: Any, path: Path) -> int:
     if isinstance(k, bool) or not isinstance(k, int | float) or not float(k).is_integer():
         raise CheckpointError(f"k of {path} is {k!r}; a whole number of latents is needed.")
     return int(k)
+
+
+def constant(value: float) -> Lazy:
+    """A number that is no tensor of the file."""
+    return lambda: torch.tensor(value)
 
 
 def zeros(size: int) -> Lazy:

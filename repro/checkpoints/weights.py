@@ -8,7 +8,6 @@ import pickle
 import sys
 import zipfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ class Weights:
         while prefix := next((p for p in _PREFIXES if self.shapes and all(n.startswith(p) for n in self.shapes)), ""):
             self.shapes = {name.removeprefix(prefix): shape for name, shape in self.shapes.items()}
             self.types = {name.removeprefix(prefix): kind for name, kind in self.types.items()}
-            self._get = partial(_with_prefix, self._get, prefix)
+            self._get = lambda name, get=self._get, prefix=prefix: get(prefix + name)  # type: ignore[misc]
 
     def _open_safetensors(self) -> None:
         from safetensors import SafetensorError, safe_open
@@ -147,14 +146,10 @@ class Weights:
             with zipfile.ZipFile(self.path) as archive:
                 for name in archive.namelist():
                     with archive.open(name) as f:
-                        version = np.lib.format.read_magic(f)
-                        header = (
-                            np.lib.format.read_array_header_1_0(f)
-                            if version == (1, 0)
-                            else np.lib.format.read_array_header_2_0(f)
-                        )
-                        self.shapes[name.removesuffix(".npy")] = header[0]
-                        self.types[name.removesuffix(".npy")] = header[2].name
+                        np.lib.format.read_magic(f)
+                        shape, _, dtype = np.lib.format.read_array_header_1_0(f)
+                        self.shapes[name.removesuffix(".npy")] = shape
+                        self.types[name.removesuffix(".npy")] = dtype.name
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
             raise CheckpointError(
                 f"{self.path} is not a complete npz file ({_first_line(error)}); download it again."
@@ -183,12 +178,19 @@ class Weights:
             raise CheckpointError(f"{name} in {self.path} has shape {shape}; a matrix is needed.")
         return shape
 
-    def size(self, name: str) -> int:
-        """Length of a vector that has to be there."""
-        self._require(name)
-        if len(self.shapes[name]) != 1:
-            raise CheckpointError(f"{name} in {self.path} has shape {self.shapes[name]}; a vector is needed.")
-        return self.shapes[name][0]
+    def sae(self, names: Mapping[str, str], turned: bool = False) -> tuple[int, int, dict[str, Lazy]]:
+        """(d, m, a function that reads each tensor); `names` maps our names to the file's.
+
+        Matrices of nn.Linear, whose names end in .weight, lie the other way round than ours; all do if `turned`.
+        """
+        turn = {ours: name.endswith(".weight") or turned for ours, name in names.items()}
+        d, m = self.matrix(names["W_enc"])[:: -1 if turn["W_enc"] else 1]
+        tensors = {}
+        for ours, name in names.items():
+            shape = {"W_enc": (d, m), "W_dec": (m, d), "b_dec": (d,)}.get(ours, (m,))
+            turns = turn[ours] and len(shape) == 2
+            tensors[ours] = self.tensor(name, *shape[:: -1 if turns else 1], transpose=turns)
+        return d, m, tensors
 
     def tensor(self, name: str, *shape: int, transpose: bool = False) -> Lazy:
         """A function that reads `name`, which has to have `shape` in the file, as float32; turned if `transpose`."""
@@ -261,10 +263,6 @@ class Weights:
 
 def _has_tensors(content: Any) -> bool:
     return isinstance(content, dict) and any(isinstance(value, Tensor) for value in content.values())
-
-
-def _with_prefix(get: Callable[[str], Tensor], prefix: str, name: str) -> Tensor:
-    return get(prefix + name)
 
 
 def _finite(values: Tensor, name: str, path: Path) -> Tensor:

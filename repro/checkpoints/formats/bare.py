@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
-
 from repro.base.errors import nearest
 from repro.checkpoints.locate import Location
-from repro.checkpoints.plan import Options, Plan, constant, whole
+from repro.checkpoints.plan import Options, Plan, selection, source_of
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import VARIANTS, BatchTopK, Gated, LocA, MatryoshkaBatchTopK, Source, Standard, StandardUncentred, TopK
+from repro.sae import VARIANTS, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, StandardUncentred, TopK
 
 # our name -> names in other libraries' classes; the weights of nn.Linear lie the other way round
 _NAMES = {
@@ -53,26 +49,13 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
             f"Nothing says whether b_dec of {weights.path} is subtracted before the encoder (in JumpReLU SAELens does "
             "so and dictionary_learning does not): pass centred=True or centred=False."
         )
-    d, m = weights.size(_name(weights, "b_dec")), weights.size(_name(weights, "b_enc"))
-    tensors = {}
-    for ours, shape in (("W_enc", (d, m)), ("W_dec", (m, d)), ("b_enc", (m,)), ("b_dec", (d,))):
-        name = _name(weights, ours)
-        turned = name.endswith(".weight")
-        tensors[ours] = weights.tensor(name, *(reversed(shape) if turned else shape), transpose=turned)
-    extra: dict[str, Any] = {"centred": centred}
-    if cls in (TopK, BatchTopK):
-        k = weights.number("k") if "k" in weights else options.take("k")
-        if k is None:
-            raise CheckpointError(f"{weights.path} does not say its k: pass k=.")
-        extra["k"] = whole(k, weights.path)
-        threshold = weights.number("threshold") if "threshold" in weights else -1.0
-        tensors["threshold"] = constant(torch.tensor(threshold))
-    elif cls not in (Standard, StandardUncentred):
-        tensors["threshold"] = weights.tensor("threshold", m)
-    if cls is BatchTopK:
-        extra["eval_activation"] = options.take("eval_activation") or "threshold"
-    source = Source(
-        family=variant, step=where.step, layer=where.layer, site=where.site, k=extra.get("k"), extra={"format": "bare"}
-    )
-    source.sparsity = None if source.k is None else float(source.k)
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors)
+    names = {ours: _name(weights, ours) for ours in _NAMES}
+    k = weights.number("k") if "k" in weights else options.take("k") if issubclass(cls.Config, TopK.Config) else None
+    if cls is JumpReLU:
+        names["threshold"] = "threshold"
+    elif k is None and issubclass(cls.Config, TopK.Config):
+        raise CheckpointError(f"{weights.path} does not say its k: pass k=.")
+    d, m, tensors = weights.sae(names)
+    top_k, threshold = selection(cls, k, weights, options)
+    config = cls.Config(d, m, centred=centred, **top_k)
+    return Plan(cls, config, source_of(where, config, "bare", variant), tensors | threshold)

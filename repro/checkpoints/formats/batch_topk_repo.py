@@ -6,12 +6,10 @@ import ast
 import re
 from typing import Any
 
-import torch
-
 from repro.checkpoints.locate import Location, site_of_hook
-from repro.checkpoints.plan import Options, Plan, constant, whole, zeros
-from repro.checkpoints.weights import CheckpointError, Lazy, Weights
-from repro.sae import SAE, BatchTopK, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
+from repro.checkpoints.plan import Options, Plan, selection, source_of, zeros
+from repro.checkpoints.weights import CheckpointError, Weights
+from repro.sae import SAE, BatchTopK, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
 
 _LOG_THRESHOLD = "jumprelu.log_threshold"
 
@@ -35,45 +33,34 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
             f"{weights.path} was trained with activation {config.get('activation')} and tied_weights "
             f"{config.get('tied_weights')}; only ReLU with free weights has exact inference here."
         )
-    d, m = weights.matrix("W_enc")
-    tensors: dict[str, Lazy] = {
-        "W_enc": weights.tensor("W_enc", d, m),
-        "W_dec": weights.tensor("W_dec", m, d),
-        "b_dec": weights.tensor("b_dec", d),
-        "b_enc": weights.tensor("b_enc", m),
-    }
-    extra: dict[str, Any] = {"normalisation": "layer_norm" if config.get("input_unit_norm") else "none"}
-    k = config.get("top_k")
-    if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
+    names = {name: name for name in ("W_enc", "W_dec", "b_dec", "b_enc")}
+    if cls is JumpReLU:
+        names["threshold"] = _LOG_THRESHOLD
+        weights.ignore("threshold")
+    d, m, tensors = weights.sae(names)
+    if cls is JumpReLU:
+        read = tensors["threshold"]
+        tensors["threshold"] = lambda: read().exp_()
+    elif cls is not Standard:
+        if config.get("top_k") is None:
+            raise CheckpointError(f"The config.json of {weights.path} names no top_k; top-k inference needs it.")
         if not config.get("use_encoder_bias", False):
             tensors["b_enc"] = zeros(m)  # the file has one, the code never adds it
-        if k is None:
-            raise CheckpointError(f"The config.json of {weights.path} names no top_k; top-k inference needs it.")
-        extra["k"] = whole(k, weights.path)
-        threshold = weights.number("threshold") if "threshold" in weights else -1.0
-        tensors["threshold"] = constant(torch.tensor(threshold))
-    if cls in (BatchTopK, MatryoshkaBatchTopK):
-        extra["eval_activation"] = options.take("eval_activation") or "threshold"
+    extra, threshold = selection(cls, config.get("top_k"), weights, options)
     if cls is MatryoshkaBatchTopK:
         extra["group_sizes"] = tuple(config.get("group_sizes") or ())
-    if cls is JumpReLU:
-        read = weights.tensor(_LOG_THRESHOLD, m)
-        tensors["threshold"] = lambda: read().exp_()
-        weights.ignore("threshold")
+    normalisation = "layer_norm" if config.get("input_unit_norm") else "none"
+    sae_config = cls.Config(d, m, normalisation=normalisation, **extra)
     hook, lm_name = str(config.get("hook_point") or ""), str(config.get("model_name") or "")
-    site, layer = site_of_hook(hook, lm_name)
-    step = re.search(r"_(\d+)$", weights.path.parent.name)
-    source = Source(
-        family=str(config.get("sae_type") or cls.name),
-        step=int(step.group(1)) if step else where.step,
-        layer=layer,
-        site=site,
-        lm_name=lm_name,
-        sparsity=float(k) if "k" in extra and k is not None else config.get("l1_coeff"),
-        k=extra.get("k"),
-        extra={"format": "batch_topk_repo", "config": config, "hook": hook},
+    known: dict[str, Any] = {} if "k" in extra else {"sparsity": config.get("l1_coeff")}
+    if step := re.search(r"_(\d+)$", weights.path.parent.name):
+        known["step"] = int(step.group(1))
+    known["site"], known["layer"] = site_of_hook(hook, lm_name)
+    source = source_of(
+        where, sae_config, "batch_topk_repo", str(config.get("sae_type") or cls.name), lm_name=lm_name, **known
     )
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors)
+    source.extra |= {"config": config, "hook": hook}
+    return Plan(cls, sae_config, source, tensors | threshold)
 
 
 def _class(weights: Weights, sae_type: str) -> type[SAE]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.base.errors import nearest
+from repro.base.files import write_atomically
 from repro.checkpoints.locate import Location, as_output, parse_hook, parse_place
-from repro.checkpoints.plan import Options, Plan, constant, scaled, whole
+from repro.checkpoints.plan import Options, Plan, scaled, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, StandardUncentred, TopK
+from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, StandardUncentred, TopK
 
 CLASSES: dict[str, type[SAE]] = {
     "AutoEncoder": Standard,
@@ -34,22 +38,17 @@ TRAINERS = {
     "GatedAnnealTrainer": ("gated", Gated),
     "JumpReluTrainer": ("jump_relu", JumpReLU),
 }
-_LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}  # nn.Linear keeps the other orientation
-_MATRIX = {"W_enc": "W_enc", "W_dec": "W_dec", "b_enc": "b_enc", "b_dec": "b_dec"}
+_LINEAR = {"W_enc": "encoder.weight", "W_dec": "decoder.weight"}
+_TOP_K = {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec"}
+_MATRIX = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
 # our name -> the library's; b_enc of Gated does not exist there
 KEYS: dict[type[SAE], dict[str, str]] = {
     Standard: {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "bias"},
     StandardUncentred: {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "decoder.bias"},
-    TopK: {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec"},
-    BatchTopK: {**_LINEAR, "b_enc": "encoder.bias", "b_dec": "b_dec"},
+    TopK: _TOP_K,
+    BatchTopK: _TOP_K,
     MatryoshkaBatchTopK: _MATRIX,
-    Gated: {
-        **_LINEAR,
-        "b_dec": "decoder_bias",
-        "gate_bias": "gate_bias",
-        "mag_bias": "mag_bias",
-        "r_mag": "r_mag",
-    },
+    Gated: {**_LINEAR, "b_dec": "decoder_bias", **{name: name for name in ("gate_bias", "mag_bias", "r_mag")}},
     JumpReLU: {**_MATRIX, "threshold": "threshold"},
 }
 
@@ -67,52 +66,37 @@ def by_keys(weights: Weights, options: Options) -> bool:
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
     """Decide how to build the SAE. CheckpointError if config and file disagree or something is missing."""
-    if "ae" in weights.other:
-        scale, step = _unwrap_backup(weights)
-    else:
-        scale, step = 1.0, where.step
+    scale, step = _unwrap_backup(weights) if "ae" in weights.other else (1.0, where.step)
     trainer: dict[str, Any] = where.config.get("trainer") or {}
     cls = _class(weights, trainer, options)
-    keys = KEYS[cls]
-    linear = keys["W_enc"] == "encoder.weight"
-    rows, columns = weights.matrix(keys["W_enc"])
-    d, m = (columns, rows) if linear else (rows, columns)
+    d, m, tensors = weights.sae(KEYS[cls])
     weights.agrees(trainer, activation_dim=d, dict_size=m)
-    shapes = {"W_enc": (m, d) if linear else (d, m), "W_dec": (d, m) if linear else (m, d), "b_dec": (d,)}
-    tensors = {
-        ours: weights.tensor(theirs, *shapes.get(ours, (m,)), transpose=linear and ours in _LINEAR)
-        for ours, theirs in keys.items()
-    }
-    for name in ("b_enc", "b_dec", "gate_bias", "mag_bias", "threshold"):
-        if scale != 1.0 and name in tensors:
-            tensors[name] = scaled(tensors[name], scale)
+    k = _k(weights, trainer, options) if issubclass(cls.Config, TopK.Config) else None
+    top_k, threshold = selection(cls, k, weights, options)
+    tensors |= threshold
     if cls is Gated:
-        tensors["b_enc"] = constant(torch.zeros(m))
-    extra: dict[str, Any] = {}
-    if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
-        extra["k"] = _k(weights, trainer, options)
-        threshold = weights.number("threshold") if "threshold" in weights else -1.0
-        tensors["threshold"] = constant(torch.tensor(threshold * scale if threshold >= 0 else threshold))
-    if cls in (BatchTopK, MatryoshkaBatchTopK):
-        extra["eval_activation"] = options.take("eval_activation") or "threshold"
+        tensors["b_enc"] = zeros(m)
     if cls is MatryoshkaBatchTopK:
-        extra["group_sizes"] = weights.integers("group_sizes")
-    family = TRAINERS.get(str(trainer.get("trainer_class")), (cls.name, cls))[0]
+        top_k["group_sizes"] = weights.integers("group_sizes")
+    config = cls.Config(d, m, **top_k)
     site, layer, notes = _place(where, trainer)
-    source = Source(
-        family=family,
+    source = source_of(
+        where,
+        config,
+        "dictionary_learning",
+        TRAINERS.get(str(trainer.get("trainer_class")), (cls.name, cls))[0],
         step=step,
         layer=layer,
         site=site,
         lm_name=str(trainer.get("lm_name") or ""),
-        sparsity=sparsity(trainer, extra.get("k")),
-        k=extra.get("k"),
-        extra={"format": "dictionary_learning", "trainer": trainer},
+        sparsity=sparsity(trainer, top_k.get("k")),
     )
+    source.extra = {"format": "dictionary_learning", "trainer": trainer}
     if scale != 1.0:
+        for name in {"b_enc", "b_dec", "gate_bias", "mag_bias", "threshold"} & tensors.keys():
+            tensors[name] = scaled(tensors[name], scale)
         notes.append(f"An interrupted run: biases scaled by norm_factor {scale:g}.")
-    config = cls.Config(d, m, **extra)
-    return Plan(cls, config, source, tensors, unit_atoms="k" in extra, unit_on_load=cls is Standard, notes=notes)
+    return Plan(cls, config, source, tensors, unit_atoms=bool(top_k), unit_on_load=cls is Standard, notes=notes)
 
 
 def _place(where: Location, trainer: dict[str, Any]) -> tuple[str, int | None, list[str]]:
@@ -182,7 +166,7 @@ def _unwrap_backup(weights: Weights) -> tuple[float, int | None]:
     return float(factor), int(step) if isinstance(step, int) else None
 
 
-def _k(weights: Weights, trainer: dict[str, Any], options: Options) -> int:
+def _k(weights: Weights, trainer: dict[str, Any], options: Options) -> Any:
     """k: from the config first, the file second, the user third; never guessed."""
     stored = weights.number("k") if "k" in weights else None
     configured = trainer.get("k")
@@ -195,7 +179,7 @@ def _k(weights: Weights, trainer: dict[str, Any], options: Options) -> int:
         raise CheckpointError(
             f"{weights.path} does not say its k: put the config.json of its training run beside it, or pass k=."
         )
-    return whole(k, weights.path)
+    return k
 
 
 def sparsity(trainer: dict[str, Any], k: int | None) -> float | None:
@@ -210,19 +194,67 @@ def sparsity(trainer: dict[str, Any], k: int | None) -> float | None:
 def state_dict(sae: SAE) -> dict[str, Tensor]:
     """The library's state_dict of an SAE. CheckpointError for what the library has no class for."""
     cls = type(sae)
-    standard = KEYS.get(cls)
-    if standard is None or sae.config.normalisation != "none" or sae.centred != cls.Config.centred:
+    keys = KEYS.get(cls)
+    if keys is None or sae.config.normalisation != "none" or sae.centred != cls.Config.centred:
         raise CheckpointError(
             f"dictionary_learning has no class for this {sae.name} SAE ({sae.config}): save it with save_sae instead."
         )
-    linear = standard["W_enc"] == "encoder.weight"
     out = {}
-    for ours, theirs in standard.items():
+    for ours, theirs in keys.items():
         tensor = getattr(sae, ours).detach().float().cpu()
-        out[theirs] = (tensor.T if linear and ours in _LINEAR else tensor).contiguous().clone()
-    if hasattr(sae.config, "k"):
+        out[theirs] = (tensor.T if theirs in _LINEAR.values() else tensor).contiguous().clone()
+    if isinstance(sae.config, TopK.Config):
         out["k"] = torch.tensor(sae.config.k, dtype=torch.int32)
         out["threshold"] = sae.get_buffer("threshold").detach().float().cpu().clone()
-    if cls is MatryoshkaBatchTopK:
+    if isinstance(sae.config, MatryoshkaBatchTopK.Config):
         out["group_sizes"] = torch.tensor(sae.config.group_sizes)
     return out
+
+
+def save_dictionary_learning(
+    sae: SAE,
+    folder: str | Path,
+    step: int | None = None,
+    trainer_config: Mapping[str, Any] | None = None,
+    buffer_config: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `folder`/ae.pt (or checkpoints/ae_{step}.pt) and config.json; `folder` is trainer_{i}.
+
+    dictionary_learning, SAEBench and load_sae open it. trainer_config and buffer_config (steps, lr, seed, ctx_len ...)
+    go into config.json under "trainer" and "buffer", beside what the SAE knows of itself: classes, sizes, k, layer,
+    lm_name. Weights are written as they are, float32, in raw activation units. Returns the path of the weights.
+    Raises CheckpointError for an SAE that the library has no class for (LocA, normalised inputs).
+    """
+    folder = Path(folder)
+    state = state_dict(sae)
+    path = folder / "ae.pt" if step is None else folder / "checkpoints" / f"ae_{step}.pt"
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as f:  # a file, not a path: torch.save writes a path's name into the archive
+            torch.save(state, f)
+
+    write_atomically(path, write)
+    config = {"trainer": _trainer(sae, trainer_config or {}), "buffer": dict(buffer_config or {})}
+    text = json.dumps(config, indent=4, default=str) + "\n"
+    write_atomically(folder / "config.json", lambda draft: draft.write_text(text))
+    return path
+
+
+def _trainer(sae: SAE, known: Mapping[str, Any]) -> dict[str, Any]:
+    """config["trainer"]: what the SAE's source and the caller say, and last the facts of this SAE."""
+    source = sae.source
+    trainers = {family: name for name, (family, cls) in reversed(TRAINERS.items()) if cls is type(sae)}
+    trainer_class = trainers.get(source.family) or next(reversed(trainers.values()), "")
+    return {
+        "trainer_class": trainer_class,
+        "wandb_name": trainer_class,
+        "layer": source.layer,
+        "lm_name": source.lm_name,
+        "submodule_name": f"{source.site}_layer_{source.layer}" if source.site and source.layer is not None else None,
+        **source.extra.get("trainer", {}),
+        **known,
+        "dict_class": next(name for name, cls in CLASSES.items() if cls is type(sae)),
+        "activation_dim": sae.config.d,
+        "dict_size": sae.config.m,
+        **{name: getattr(sae.config, name) for name in ("k", "group_sizes") if hasattr(sae.config, name)},
+    }

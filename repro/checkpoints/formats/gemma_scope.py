@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 from repro.checkpoints.locate import Location, parse_run
-from repro.checkpoints.plan import Options, Plan, scaled
+from repro.checkpoints.plan import Options, Plan, scaled, source_of
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import JumpReLU, Source
+from repro.sae import JumpReLU
 
 
 def by_keys(weights: Weights, options: Options) -> bool:
@@ -21,14 +21,7 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     The SAE of the embedding was trained on the embedding without Gemma's factor sqrt(d), and is read for activations
     with it, as the model uses them. CheckpointError for transcoders.
     """
-    d, m = weights.matrix("W_enc")
-    tensors = {
-        "W_enc": weights.tensor("W_enc", d, m),
-        "b_enc": weights.tensor("b_enc", m),
-        "W_dec": weights.tensor("W_dec", m, d),
-        "b_dec": weights.tensor("b_dec", d),
-        "threshold": weights.tensor("threshold", m),
-    }
+    d, m, tensors = weights.sae({name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")})
     match = re.search(r"gemma-scope-(\d+b)-(pt|it)(?:-(res|mlp|att|transcoders))?", weights.path.as_posix())
     size, tuned, kind = match.groups() if match else ("", "", None)
     if kind == "transcoders":
@@ -47,13 +40,8 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
             "Its path does not name its repository (gemma-scope-…-res, -mlp, -att; transcoders look alike), so it is "
             "not known what it reads."
         )
-    sparsity = parse_run(weights.path)["sparsity"]
-    source = Source(
-        family="gemma_scope",
-        layer=where.layer,
-        site=site,
-        lm_name=f"google/gemma-2-{size}{'-it' if tuned == 'it' else ''}" if match else "",
-        sparsity=None if sparsity is None else float(sparsity),
-        extra={"format": "gemma_scope"},
-    )
-    return Plan(JumpReLU, JumpReLU.Config(d, m), source, tensors, notes=notes)
+    lm_name = f"google/gemma-2-{size}{'-it' if tuned == 'it' else ''}" if match else ""
+    config, sparsity = JumpReLU.Config(d, m), parse_run(weights.path)["sparsity"]
+    sparsity = None if sparsity is None else float(sparsity)
+    source = source_of(where, config, "gemma_scope", "gemma_scope", site=site, lm_name=lm_name, sparsity=sparsity)
+    return Plan(JumpReLU, config, source, tensors, notes=notes)

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from repro.checkpoints.locate import Location
-from repro.checkpoints.plan import Options, Plan, constant, whole, zeros
+from repro.checkpoints.plan import Options, Plan, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
-from repro.sae import LocA, Source, StandardUncentred, TopK
+from repro.sae import SAE, Config, LocA, StandardUncentred, TopK
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
@@ -35,21 +35,14 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         return _one_file(weights, where, options)
     if set(weights.shapes) == {"W_enc", "W_dec"}:
         return _converted(weights, where, options)
-    return _phase_one(weights, where)
+    return _phase_one(weights, where, options)
 
 
-def _source(where: Location, family: str, k: int | None) -> Source:
-    config = where.config
-    layer = config.get("target_layer", config.get("layer"))
-    return Source(
-        family=family,
-        layer=layer if isinstance(layer, int) else where.layer,
-        site=where.site,
-        lm_name=str(config.get("model_name") or ""),
-        sparsity=None if k is None else float(k),
-        k=k,
-        extra={"format": "loca_release", "config": config},
-    )
+def _plan(cls: type[SAE], config: Config, where: Location, family: str, tensors: dict[str, Lazy]) -> Plan:
+    layer = where.config.get("target_layer", where.config.get("layer"))
+    known = {"layer": layer if isinstance(layer, int) else where.layer}
+    lm_name = str(where.config.get("model_name") or "")
+    return Plan(cls, config, source_of(where, config, "loca_release", family, lm_name=lm_name, **known), tensors)
 
 
 def _multi(weights: Weights, where: Location) -> Plan:
@@ -73,7 +66,7 @@ def _multi(weights: Weights, where: Location) -> Plan:
     tensors = {name: _joined(reads, dim=1 if name == "W_enc" else 0) for name, reads in parts.items()}
     tensors["b_dec"] = _b_dec(weights, d)
     config = LocA.Config(d, sum(sizes), group_sizes=tuple(sizes), group_ks=tuple(int(k) for k in ks))
-    return Plan(LocA, config, _source(where, "loca", config.k), tensors)
+    return _plan(LocA, config, where, "loca", tensors)
 
 
 def _b_dec(weights: Weights, d: int) -> Lazy:
@@ -83,41 +76,31 @@ def _b_dec(weights: Weights, d: int) -> Lazy:
 
 def _one_file(weights: Weights, where: Location, options: Options) -> Plan:
     """ae.pt of `repro loca convert`, which keeps biases and groups; oriented as the release's."""
-    m, d = weights.matrix("W_enc")
-    config = LocA.Config(d, m, group_sizes=weights.integers("group_sizes"), group_ks=weights.integers("group_ks"))
     if options.take("as_released"):
         weights.ignore("b_enc", "b_dec", "group_sizes", "group_ks")
         return _converted(weights, where, options)
-    tensors = {
-        "W_enc": weights.tensor("W_enc", m, d, transpose=True),
-        "b_enc": weights.tensor("b_enc", m),
-        "W_dec": weights.tensor("W_dec", d, m, transpose=True),
-        "b_dec": _b_dec(weights, d),
-    }
-    return Plan(LocA, config, _source(where, "loca", config.k), tensors)
+    d, m, tensors = weights.sae({name: name for name in ("W_enc", "b_enc", "W_dec")}, turned=True)
+    tensors["b_dec"] = _b_dec(weights, d)
+    config = LocA.Config(d, m, group_sizes=weights.integers("group_sizes"), group_ks=weights.integers("group_ks"))
+    return _plan(LocA, config, where, "loca", tensors)
 
 
 def _joined(reads: list[Lazy], dim: int) -> Lazy:
     return lambda: torch.cat([read() for read in reads], dim=dim)
 
 
-def _phase_one(weights: Weights, where: Location) -> Plan:
+def _phase_one(weights: Weights, where: Location, options: Options) -> Plan:
     """standard_sae.pt: the TopK SAE that the groups were made from."""
-    m, d = weights.matrix("encoder.weight")
     k = where.config.get("global_k")
     if k is None:
         raise CheckpointError(
             f"{weights.path} does not say its k: put the config.json of its run (global_k) beside it."
         )
-    tensors = {
-        "W_enc": weights.tensor("encoder.weight", m, d, transpose=True),
-        "b_enc": weights.tensor("encoder.bias", m),
-        "W_dec": weights.tensor("decoder.weight", d, m, transpose=True),
-        "b_dec": _b_dec(weights, d),
-        "threshold": constant(torch.tensor(-1.0)),
-    }
-    config = TopK.Config(d, m, k=whole(k, weights.path), centred=False, normalisation="unit_norm")
-    return Plan(TopK, config, _source(where, "loca_phase_one", int(k)), tensors)
+    d, m, tensors = weights.sae({"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"})
+    tensors["b_dec"] = _b_dec(weights, d)
+    top_k, threshold = selection(TopK, k, weights, options)
+    config = TopK.Config(d, m, centred=False, normalisation="unit_norm", **top_k)
+    return _plan(TopK, config, where, "loca_phase_one", tensors | threshold)
 
 
 def _converted(weights: Weights, where: Location, options: Options) -> Plan:
@@ -127,13 +110,10 @@ def _converted(weights: Weights, where: Location, options: Options) -> Plan:
             f"{weights.path} is a converted LocA SAE without biases, groups and k: load multi_encoder_sae.pt instead, "
             "or pass as_released=True for the dense ReLU encoder that the release evaluates."
         )
-    m, d = weights.matrix("W_enc")
-    tensors = {
-        "W_enc": weights.tensor("W_enc", m, d, transpose=True),
-        "b_enc": zeros(m),
-        "W_dec": weights.tensor("W_dec", d, m, transpose=True),
-        "b_dec": zeros(d),
-    }
-    note = "As released: a dense ReLU encoder on raw activations, which is not the LocA SAE that was trained."
-    source = _source(where, "loca_converted", None)
-    return Plan(StandardUncentred, StandardUncentred.Config(d, m), source, tensors, notes=[note])
+    d, m, tensors = weights.sae({"W_enc": "W_enc", "W_dec": "W_dec"}, turned=True)
+    tensors |= {"b_enc": zeros(m), "b_dec": zeros(d)}
+    plan = _plan(StandardUncentred, StandardUncentred.Config(d, m), where, "loca_converted", tensors)
+    plan.notes.append(
+        "As released: a dense ReLU encoder on raw activations, which is not the LocA SAE that was trained."
+    )
+    return plan

@@ -89,11 +89,7 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         ) from None
     with torch.device("meta"):
         shapes = {k: tuple(v.shape) for k, v in cls(config).state_dict().items()}
-    tensors = {k: weights.tensor(k, *shape) for k, shape in shapes.items()}
-    for k, shape in shapes.items():
-        if not shape:
-            number = weights.number(k)
-            tensors[k] = constant(torch.tensor(number))
+    tensors = {k: weights.tensor(k, *shape) if shape else constant(weights.number(k)) for k, shape in shapes.items()}
     source = Source(**described["source"])
     source.extra.setdefault("format", "repro")
     return Plan(cls, config, source, tensors)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from repro.checkpoints.locate import Location
-from repro.checkpoints.plan import Options, Plan, constant
+from repro.checkpoints.plan import Options, Plan, selection, source_of
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import Source, Standard, TopK
+from repro.sae import Config, Standard, TopK
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
@@ -24,26 +22,19 @@ def by_keys(weights: Weights, options: Options) -> bool:
 
 def plan(weights: Weights, where: Location, options: Options) -> Plan:
     """TopK normalises each token to mean 0 and std 1, ReLU does not. CheckpointError for other activations."""
-    m, d = weights.matrix("encoder.weight")
-    tensors = {
-        "W_enc": weights.tensor("encoder.weight", m, d, transpose=True),
-        "b_enc": weights.tensor("latent_bias", m),
-        "W_dec": weights.tensor("decoder.weight", d, m, transpose=True),
-        "b_dec": weights.tensor("pre_bias", d),
-    }
+    names = {"W_enc": "encoder.weight", "b_enc": "latent_bias", "W_dec": "decoder.weight", "b_dec": "pre_bias"}
+    d, m, tensors = weights.sae(names)
     weights.ignore("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
     activation = weights.other.get("activation", "ReLU")
     state = weights.other.get("activation_state_dict") or {}
-    source = Source(
-        family=str(activation), layer=where.layer, site=where.site, step=where.step, extra={"format": "openai"}
-    )
+    config: Config
     if activation == "ReLU":
-        return Plan(Standard, Standard.Config(d, m), source, tensors)
+        config = Standard.Config(d, m)
+        return Plan(Standard, config, source_of(where, config, "openai", activation), tensors)
     if activation != "TopK" or state.get("postact_fn", "ReLU") != "ReLU" or "k" not in state:
         raise CheckpointError(
             f"{weights.path} uses the activation {activation} {dict(state)}; only ReLU, and TopK with ReLU, exist here."
         )
-    source.k = int(state["k"])
-    source.sparsity = float(source.k)
-    tensors["threshold"] = constant(torch.tensor(-1.0))
-    return Plan(TopK, TopK.Config(d, m, k=source.k, normalisation="layer_norm"), source, tensors)
+    top_k, threshold = selection(TopK, state["k"], weights, options)
+    config = TopK.Config(d, m, **top_k, normalisation="layer_norm")
+    return Plan(TopK, config, source_of(where, config, "openai", activation), tensors | threshold)

@@ -11,9 +11,9 @@ import torch
 
 from repro.base.errors import nearest
 from repro.checkpoints.locate import Location, read_config, site_of_hook
-from repro.checkpoints.plan import Options, Plan, constant, scaled, whole
+from repro.checkpoints.plan import Options, Plan, scaled, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
-from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Source, Standard, TopK
+from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
 
 CLASSES: dict[str, type[SAE]] = {
     "standard": Standard,
@@ -42,54 +42,49 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     config = where.config
     architecture, k = _architecture(weights, config)
     cls = CLASSES[architecture]
-    d, m = weights.matrix("W_enc")
-    weights.agrees(config, d_in=d, d_sae=m)
-    tensors: dict[str, Lazy] = {
-        "W_enc": weights.tensor("W_enc", d, m),
-        "W_dec": weights.tensor("W_dec", m, d),
-        "b_dec": weights.tensor("b_dec", d),
-    }
-    extra: dict[str, Any] = {"centred": bool(config.get("apply_b_dec_to_input", True))}
+    names = {"W_enc": "W_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+    log_threshold = cls is JumpReLU and "log_threshold" in weights  # training checkpoints before version 6.4x
     if cls is Gated:
-        tensors["b_enc"] = constant(torch.zeros(m))
-        for ours, theirs in (("gate_bias", "b_gate"), ("mag_bias", "b_mag"), ("r_mag", "r_mag")):
-            tensors[ours] = weights.tensor(theirs, m)
+        names |= {"gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag"}
     else:
-        tensors["b_enc"] = weights.tensor("b_enc", m)
+        names["b_enc"] = "b_enc"
     if cls is JumpReLU:
-        tensors["threshold"] = _jumprelu_threshold(weights, m)
-    if cls in (TopK, BatchTopK, MatryoshkaBatchTopK):
+        names["threshold"] = "log_threshold" if log_threshold else "threshold"
+    d, m, tensors = weights.sae(names)
+    weights.agrees(config, d_in=d, d_sae=m)
+    if cls is Gated:
+        tensors["b_enc"] = zeros(m)
+    if log_threshold:
+        read = tensors["threshold"]
+        tensors["threshold"] = lambda: read().exp_()
+    whole_k, notes = k, []
+    if issubclass(cls.Config, TopK.Config):
         if k is None:
             raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
-        only_threshold = cls is not TopK and options.eval_activation != "batch_topk"
-        extra["k"] = max(1, round(k)) if only_threshold and k > 0 else whole(k, weights.path)
-        tensors["threshold"] = constant(torch.tensor(-1.0))
-    if cls in (BatchTopK, MatryoshkaBatchTopK):
-        threshold = weights.number("topk_threshold")
-        tensors["threshold"] = lambda: torch.tensor(threshold)
-        extra["eval_activation"] = options.take("eval_activation") or "threshold"
+        if cls is not TopK and options.eval_activation != "batch_topk" and k > 0 and not isinstance(k, bool):
+            whole_k = max(1, round(k))
+            if whole_k != k:
+                notes.append(f"Trained with k = {k} latents a token on average; its codes need only the threshold.")
+    top_k, threshold = selection(cls, whole_k, weights, options, "topk_threshold")
+    tensors |= threshold
     if cls is MatryoshkaBatchTopK:
-        extra["group_sizes"] = _group_sizes(weights, config, m)
+        top_k["group_sizes"] = _group_sizes(config, m)
     _ignore_unit_scale(weights, m)
     rescaled = _is_rescaled(weights, config, architecture)
-    extra["normalisation"], notes = _normalisation(weights, config, options, tensors, rescaled)
+    normalisation, folded = _normalisation(weights, config, options, tensors, rescaled)
     if rescaled:
         _fold_decoder_norms(tensors)
-    if "k" in extra and k != extra["k"]:
-        notes.append(f"Trained with k = {k} latents a token on average; its codes need only the threshold.")
+    centred = bool(config.get("apply_b_dec_to_input", True))
+    sae_config = cls.Config(d, m, centred=centred, normalisation=normalisation, **top_k)
     meta = {**config, **(config.get("metadata") or {})}
-    source = _source(where, meta, architecture)
-    source.k, source.sparsity = extra.get("k"), None if k is None else float(k)
-    return Plan(cls, cls.Config(d, m, **extra), source, tensors, notes=notes + _processing(meta))
-
-
-def _source(where: Location, meta: Mapping[str, Any], architecture: str) -> Source:
     hook, lm_name = str(meta.get("hook_name") or meta.get("hook_point") or ""), str(meta.get("model_name") or "")
     site, layer = site_of_hook(hook, lm_name) if hook else (where.site, where.layer)
-    if meta.get("hook_head_index") is not None:
-        hook, site = f"head {meta['hook_head_index']} of {hook}", f"{site}, head {meta['hook_head_index']}"
-    extra = {"format": "saelens", "config": where.config, "hook": hook}
-    return Source(family=architecture, step=where.step, layer=layer, site=site, lm_name=lm_name, extra=extra)
+    if (head := meta.get("hook_head_index")) is not None:
+        hook, site = f"head {head} of {hook}", f"{site}, head {head}"
+    known = {"site": site, "layer": layer, "lm_name": lm_name, "sparsity": None if k is None else float(k)}
+    source = source_of(where, sae_config, "saelens", architecture, **known)
+    source.extra["hook"] = hook
+    return Plan(cls, sae_config, source, tensors, notes=[*folded, *notes, *_processing(meta)])
 
 
 def _processing(meta: Mapping[str, Any]) -> list[str]:
@@ -138,14 +133,7 @@ def _architecture(weights: Weights, config: dict[str, Any]) -> tuple[str, float 
     return architecture, k
 
 
-def _jumprelu_threshold(weights: Weights, m: int) -> Lazy:
-    if "log_threshold" in weights:  # training checkpoints before version 6.4x
-        read = weights.tensor("log_threshold", m)
-        return lambda: read().exp_()
-    return weights.tensor("threshold", m)
-
-
-def _group_sizes(weights: Weights, config: dict[str, Any], m: int) -> tuple[int, ...]:
+def _group_sizes(config: dict[str, Any], m: int) -> tuple[int, ...]:
     """Matryoshka widths are nested prefixes there, and the last one may be left out."""
     widths = [int(w) for w in config.get("matryoshka_widths") or []]
     if not widths or widths[-1] != m:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from repro.checkpoints.locate import Location, read_config, site_of_hook
-from repro.checkpoints.plan import Options, Plan, constant, whole
-from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import SAE, LocA, Source, TopK
+from repro.checkpoints.plan import Options, Plan, selection, source_of, whole
+from repro.checkpoints.weights import CheckpointError, Lazy, Weights
+from repro.sae import SAE, Config, LocA, TopK
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
@@ -35,45 +33,33 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         )
     if config.get("signed"):
         raise CheckpointError(f"{weights.path} has signed latents (an old option), which no variant here has.")
-    m, d = weights.matrix("encoder.weight")
+    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "W_dec", "b_dec": "b_dec"}
+    d, m, tensors = weights.sae(names)
     latents = config.get("num_latents") or d * config.get("expansion_factor", 0)
     weights.agrees({**config, "num_latents": latents}, d_in=d, num_latents=m)
     if config.get("k") is None:
         raise CheckpointError(f"The cfg.json of {weights.path} names no k; without it top-k inference is a guess.")
     k = whole(config["k"], weights.path)
-    tensors = {
-        "W_enc": weights.tensor("encoder.weight", m, d, transpose=True),
-        "b_enc": weights.tensor("encoder.bias", m),
-        "W_dec": weights.tensor("W_dec", m, d),
-        "b_dec": weights.tensor("b_dec", d),
-    }
     activation = config.get("activation", "topk")
-    cls: type[SAE]
     if activation == "topk":
-        cls, sae_config = TopK, TopK.Config(d, m, k=k)
-        tensors["threshold"] = constant(torch.tensor(-1.0))
-    elif activation == "groupmax":
-        if m % k:
-            raise CheckpointError(
-                f"{weights.path} cannot have {k} equal groups of its {m} latents; check its cfg.json."
-            )
-        cls = LocA  # k groups with one winner each, on the raw input
-        sae_config = LocA.Config(d, m, group_sizes=(m // k,) * k, group_ks=(1,) * k, centred=True, normalisation="none")
-    else:
+        top_k, threshold = selection(TopK, k, weights, options)
+        return _plan(TopK, TopK.Config(d, m, **top_k), where, tensors | threshold, activation)
+    if activation != "groupmax":
         raise CheckpointError(f"{weights.path} uses the activation '{activation}'; only topk and groupmax exist here.")
-    source = _source(where, activation)
-    source.k, source.sparsity = k, float(k)
-    return Plan(cls, sae_config, source, tensors)
+    if m % k:
+        raise CheckpointError(f"{weights.path} cannot have {k} equal groups of its {m} latents; check its cfg.json.")
+    groups = {"group_sizes": (m // k,) * k, "group_ks": (1,) * k}  # k groups with one winner each, on the raw input
+    return _plan(LocA, LocA.Config(d, m, **groups, centred=True, normalisation="none"), where, tensors, activation)
 
 
-def _source(where: Location, activation: str) -> Source:
+def _plan(cls: type[SAE], config: Config, where: Location, tensors: dict[str, Lazy], activation: str) -> Plan:
     """The folder is the name of the module whose output was read; the run's config, one folder up, names the model."""
     hook, lm_name = where.weights.parent.name, _language_model(where.weights.parent.parent)
-    extra = {"format": "sparsify", "config": where.config}
-    if not where.site or site_of_hook(hook) != (where.site, where.layer):
-        return Source(family=activation, layer=where.layer, site=where.site, lm_name=lm_name, extra=extra)
-    site, layer = site_of_hook(hook, lm_name)
-    return Source(family=activation, layer=layer, site=site, lm_name=lm_name, extra=extra | {"hook": hook})
+    source = source_of(where, config, "sparsify", activation, lm_name=lm_name)
+    if where.site and site_of_hook(hook) == (where.site, where.layer):
+        source.site, source.layer = site_of_hook(hook, lm_name)
+        source.extra["hook"] = hook
+    return Plan(cls, config, source, tensors)
 
 
 def _language_model(run: Path) -> str:
