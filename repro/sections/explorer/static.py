@@ -88,13 +88,8 @@ def lambda_figure(explorer: Explorer, state: State, token: int) -> Figure:
         _mark(f"{s.lam:.3g}", traces(s, t), list(range(len(first))), _lambda_title(s, i == middle))
         for i, (s, t) in enumerate(zip(states, tables))
     ]
-    ticks = {
-        "tickvals": shown,
-        "ticktext": [plain(visible(reading.tokens[i])) for i in shown],
-        "tickangle": -60,
-        "tickfont": {"size": 11},
-    }
-    figure.update_xaxes(ticks, row=1, col=1)
+    words = [plain(visible(reading.tokens[i])) for i in shown]
+    figure.update_xaxes(tickvals=shown, ticktext=words, tickangle=-60, tickfont_size=11, row=1, col=1)
     figure.update_xaxes(type="category", tickangle=-60, title_text="latent", row=2, col=1)
     figure.update_xaxes(descent_axis(LAST), row=3, col=1)
     word = plain(visible(reading.tokens[token]))

@@ -1,4 +1,4 @@
-"""§6: LocA-SAE trained as released and corrected, and the ablations that say what its grouping is worth."""
+"""LocA-SAE computed: trained as released and corrected, and the ablations that say what its grouping is worth."""
 
 from __future__ import annotations
 
@@ -147,26 +147,16 @@ def _trained(
             starts.append((k, name, start, job if form.train else None))
     begin = _recipe(scale, scale.steps, seed)
     recipe = _recipe(scale, steps, seed, lr=begin.lr / 2)
-    wanted = [(start, job) for _, _, start, job in starts if job is not None]
-    out = ready.folder / f"loca-{digest([(weights_digest(start), job) for start, job in wanted], recipe)}"
-    folders = iter(
-        train(
-            ready.rows,
-            [job for _, job in wanted],
-            recipe,
-            out,
-            scale.model,
-            _layer(ready),
-            ready.device,
-            starts=[start for start, _ in wanted],
-            held_out=ready.data.tokens.x[:],
-        )
-    )
-    found = [
-        (k, name, start if job is None else load_sae(next(folders)), steps if job is not None else 0)
+    pairs = [(start, job) for _, _, start, job in starts if job is not None]
+    out = ready.folder / f"loca-{digest([(weights_digest(start), job) for start, job in pairs], recipe)}"
+    where = out, scale.model, _layer(ready), ready.device
+    begins, held_out = [start for start, _ in pairs], ready.data.tokens.x[:]
+    folders = iter(train(ready.rows, [job for _, job in pairs], recipe, *where, starts=begins, held_out=held_out))
+    saes = [
+        (k, name, start, 0) if job is None else (k, name, load_sae(next(folders)), steps)
         for k, name, start, job in starts
     ]
-    return found + [_released(ready, scale, k, seed) for k in ks]
+    return saes + [_released(ready, scale, k, seed) for k in ks]
 
 
 def _released(ready: Prepared, scale: Scale, k: int, seed: int) -> tuple[int, str, SAE, int]:

@@ -56,7 +56,7 @@ def run(scale: Scale) -> DataFrame:
         ("general", "document"): _mean_by(text.tokens.x, text.tokens.docs),
         ("glosses", "document"): torch.cat([_mean_by(*part) for part in _by_document(glosses)]),
     }
-    known = {q.label: ps.references(x[q.text, q.unit][q.rows], q.ys, q.train, scale.seed) for q in asked}
+    free = {q.label: ps.references(x[q.text, q.unit][q.rows], q.ys, q.train, scale.seed) for q in asked}
     o = options(scale, gap=False, refit=False)
     rows: list[dict[str, Any]] = []
     classes: list[dict[str, Any]] = []
@@ -69,32 +69,37 @@ def run(scale: Scale) -> DataFrame:
             for mode in JUDGED:
                 where = {k: entry[k] for k in ("variant", "sparsity")} | {"protocol": "corrected", "mode": mode}
                 bar.set_postfix_str(f"{entry['variant']} {entry['sparsity']:g} {mode}")
+                bar.update()
                 try:
                     way = WAYS[mode](job)
                 except BadInput as error:
                     rows.append(where | {"note": str(error)})
                     for q in asked:
                         draws[q.label, mode].append(None)
-                    bar.update()
                     continue
                 codes = Codes(way, job, text.tokens, glosses)
                 for q in asked:
-                    row, found, drawn = answer(q, codes.of(q), o)
-                    facts = {"label": q.label, "unit": q.unit, "classes": len(q.names), "rows": len(q.rows)}
-                    rows.append(where | facts | {"L0": codes.l0[q.text]} | row | known[q.label])
+                    row, probes, drawn = answer(q, codes.of(q), o)
+                    rows.append(where | facts_of(q) | {"L0": codes.l0[q.text]} | row | free[q.label])
                     draws[q.label, mode].append(drawn)
-                    classes += [
-                        where
-                        | {"label": q.label, "class": q.names[c], "half": h}
-                        | {"latent": int(found.latents[h, c]), "r_main": float(found.r[h, c])}
-                        for h, c in np.ndindex(found.r.shape)
-                    ]
-                bar.update()
+                    classes += [where | picked for picked in by_class(q, probes)]
     rows += released(scale, ready)
     seconds, extra = time.perf_counter() - started, {"key": ready.data.key, "documents": len(text.ids)}
     save_table("probe_classes", scale, classes, seconds, **extra)
     save_table("probe_means", scale, means(draws), seconds, **extra)
     return save_table("probes", scale, rows, seconds, **extra)
+
+
+def facts_of(q: Question) -> dict[str, Any]:
+    """Label, unit and size of a question."""
+    return {"label": q.label, "unit": q.unit, "classes": len(q.names), "rows": len(q.rows)}
+
+
+def by_class(q: Question, probes: Crossed) -> Iterator[dict[str, Any]]:
+    """The main latent of each class and half of the documents, with its correlation there."""
+    for h, c in np.ndindex(probes.r.shape):
+        main = {"latent": int(probes.latents[h, c]), "r_main": float(probes.r[h, c])}
+        yield {"label": q.label, "class": q.names[c], "half": h, **main}
 
 
 class Codes:
