@@ -41,16 +41,13 @@ def checkout(tmp_path_factory) -> Path:
     line = "      - file: executed/90_explorer\n"
     assert contents.read_text().count(line) == 1
     contents.write_text(contents.read_text().replace(line, f"{line}      - file: executed/99_norms\n"))
-    repro(copy, "notebook", "99_norms", "-p", "changes", json.dumps(NANO))
+    changes = json.dumps(NANO | {"grid": {"standard": [0.05]}})  # a single SAE
+    python(copy, "-m", "repro", "notebook", "99_norms", "-p", "changes", changes)
     return copy
 
 
-def repro(copy: Path, *args: str) -> str:
-    """What a command of the copy prints."""
-    return python(copy, "-m", "repro", *args)
-
-
 def python(copy: Path, *args: str) -> str:
+    """The output of Python in the copy."""
     env = os.environ | {"PYTHONPATH": str(copy), "REPRO_CACHE": str(copy.parent / "cache"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *args], cwd=copy, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -66,15 +63,19 @@ def test_the_notebook_draws_and_judges(checkout):
 
 
 def test_the_ledger_the_first_page_and_the_report_find_it(checkout):
-    assert re.search(r"^ *N1a +The number of latents grows with the norm", repro(checkout, "claims"), re.M)
-    first = python(
-        checkout,
-        "-c",
-        "from pathlib import Path; from repro.book import contents, front; book = Path('book').resolve(); "
-        "print(contents.notebooks()[-1], front.markdown(contents.pages(book))[0])",
-    )
-    assert first.startswith("99_norms ")
-    assert "**N1** Tokens with a larger norm take more latents.<br><small>[](executed/99_norms.ipynb)" in first
+    script = """
+from pathlib import Path
+from repro import cli
+from repro.book import contents, front
+
+cli.main(["claims"])
+print("last notebook:", contents.notebooks()[-1])
+print(front.markdown(contents.pages(Path("book").resolve()))[0])
+"""
+    printed = python(checkout, "-c", script)
+    assert re.search(r"^ *N1a +The number of latents grows with the norm", printed, re.M)
+    assert "last notebook: 99_norms" in printed
+    assert "**N1** Tokens with a larger norm take more latents.<br><small>[](executed/99_norms.ipynb)" in printed
 
 
 @pytest.mark.slow

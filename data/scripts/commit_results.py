@@ -10,7 +10,7 @@ from repro.sections.tables import committed, fresh
 
 
 def main(scale: str) -> None:
-    """Tables as .csv with their .json; parquet files hold the same and stay in the cache."""
+    """Copy each table and its provenance."""
     if scale not in SCALES or not (fresh() / scale).is_dir():
         raise BadInput(f"There are no fresh tables of scale '{scale}'; compute them with `repro notebook --scale`.")
     folder = committed() / scale

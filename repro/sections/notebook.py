@@ -24,3 +24,10 @@ def stored(scale: str, *names: str) -> list[DataFrame]:
         display(Markdown(f"No table `{names[0]}` of scale {scale} has been computed yet. Below: tiny."))
         scale = "tiny"
     return [need_table(name, scale) for name in names]
+
+
+def show(*values: Any) -> None:
+    """Display tables and figures as they are, sentences as markdown."""
+    from IPython.display import Markdown, display
+
+    display(*(Markdown(value) if isinstance(value, str) else value for value in values))

@@ -26,15 +26,14 @@ def fresh() -> Path:
 
 
 def save_table(name: str, scale: Scale, rows: list[dict[str, Any]], seconds: float, **extra: Any) -> DataFrame:
-    """Write rows as <scale>/<name>.parquet and .csv under `fresh()`, with a JSON of where they come from."""
+    """Write rows as <scale>/<name>.csv under `fresh()`, with a JSON of where they come from; returns the csv read."""
     import pandas as pd
 
     table = pd.DataFrame(rows).drop(columns="path", errors="ignore")  # a path means nothing on another machine
     folder = fresh() / scale.name
     write_atomically(folder / f"{name}.csv", lambda p: table.to_csv(p, index=False, float_format="%.8g"))
-    write_atomically(folder / f"{name}.parquet", lambda p: table.to_parquet(p, index=False))
-    about = {"scale": dataclasses.asdict(scale), "seconds": round(seconds, 1), **provenance(), **extra}
-    write_atomically(folder / f"{name}.json", lambda p: p.write_text(json.dumps(about, indent=1) + "\n"))
+    origin = {"scale": dataclasses.asdict(scale), "seconds": round(seconds, 1), **provenance(), **extra}
+    write_atomically(folder / f"{name}.json", lambda p: p.write_text(json.dumps(origin, indent=1) + "\n"))
     return pd.read_csv(folder / f"{name}.csv")
 
 
@@ -42,10 +41,13 @@ def load_table(name: str, scale: str) -> DataFrame | None:
     """The fresh table of a scale, else the committed one, else None."""
     import pandas as pd
 
-    for folder in (fresh(), committed()):
-        if (folder / scale / f"{name}.csv").is_file():
-            return pd.read_csv(folder / scale / f"{name}.csv")
-    return None
+    path = _path(name, scale, "csv")
+    return None if path is None else pd.read_csv(path)
+
+
+def _path(name: str, scale: str, suffix: str) -> Path | None:
+    paths = (folder / scale / f"{name}.{suffix}" for folder in (fresh(), committed()))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def need_table(name: str, scale: str) -> DataFrame:
@@ -69,11 +71,8 @@ def others(name: str, scale: str) -> dict[str, DataFrame]:
 
 def about(name: str, scale: str) -> dict[str, Any]:
     """Provenance of a table, or an empty dict."""
-    for folder in (fresh(), committed()):
-        path = folder / scale / f"{name}.json"
-        if path.is_file():
-            return json.loads(path.read_text())
-    return {}
+    path = _path(name, scale, "json")
+    return {} if path is None else json.loads(path.read_text())
 
 
 def source(scale: str, name: str = "comparison") -> str:
