@@ -16,6 +16,7 @@ from test_notebooks import NANO
 from repro.base.files import repo_root
 from repro.book.contents import pages
 
+pytestmark = pytest.mark.slow  # .ci/run has it
 BLOCKS = re.compile(r"^```python\n# ([\w./]+)[^\n]*\n(.*?)^```", re.S | re.M)
 
 
@@ -78,7 +79,6 @@ print(front.markdown(contents.pages(Path("book").resolve()))[0])
     assert "**N1** Tokens with a larger norm take more latents.<br><small>[](executed/99_norms.ipynb)" in printed
 
 
-@pytest.mark.slow
 def test_the_book_has_its_page(checkout):
     pytest.importorskip("jupyter_book")
     book = checkout / "book"
