@@ -148,6 +148,115 @@ def test_bundled_sets():
         read("tiny-label")
 
 
+MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("a.txt", "caf\u00e9\r\n\ufeff"),
+        ("a.jsonl", '{"text": "caf\u00e9\\r\\n\ufeff", "topic": "x"}\r\n'),
+        ("a.csv", 'text,topic\r\n"caf\u00e9\r\n\ufeff",x\r\n'),
+        ("b.csv", '"text","topic"\n"caf\u00e9\r\n\ufeff",x\n'),
+    ],
+)
+def test_a_byte_order_mark_is_no_text(tmp_path, name, data):
+    """Those of Windows at the start; one further on is text."""
+    (tmp_path / name).write_bytes(MARK + data.encode())
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(MARK + data.encode()))
+    for path in (tmp_path / name, tmp_path / f"{name}.gz"):
+        assert [d.text for d in read(path)] == ["caf\u00e9\r\n\ufeff"]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".txt"])
+def test_other_encodings_are_refused_with_the_line(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    good = {".jsonl": '{"text": "a"}\n', ".csv": "text\n", ".txt": "a\n"}[suffix]
+    bad = {".jsonl": '{"text": "caf\u00e9"}\n', ".csv": '"two\ncaf\u00e9"\n', ".txt": "b caf\u00e9\n"}[suffix]
+    path.write_bytes((good * 2).encode() + bad.encode("latin-1"))
+    with pytest.raises(BadInput, match=f"Line {4 if suffix == '.csv' else 3} of {path} is not UTF-8: save"):
+        read(path)
+    path.write_bytes((good + bad).encode("utf-16"))
+    with pytest.raises(BadInput, match=f"Line 1 of {path} is not UTF-8: save"):
+        read(path)
+
+
+def test_half_a_surrogate_pair_is_replaced(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "good \\ud83d\\ude00", "l": "x"}\n{"text": "cut \\ud83d", "l": "y\\ude00"}\n')
+    with pytest.warns(UserWarning, match=f"Line 2 of {path} holds half of a surrogate pair; U.FFFD takes its place"):
+        rows = read(path, label_column="l")
+    assert [(d.text, d.label) for d in rows] == [("good \U0001f600", "x"), ("cut \ufffd", "y\ufffd")]
+
+
+def test_a_column_named_twice_is_refused_where_it_is_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "a.csv").write_text("text,text,topic\na,b,x\n")
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "text": "b", "topic": "x"}\n')
+    columns = [pa.array(["a"]), pa.array(["b"]), pa.array(["x"])]
+    pq.write_table(pa.Table.from_arrays(columns, names=["text", "text", "topic"]), tmp_path / "a.parquet")
+    for name, place in (("a.csv", "Line 2"), ("a.jsonl", "Line 1"), ("a.parquet", "Row 0")):
+        with pytest.raises(BadInput, match=f"{place} of .*{name} has two values of column 'text'"):
+            read(tmp_path / name)
+        assert [d.text for d in read(tmp_path / name, text_column="topic")] == ["x"]
+
+
+@pytest.mark.parametrize(
+    "rows, sentence",
+    [
+        ("a,1\nb, c,2\n", "Line 3 of .* ends a row of 3 fields, not 2 as in the header: put a text with commas"),
+        ("a,1\n\nb\n", "Line 4 of .* ends a row of 1 fields"),
+        ('a,1\n"b\nc" d,2\n', "Line 4 of .* is no CSV"),
+        ('a,1\n"b\nc,2\nd,3\n', "Line 5 of .* is no CSV .unexpected end of data"),
+    ],
+)
+def test_csv_rows_that_do_not_fit_the_header(tmp_path, rows, sentence):
+    """Each would be read as another text, or as none, by a reader that is not strict."""
+    (tmp_path / "a.csv").write_text("text,n\n" + rows)
+    with pytest.raises(BadInput, match=sentence):
+        read(tmp_path / "a.csv")
+    good = documents(DatasetConfig(name=str(tmp_path / "a.csv")))
+    assert next(good).text == "a"
+
+
+def test_a_bad_row_is_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    offsets = pa.array([0, 2, 4], pa.int32()).buffers()[1]
+    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"ok\xff\xfe")])
+    pq.write_table(pa.Table.from_arrays([text], names=["text"]), tmp_path / "a.parquet")
+    with pytest.raises(BadInput, match=r"Cannot read on after row 0 of .*a\.parquet: .*codec can't decode"):
+        read(tmp_path / "a.parquet")
+    lines = "".join(json.dumps({"text": str(i) * 50}) + "\n" for i in range(2000)).encode()
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(lines)[:-12])
+    with pytest.raises(BadInput, match=r"Cannot read on after line \d+ of .*cut\.jsonl\.gz: Compressed file ended"):
+        read(tmp_path / "cut.jsonl.gz")
+    (tmp_path / "deep.jsonl").write_text('{"text": "a"}\n{"text": ' + "[" * 100_000 + "\n")
+    with pytest.raises(BadInput, match=r"Line 2 of .* is not a JSON object"):
+        read(tmp_path / "deep.jsonl")
+
+
+def test_linked_folders_of_text_are_read(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("b")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "texts" / "up").symlink_to(tmp_path / "texts")
+    assert [d.text for d in read(tmp_path / "texts")] == ["a", "b"]
+    (tmp_path / "link").symlink_to(tmp_path / "texts")
+    assert [d.text for d in read(tmp_path / "link")] == ["a", "b"]
+    config = DatasetConfig(name=str(tmp_path / "texts"))
+    first = source_fingerprint(config)
+    (tmp_path / "texts" / "README.md").write_text("---\nlicense: mit\n---\n")  # now the datasets library reads it
+    second = source_fingerprint(config)
+    (tmp_path / "elsewhere" / "b.txt").write_text("c")
+    assert len({first, second, source_fingerprint(config)}) == 3
+
+
 def test_the_datasets_library(tmp_path):
     pytest.importorskip("datasets")
     folder = hub_text.save(tmp_path / "ag", train=[r["text"] for r in ROWS], test=["held out"])
@@ -156,7 +265,7 @@ def test_the_datasets_library(tmp_path):
     assert [(d.text, d.id) for d in read(folder, skip_documents=4)] == [("text 4", 4)]
     assert [d.text for d in read(folder, split="test")] == ["held out"]
     streamed = _hub_rows(DatasetConfig(name=str(folder)), parse_split("train"))
-    assert next(streamed)[1]["text"] == "text 0"
+    assert next(streamed)[2]["text"] == "text 0"
     assert [(d.text, d.id) for d in read(folder, split="train[1:3]")] == [("text 1", 0), ("text 2", 1)]
     assert [(d.text, d.id) for d in read(folder, split="train[1:3]", skip_documents=1)] == [("text 2", 1)]
     assert [d.text for d in read(folder, split="train[3:]", skip_documents=1)] == ["text 4"]
@@ -245,13 +354,13 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path):
         (tmp_path / "list.jsonl", {}, "Line 1 of"),
         (tmp_path / "cut.jsonl.gz", {}, "Cannot read"),
         (tmp_path / "plain.jsonl.gz", {}, "Cannot read"),
-        (tmp_path / "latin.txt", {}, "Cannot read"),
+        (tmp_path / "latin.txt", {}, "Line 1 of .* is not UTF-8"),
         (tmp_path / "no.parquet", {}, "is not a parquet file"),
         (tmp_path / "x.docx", {}, "Cannot read|No text"),
         (tmp_path / "empty.txt", {}, "holds no text"),
         (tmp_path / "folder", {}, "No text in"),
-        (number, {}, "holds int, not text"),
-        (unlabelled, {"label_column": "topic"}, "Row 0 .* has no label"),
+        (number, {}, "Line 1 of .* holds int in column 'text', not text"),
+        (unlabelled, {"label_column": "topic"}, "Line 1 of .* has no label"),
     ]:
         with pytest.raises(BadInput, match=sentence):
             read(name, **options)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -11,11 +13,11 @@ from textwrap import shorten
 from typing import Any
 
 from repro.activations.text.corpora import CORPORA, corpus_files
-from repro.activations.text.files import READERS, reader_of, rows_of, split_files
+from repro.activations.text.files import READERS, TWICE, Rows, reader_of, rows_of, split_files
 from repro.activations.text.splits import Split, parse_split
 from repro.base.config import DatasetConfig
 from repro.base.errors import BadInput, missing_extra, nearest
-from repro.base.files import cache_dir, file_sha256, repo_root
+from repro.base.files import cache_dir, file_sha256, files_below, repo_root
 
 BUNDLED = {"tiny": "data/tiny/general.jsonl.gz", "tiny-labels": "data/tiny/glosses.jsonl.gz"}
 TRAINING_TEXT = "tiny-training"  # what the bundled model was trained on: 5 million tokens, in the cache
@@ -43,17 +45,17 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
     """
     any_text = False
     label_column = _label_column(config)
-    for number, row in _numbered_rows(config):
-        text = _field(row, config.text_column, "dataset.text_column", number)
-        label = None if label_column is None else _field(row, label_column, "dataset.label_column", number)
-        if text is None or (isinstance(text, str) and not text.strip()):
+    for number, place, row in _numbered_rows(config):
+        text = _field(row, config.text_column, "dataset.text_column", place)
+        label = None if label_column is None else _field(row, label_column, "dataset.label_column", place)
+        if text is None or (isinstance(text, str) and (not text or text.isspace())):
             continue
         if not isinstance(text, str):
-            raise BadInput(f"Column '{config.text_column}' of {config.name} holds {type(text).__name__}, not text.")
+            raise BadInput(f"{place} holds {type(text).__name__} in column '{config.text_column}', not text.")
         if label_column is not None and label is None:
-            raise BadInput(f"Row {number} of {config.name} has no label in column '{label_column}'.")
+            raise BadInput(f"{place} has no label in column '{label_column}'.")
         any_text = True
-        yield Document(text, None if label is None else str(label), number)
+        yield Document(mended(text, place), None if label is None else mended(str(label), place), number)
     if not any_text:
         raise BadInput(
             f"{config.name} holds no text (split {config.split}, after skipping {config.skip_documents} rows); "
@@ -61,14 +63,23 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
         )
 
 
+def mended(text: str, place: str) -> str:
+    """The text, with U+FFFD, and a warning, for each half of a surrogate pair, which no encoding can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        warnings.warn(f"{place} holds half of a surrogate pair; U+FFFD takes its place.", stacklevel=2)
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
+
+
 def source_fingerprint(config: DatasetConfig) -> str:
     """Identity of the text: a hash over the files, or the commit of a hub data set where it can be looked up."""
-    files = _local_files(config, parse_split(config.split).name)
+    files, folder = _local_files(config, parse_split(config.split).name), Path(config.name).expanduser()
+    if files is None and folder.is_dir():  # the datasets library knows which of them it reads
+        files = files_below(folder)
     if files is not None:
         return hashlib.sha256("".join(f"{p.name} {file_sha256(p)}\n" for p in files).encode()).hexdigest()
-    folder = Path(config.name).expanduser()
-    if folder.is_dir():
-        return str(folder.resolve())
     try:
         from huggingface_hub import HfApi
 
@@ -81,15 +92,17 @@ def _label_column(config: DatasetConfig) -> str | None:
     return config.label_column or ("label" if config.name in LABELLED else None)
 
 
-def _field(row: dict[str, Any], column: str, key: str, number: int) -> Any:
+def _field(row: dict[str, Any], column: str, key: str, place: str) -> Any:
     if column not in row:
         columns = ", ".join(map(str, row))
-        raise BadInput(f"Row {number} has no column '{column}' (it has: {columns}); set {key}.")
+        raise BadInput(f"{place} has no column '{column}' (it has: {columns}); set {key}.")
+    if row[column] is TWICE:
+        raise BadInput(f"{place} has two values of column '{column}': rename one, or set {key}.")
     return row[column]
 
 
-def _numbered_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows with their number; a number counts every row of the split, so that a later run can skip up to it."""
+def _numbered_rows(config: DatasetConfig) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Rows with number and place; a number counts every row of the split, so that a later run can skip up to it."""
     split = parse_split(config.split)
     files = _local_files(config, split.name)
     if files is None:
@@ -97,14 +110,14 @@ def _numbered_rows(config: DatasetConfig) -> Iterator[tuple[int, dict[str, Any]]
         return
     part = split.name if config.name == "tiny-labels" and split.name != "all" else None
 
-    def rows() -> Iterator[dict[str, Any]]:
+    def rows() -> Rows:
         every = (row for path in files for row in rows_of(path, config.text_column))
-        return (row for row in every if part is None or row.get("split") == part)
+        return ((place, row) for place, row in every if part is None or row.get("split") == part)
 
     start, stop = split.rows(sum(1 for _ in rows()) if split.percent else None)
-    for number, row in enumerate(islice(rows(), start, stop)):
+    for number, (place, row) in enumerate(islice(rows(), start, stop)):
         if number >= config.skip_documents:
-            yield number, row
+            yield number, place, row
 
 
 def _local_files(config: DatasetConfig, split: str) -> list[Path] | None:
@@ -152,7 +165,7 @@ def _is_hub_layout(folder: Path) -> bool:
     return card.is_file() and card.read_text(errors="replace").startswith("---")
 
 
-def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, dict[str, Any]]]:
+def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Rows of a hub data set (or of a folder laid out like one), streamed; class numbers become class names."""
     try:
         import datasets
@@ -182,7 +195,7 @@ def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, dict[s
         for number, row in enumerate(stream, config.skip_documents):
             if names and isinstance(row.get(label_column), int):
                 row = {**row, label_column: names[row[label_column]]}
-            yield number, row
+            yield number, f"Row {number} of {config.name}", row
     except ValueError as error:  # pyarrow's, of damaged files
         reason = shorten(str(error), 200)
         raise BadInput(

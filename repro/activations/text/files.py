@@ -8,18 +8,24 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from repro.base.errors import BadInput, exhausted
+from repro.base.files import files_below
 
 SPLITS = ("train", "validation", "valid", "dev", "test")
+TWICE = object()
+"""Value of a column that a file names twice."""
+QUOTE = "put a text with commas, quotes or line ends between quotes, and write each quote inside it twice"
+Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
     """The readable files of a split, told by their names (train-0.parquet) or folders (train/); all if none tells."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and reader_of(p) and not p.name.startswith("."))
+    files = [p for p in files_below(folder) if reader_of(p) and not p.name.startswith(".")]
     if not files:
         raise BadInput(f"No text in {folder}; it needs files that end in {', '.join(READERS)} (also .gz).")
 
@@ -38,63 +44,113 @@ def split_files(folder: Path, split: str) -> list[Path]:
     raise BadInput(f"{folder} has no files of split '{split}'; it has: {', '.join(names) or 'no splits'}.")
 
 
-def rows_of(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
-    """The rows of one file; a .txt file is one row. Raises BadInput when it cannot be read."""
+def rows_of(path: Path, text_column: str) -> Rows:
+    """Each row of a file with its place, such as "Line 3 of a.jsonl"; a .txt file is one row.
+
+    The value of a column that the file names twice is TWICE. Raises BadInput, with the place, for what cannot be read.
+    """
     reader = reader_of(path)
     assert reader is not None
+    place = ""
     try:
-        yield from reader(path, text_column)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error, zlib.error) as error:
-        raise BadInput(f"Cannot read {path}: {' '.join(str(error).split())}.") from None
+        for place, row in reader(path, text_column):
+            yield place, row
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        where = f"on after {place[0].lower()}{place[1:]}" if place else str(path)
+        raise BadInput(f"Cannot read {where}: {' '.join(str(error).split())}.") from None
 
 
 def _open(path: Path) -> Any:
+    """Text without a byte order mark; bytes that are no UTF-8 become lone surrogates (`_sound` finds them)."""
     opener: Any = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", newline="")
+    return opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def _read_txt(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
-    with _open(path) as f:
-        yield {text_column: f.read()}
+def _sound(text: str, path: Path, line: int) -> str:
+    """A text that begins in this line of a file; BadInput where its bytes were no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        line += text.count("\n", 0, error.start)
+        raise BadInput(f"Line {line} of {path} is not UTF-8: save the file as UTF-8.") from None
+    return text
 
 
-def _read_jsonl(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
+def _lines(path: Path) -> Iterator[str]:
     with _open(path) as f:
         for number, line in enumerate(f, 1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise BadInput(f"Line {number} of {path} is not a JSON object; .jsonl holds one a line.")
-            yield row
+            yield _sound(line, path, number)
 
 
-def _read_csv(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
-    csv.field_size_limit(sys.maxsize)
+def _twice(names: Iterable[str]) -> dict[str, Any]:
+    return {name: TWICE for name, count in Counter(names).items() if count > 1}
+
+
+def _read_txt(path: Path, text_column: str) -> Rows:
     with _open(path) as f:
-        yield from csv.DictReader(f)
+        yield str(path), {text_column: _sound(f.read(), path, 1)}
 
 
-def _read_parquet(path: Path, text_column: str) -> Iterator[dict[str, Any]]:
+def _read_jsonl(path: Path, text_column: str) -> Rows:
+    def by_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        row = dict(pairs)
+        return row if len(row) == len(pairs) else row | _twice(name for name, _ in pairs)
+
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=by_name)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise BadInput(f"Line {number} of {path} is not a JSON object; .jsonl holds one a line.")
+        yield f"Line {number} of {path}", row
+
+
+def _read_csv(path: Path, text_column: str) -> Rows:
+    csv.field_size_limit(sys.maxsize)
+    rows = csv.reader(_lines(path), strict=True)
+    try:
+        header = next(rows, [])
+        twice = _twice(header)
+        for fields in rows:
+            place = f"Line {rows.line_num} of {path}"
+            if fields and len(fields) != len(header):
+                raise BadInput(
+                    f"{place} ends a row of {len(fields)} fields, not {len(header)} as in the header: {QUOTE}."
+                )
+            if fields:
+                yield place, dict(zip(header, fields)) | twice
+    except csv.Error as error:
+        raise BadInput(f"Line {rows.line_num} of {path} is no CSV ({error}): {QUOTE}.") from None
+
+
+def _read_parquet(path: Path, text_column: str) -> Rows:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
         raise BadInput(f"Reading {path.name} needs pyarrow: pip install pyarrow.") from None
+    number = 0
     try:
         with pq.ParquetFile(path) as file:
+            twice = _twice(file.schema_arrow.names)
             for batch in file.iter_batches(1024, use_threads=False):
-                yield from batch.to_pylist()
+                try:
+                    rows: Iterable[dict[str, Any]] = batch.to_pylist()
+                except UnicodeDecodeError:  # row by row up to the one
+                    rows = (batch.slice(i, 1).to_pylist()[0] for i in range(batch.num_rows))
+                for row in rows:
+                    yield f"Row {number} of {path}", row | twice
+                    number += 1
     except pa.ArrowException as error:
         if exhausted(error):
             raise
         raise BadInput(f"{path} is not a parquet file: {' '.join(str(error).split())}.") from None
 
 
-Reader = Callable[[Path, str], Iterator[dict[str, Any]]]
+Reader = Callable[[Path, str], Rows]
 READERS: dict[str, Reader] = {".txt": _read_txt, ".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
