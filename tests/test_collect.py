@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import threading
 
 import language_models
@@ -19,9 +20,10 @@ from repro.activations.collect import collect, collect_texts
 from repro.activations.language_models.load import as_loaded, load_model
 from repro.activations.store import open_store
 from repro.activations.text.documents import Document
-from repro.activations.tokenise import Count, sequences
+from repro.activations.tokenise import Count, encode_long, sequences
 from repro.base.config import DatasetConfig, ModelConfig, RunConfig
 from repro.base.errors import BadInput
+from repro.base.files import repo_root
 from repro.base.lock import only_one
 
 pytest.importorskip("transformers")
@@ -126,6 +128,99 @@ def test_hardly_more_documents_are_tokenised_than_it_takes(packing, wanted):
     count = Count()
     list(sequences(loaded, docs, 5, packing, wanted * each, count))
     assert count.documents == wanted and wanted <= sum(asked) <= max(8, 1.05 * wanted + 8) and max(asked) <= 256
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_text_that_begins_with_bos_gets_no_second_one(packing):
+    """In the middle of a packed row it stays; elsewhere the row is the one of the same text without it."""
+    with pytest.warns(UserWarning, match="begins with BOS itself gets no second one"):
+        rows, count, _ = rows_of(["<bos>" + TEXTS[16], TEXTS[3]], 8, packing, bos=True)
+    plain_rows, plain_count, _ = rows_of([TEXTS[16], TEXTS[3]], 8, packing, bos=True)
+    assert (rows, count) == (plain_rows, plain_count)
+    assert all(ids[0] == 1 and 1 not in ids[1:] for ids, _ in rows)
+    rows, _, encoded = rows_of(["the", "<bos>" + TEXTS[3]], 64, True, bos=True)
+    assert rows[0][0] == [1, *encoded[0], 0, 1, *encoded[1][1:], 0]
+
+
+def spaced_bpe():
+    """As Gemma's: no words, so that a whole text is one run of merges; bytes stand for unknown characters."""
+    import tokenizers as t
+    from transformers import PreTrainedTokenizerFast
+
+    raw = t.Tokenizer(t.models.BPE(byte_fallback=True, unk_token="<unk>"))
+    raw.normalizer = t.normalizers.Sequence([t.normalizers.Prepend("\u2581"), t.normalizers.Replace(" ", "\u2581")])
+    special = ["<eos>", "<unk>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = t.trainers.BpeTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    raw.train_from_iterator([language_models.TEXT, "x" * 40] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<eos>")
+
+
+def thirds_bpe():
+    """As Llama 3's: runs of digits are cut by threes, counted from their first."""
+    import tokenizers as t
+    from transformers import PreTrainedTokenizerFast
+
+    raw = t.Tokenizer(t.models.BPE())
+    pattern = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    words = t.pre_tokenizers.Split(t.Regex(pattern), "isolated")
+    raw.pre_tokenizer = t.pre_tokenizers.Sequence([words, t.pre_tokenizers.ByteLevel(False, use_regex=False)])
+    alphabet = t.pre_tokenizers.ByteLevel.alphabet()
+    trainer = t.trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    raw.train_from_iterator([language_models.TEXT, "1234567890 " * 9] * 20, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=raw)
+
+
+def bundled():
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(repo_root() / "data" / "tiny" / "lm")
+
+
+@pytest.mark.parametrize("piece, overlap", [(2000, 256), (1999, 128), (8191, 1024)])
+@pytest.mark.parametrize("make", [bundled, language_models.tokenizer, spaced_bpe, thirds_bpe])
+def test_pieces_have_the_tokens_of_the_whole(make, piece, overlap):
+    draw = random.Random(0).choices
+    tokenizer = make()
+    for text in [
+        " ".join(draw(WORDS, k=5000)),
+        "".join(draw("abcdefgh", k=20_000)),
+        "x" * 20_000,
+        "a" + " " * 20_000 + "b",
+        "a" + " " * 9000 + "\n" * 9000 + " " * 2001 + "b",
+        "".join(draw("0123456789", k=20_000)),
+        "\u4e2d\u6587\U0001f600" * 5000,
+        "e" + "\u0301" * 9000,
+        "<eos>" * 3000,
+        "".join(draw("ab \n\t\u00e9e\u0301\u4e2d\U0001f600'sdon.12\0", k=20_000)),
+        "",
+    ]:
+        whole = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        assert encode_long(tokenizer, text, 10**9, piece, overlap).tolist() == whole
+        first = encode_long(tokenizer, text, 500, piece, overlap).tolist()
+        assert first == whole[: len(first)] and len(first) >= min(501, len(whole))
+
+
+def test_a_long_document_is_tokenised_no_further_than_needed():
+    loaded = as_loaded(language_models.model("llama"), language_models.tokenizer(), 0)
+    real, characters = loaded.tokenizer, []
+
+    class Counting:
+        is_fast = True
+
+        def __call__(self, text, **options):
+            characters.append(len(text) if isinstance(text, str) else sum(map(len, text)))
+            return real(text, **options)
+
+    loaded.tokenizer = Counting()
+    text = language_models.TEXT * 30_000
+    for packing in (True, False):
+        characters.clear()
+        count = Count()
+        docs = (Document(t, None, i) for i, t in enumerate([text, "a b", text, text]))
+        rows = list(sequences(loaded, docs, 64, packing, 100, count))
+        assert sum(characters) < 2**21 < len(text) and count.tokens == 100
+        ids = real(text[:2000], add_special_tokens=False)["input_ids"]
+        assert rows[0][0].tolist() == ids[:64] and count.truncated == (0 if packing else 2)
 
 
 def test_tokenizer_of_another_model_is_noticed():
