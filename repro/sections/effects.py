@@ -131,7 +131,7 @@ def difference(table: DataFrame, protocol: str, mode: str, metric: str) -> Effec
 
 
 def refined(tables: Tables, mode: str, metric: str) -> Effect:
-    """What a mode changes at matched L0: over resampled documents and SAEs where that was computed, else over SAEs."""
+    """The change by a mode at matched L0: over resampled documents and SAEs where that was computed, else over SAEs."""
     table = tables.get("documents")
     if table is not None:
         rows = table[(table["variant"] == "all SAEs") & (table["mode"] == mode) & (table["metric"] == metric)]

@@ -1,4 +1,4 @@
-"""What every section needs first: activations, labelled activations and trained SAEs, cached by hash."""
+"""The data of every section: activations, labelled activations and trained SAEs, cached by hash."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
     )
     folder = cache_dir() / "experiments" / f"{scale.name}-{key}"
     spare = 1.02 if scale.max_norm_ratio is None else 1.05  # excluded positions
-    wanted = int((scale.train_tokens + scale.eval_tokens) * spare) + scale.seq_len
-    text = DatasetConfig(name=scale.dataset, max_tokens=wanted, seq_len=scale.seq_len)
+    tokens = int((scale.train_tokens + scale.eval_tokens) * spare) + scale.seq_len
+    text = DatasetConfig(name=scale.dataset, max_tokens=tokens, seq_len=scale.seq_len)
     labelled = DatasetConfig(
         name=scale.labelled,
         split="all",
@@ -87,8 +87,8 @@ def _prepare(scale: Scale) -> Prepared:
     rows = Rows(store, usable.index[:train_tokens], usable.describe() | {"training_tokens": train_tokens})
     grid = scale.grid or {"standard": scale.l1, "topk": scale.ks, "batch_topk": scale.ks}
     jobs = [Job(variant, sparsity, scale.m, scale.seed) for variant, values in grid.items() for sparsity in values]
-    given = {} if scale.lr is None else {"lr": scale.lr}
-    recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **given)
+    lr = {} if scale.lr is None else {"lr": scale.lr}
+    recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **lr)
     saes = folder / f"saes-{digest(jobs, recipe)}"
     held_out = Rows(store, usable.index[train_tokens : train_tokens + scale.eval_tokens], {}).take(scale.eval_tokens).x
     layer = store.meta.get("layer")
@@ -96,13 +96,13 @@ def _prepare(scale: Scale) -> Prepared:
     data = open_data(text, metrics, labelled, scale.label_docs, skip=train_tokens)
     checkpoints = []
     for job, path in zip(jobs, folders, strict=True):
-        known = {"variant": job.variant, "trainer": int(path.name.rpartition("_")[2]), "sparsity": job.sparsity}
+        facts = {"variant": job.variant, "trainer": int(path.name.rpartition("_")[2]), "sparsity": job.sparsity}
         files = [*(path / "checkpoints").glob("ae_*.pt"), *(path / "checkpoints").glob("sae_*.safetensors")]
         saved = {int(file.stem.rpartition("_")[2]): file for file in files}
         for step, file in sorted(saved.items()):
             if step < scale.steps:
-                checkpoints.append({**known, "path": str(file), "step": step, "final": False})
-        checkpoints.append({**known, "path": str(path), "step": scale.steps, "final": True})
+                checkpoints.append({**facts, "path": str(file), "step": step, "final": False})
+        checkpoints.append({**facts, "path": str(path), "step": scale.steps, "final": True})
     return Prepared(data, checkpoints, rows, folder, device)
 
 

@@ -79,7 +79,7 @@ def card(sae: SAE) -> DataFrame:
 
 
 def exclusions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> DataFrame:
-    """What leaving tokens out does to the numbers: the first such SAE on the evaluation text under three rules."""
+    """The effect of leaving tokens out: the first such SAE on the evaluation text under three rules."""
     import numpy as np
 
     from repro.checkpoints import load_sae

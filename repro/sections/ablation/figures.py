@@ -55,7 +55,7 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
 
 
 def order_figure(table: DataFrame, metric: str, mode: str = "semi") -> Figure:
-    """What each change does on the way, alone, and when it alone is missing: does the order matter?"""
+    """The effect of each change on the way, alone, and when it alone is missing: does the order matter?"""
     part, figure = effects(table, metric).loc[CODES_BY[mode]], blank()
     for color, symbol, name in zip(PALETTE, ("circle", "diamond-open", "square-open"), ROUTES.values()):
         if name in part:
@@ -71,7 +71,7 @@ def order_figure(table: DataFrame, metric: str, mode: str = "semi") -> Figure:
 
 
 def seeds_figure(table: DataFrame, metric: str = "NMSE") -> Figure:
-    """What 30 steps change in a metric, an SAE of a seed a mark, as released and corrected."""
+    """The change of a metric by 30 steps, an SAE of a seed a mark, as released and corrected."""
     differences = changes(table, metric).reset_index()
     figure = blank()
     for end, color in (("as released", VERMILION), ("corrected", BLUE)):

@@ -228,7 +228,7 @@ class Sources:
         return load_model(config, self.ready.device)
 
     def before(self, store: ActivationStore, index: np.ndarray) -> torch.Tensor:
-        """What enters the block, at flat positions of a store, [n, d]."""
+        """The input of the block, at flat positions of a store, [n, d]."""
         from repro.activations.forward import forward
         from repro.activations.forward import plan as batches
 

@@ -24,7 +24,7 @@ def overview(table: DataFrame) -> DataFrame:
 
 
 def effects(table: DataFrame, metric: str) -> DataFrame:
-    """What each change does to a metric, mean over SAEs: (mode, change) x (on the way, alone, alone missing).
+    """The effect of each change on a metric, mean over SAEs: (mode, change) x (on the way, alone, alone missing).
 
     Equal columns: the order does not matter. "Alone missing" is corrected minus corrected without this change.
     """
@@ -123,7 +123,7 @@ def _lowered(table: DataFrame, metric: str, end: int) -> float:
 
 
 def changes(table: DataFrame, metric: str) -> DataFrame:
-    """What 30 steps change in a metric (30 steps − encoder) at both ends of the path: a row a seed and SAE."""
+    """The change of a metric by 30 steps (30 steps − encoder) at both ends of the path: a row a seed and SAE."""
     import pandas as pd
 
     steps = {"as released": table["step"].min(), "corrected": table["step"].max()}
@@ -157,7 +157,7 @@ def ends(table: DataFrame) -> DataFrame:
 
 
 def explained(table: DataFrame) -> DataFrame:
-    """What refinement changes against the encoder, what density alone would change, and the rest; mean over SAEs."""
+    """The change by refinement, the part that density alone would make, and the rest; mean over SAEs."""
     import pandas as pd
 
     nulls = {"absorption": "absorption_null", "dead_rate": "dead_expected"}
@@ -176,7 +176,7 @@ def explained(table: DataFrame) -> DataFrame:
 
 
 def density_findings(table: DataFrame, grid: DataFrame | None) -> str:
-    """What density matching did, in sentences, every number from the tables."""
+    """The effect of density matching, in sentences, every number from the tables."""
     out = []
     if grid is not None:
         edge = grid[grid["lam"] == grid["lam"].max()]

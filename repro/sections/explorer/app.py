@@ -169,10 +169,10 @@ class App(Widgets):
         largest = self.state.table(self.token)[list(MODES)].max(axis=1).nlargest(LATENTS)
         library = self.explorer.library
         options = [(f"{j}: {visible(library.words(int(j)) or 'never fires')}", int(j)) for j in largest.index]
-        kept = self.latent.value if self.latent.value in [j for _, j in options] else None
+        chosen = self.latent.value if self.latent.value in [j for _, j in options] else None
         if tuple(options) != tuple(self.latent.options):
             first = options[0][1] if options else None
-            self._set(self.latent, options=options, value=kept if kept is not None else first)
+            self._set(self.latent, options=options, value=first if chosen is None else chosen)
         self.show_latent()
 
     def show_latent(self) -> None:

@@ -33,7 +33,7 @@ def digits(values: Iterable[float], n: int = 4) -> list[float]:
 
 
 def legend_names(state: State) -> dict[str, str]:
-    """What the three modes are called beside a figure."""
+    """Names of the three modes for a legend."""
     step = "step" if state.steps == 1 else "steps"
     return MODE_NAMES | {"semi": f"{state.steps} {state.solver.upper()} {step}"}
 

@@ -56,7 +56,7 @@ def token_strip(state: State, chosen: int | None = None) -> str:
 
 
 def scale_bar(state: State) -> str:
-    """What the backgrounds mean."""
+    """The scale of the backgrounds."""
     largest = float(state.share()[state.reading.counted].max())
     ramp = ",".join(shade(i, LEVELS) for i in range(LEVELS + 1))
     return (
@@ -81,14 +81,14 @@ def summary_table(state: State) -> str:
 
 
 def latent_card(explorer: Explorer, latent: int, contexts: int = 5) -> str:
-    """What a latent stands for: rate, top contexts with the token in bold, nearest atoms."""
+    """A latent as a card: rate, top contexts with the token in bold, nearest atoms."""
     library = explorer.library
-    found = library.contexts(latent, contexts)
+    examples = library.contexts(latent, contexts)
     words = html.escape(library.words(latent)) or "no name"
     rows = "".join(
         f'<tr><td>{c.value:.3g}</td><td style="text-align:left">…{html.escape(visible_text(c.before))}'
         f"<b>{html.escape(visible_text(c.token))}</b>{html.escape(visible_text(c.after))}…</td></tr>"
-        for c in found
+        for c in examples
     )
     near = "; ".join(
         f"{j} ({cosine:+.2f}{', ' + html.escape(library.words(j)) if library.words(j) else ''})"

@@ -1,4 +1,4 @@
-"""What a latent stands for: the contexts that activate it most, how often it fires, and its neighbours."""
+"""The meaning of a latent: the contexts that activate it most, how often it fires, and its neighbours."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ class Library:
     def words(self, latent: int, count: int = 3) -> str:
         """A short name: the tokens that activate the latent most, each once; empty if it never fires."""
         if (latent, count) not in self._names:
-            found = dict.fromkeys(" ".join(c.token.split()) for c in self.contexts(latent, 3 * count, width=0))
-            self._names[latent, count] = " · ".join([word for word in found if word][:count])
+            words = dict.fromkeys(" ".join(c.token.split()) for c in self.contexts(latent, 3 * count, width=0))
+            self._names[latent, count] = " · ".join([word for word in words if word][:count])
         return self._names[latent, count]
 
     def neighbours(self, latent: int, count: int = 5) -> list[tuple[int, float]]:

@@ -197,20 +197,20 @@ class Explorer:
         """
         import pandas as pd
 
-        wanted = sorted(set(marks))
+        marks = sorted(set(marks))
         one = slice(token, token + 1)
-        problem, start = self._problem(reading, lam, wanted[-1], solver)
-        found: list[tuple[int, float, float]] = []
+        problem, start = self._problem(reading, lam, marks[-1], solver)
+        rows_of: list[tuple[int, float, float]] = []
         codes: dict[int, SparseCodes] = {}
 
         def look(step: int, rows: Tensor, state: Any) -> None:
-            if step in wanted:
+            if step in marks:
                 proof = state.certificate()
-                found.append((step, float(proof.objective[0]), float(proof.dual[0])))
+                rows_of.append((step, float(proof.objective[0]), float(proof.dual[0])))
                 codes[step] = state.codes()
 
-        solve(problem[one], solver, start[one], wanted[-1], tol=None, proof=False, callback=look)
-        table = pd.DataFrame(found, columns=["step", "primal", "dual"])
+        solve(problem[one], solver, start[one], marks[-1], tol=None, proof=False, callback=look)
+        table = pd.DataFrame(rows_of, columns=["step", "primal", "dual"])
         table["dual"] = table["dual"].cummax().clip(lower=0.0)  # v = 0 is feasible and proves J* >= 0
         return table.assign(gap=(table["primal"] - table["dual"]).clip(lower=0.0)), codes
 

@@ -99,12 +99,12 @@ def measure(problem: Problem, seed: int, steps: int, n: int, scale: Scale) -> It
             except BadInput as error:
                 yield facts | {"note": str(error)}
                 continue
-            found = codes.to_dense()
+            dense = codes.to_dense()
             yield {
                 **facts,
                 "L0": float(codes.l0.double().mean()),
-                "support_F1": support_f1(found[:, match[0]] > 0, z[:, match[1]] > 0),
-                "MCC_codes": mcc(found, z),
+                "support_F1": support_f1(dense[:, match[0]] > 0, z[:, match[1]] > 0),
+                "MCC_codes": mcc(dense, z),
                 **Reconstruction.of(x, sae.decode(codes, x).detach()).value(),
             }
 
@@ -193,8 +193,8 @@ def mcc(a: Tensor, b: Tensor) -> float:
     return float(score[assignment(score)].mean())
 
 
-def support_f1(found: Tensor, true: Tensor) -> float:
+def support_f1(guess: Tensor, true: Tensor) -> float:
     """F1 of all "is it on?" decisions together, [n, N] bool each."""
-    hits = float((found & true).sum())
-    total = float(found.sum() + true.sum())
+    hits = float((guess & true).sum())
+    total = float(guess.sum() + true.sum())
     return 2 * hits / total if total else 1.0

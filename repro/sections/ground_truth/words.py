@@ -27,7 +27,7 @@ def _mean_and_half(values: Series) -> str:
 
 
 def effects(table: DataFrame, score: str = "support_F1") -> DataFrame:
-    """What better inference and a better dictionary each change, paired by seed, with 95 % t intervals.
+    """The effects of better inference and of a better dictionary, paired by seed, with 95 % t intervals.
 
     inference: the K largest codes of the certified optimum minus those of the encoder. dictionary: the true one minus
     the learned one. Each with the other one as it is and as it should be.

@@ -17,18 +17,18 @@ def table(folder: Path | None = None) -> DataFrame | None:
     path = (folder or repo_root() / "data" / "bench") / "faults.csv"
     if not path.is_file():
         return None
-    found = pd.read_csv(path, dtype={"commit": str})
-    return found.set_index("family")[["cases", *ENDS, "date", "commit"]].rename(columns=ENDS)
+    counts = pd.read_csv(path, dtype={"commit": str})
+    return counts.set_index("family")[["cases", *ENDS, "date", "commit"]].rename(columns=ENDS)
 
 
-def findings(found: DataFrame) -> str:
+def findings(table: DataFrame) -> str:
     """The sums in a sentence, with every number from the table."""
-    killed = found[found.index.str.startswith("kill -9")]
+    killed = table[table.index.str.startswith("kill -9")]
     commands = ", ".join(name.removeprefix("kill -9 of ") for name in killed.index)
     parts = [
-        f"{int(found['cases'].sum()):,} cases of {len(found)} families: {int(found[ENDS['right']].sum()):,} ended "
-        f"right and {int(found[ENDS['refused']].sum()):,} were refused in one sentence; "
-        f"{int(found[ENDS['failed']].sum())} did neither."
+        f"{int(table['cases'].sum()):,} cases of {len(table)} families: {int(table[ENDS['right']].sum()):,} ended "
+        f"right and {int(table[ENDS['refused']].sum()):,} were refused in one sentence; "
+        f"{int(table[ENDS['failed']].sum())} did neither."
     ]
     if len(killed):
         parts.append(

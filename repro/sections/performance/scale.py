@@ -50,8 +50,8 @@ def costs(scale: str = "small") -> DataFrame:
     a_token = table["seconds"] / table["n_tokens"]
     table = table.assign(ms_per_token=1e3 * a_token, seconds_per_gflop=a_token / (4e-9 * table["d"] * table["m"]))
     grouped = table.groupby(["protocol", "mode"], sort=False)
-    found = grouped[["n_tokens", "d", "m", "ms_per_token", "seconds_per_gflop"]].median()
-    return found.assign(rows=grouped.size()).reset_index()
+    medians = grouped[["n_tokens", "d", "m", "ms_per_token", "seconds_per_gflop"]].median()
+    return medians.assign(rows=grouped.size()).reset_index()
 
 
 def check(scale: str = "small", other: str = "tiny") -> DataFrame:
@@ -148,7 +148,7 @@ def gpu_hours(seconds: list[float], scale: str, workers: int) -> float | str:
 
 
 def overhead(folder: Path | None = None) -> str:
-    """What handing out a task adds, from `repro bench scale`, in a sentence."""
+    """The time that handing out a task adds, from `repro bench scale`, in a sentence."""
     table = bench("scale", folder)
     if table is None:
         return "What handing out a task adds has not been measured yet: `repro bench scale`."

@@ -30,9 +30,9 @@ KEYS: dict[str, tuple[str, ...]] = {
     "scale": ("engine", "workers", "tasks", "tokens", "d", "m"),
     "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip", "precision"),
 }
-"""What a row of each benchmark is about; a newer row about the same thing replaces it in the book."""
+"""Columns that identify a row of each benchmark; a newer row about the same thing replaces it in the book."""
 USUAL = {"precision": "float32", "stored": "float32"}
-"""What rows mean that were written before a column was there."""
+"""Values of rows that were written before a column was there."""
 UNIT = "numpy ISTA-200"
 
 

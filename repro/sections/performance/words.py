@@ -91,7 +91,7 @@ def gpus(folder: Path | None = None) -> str:
 
 
 def choices(folder: Path | None = None) -> str:
-    """What `auto` should be on each device and why, from solvers.csv, as sentences; nothing without rows."""
+    """The best `auto` for each device and the reason, from solvers.csv, as sentences; nothing without rows."""
     table = bench("solvers", folder)
     if table is None:
         return ""

@@ -92,8 +92,8 @@ def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: 
             size = max(1, ELEMENTS // (len(y) * (1 + AUX)))
             for start in range(0, len(weights), size):
                 part = slice(start, start + size)
-                wanted, at = np.unique(picks[part], return_inverse=True)
-                ours, theirs = (torch.from_numpy(side[:, wanted].toarray()).T for side in (fitted, scored))
+                latents, at = np.unique(picks[part], return_inverse=True)
+                ours, theirs = (torch.from_numpy(side[:, latents].toarray()).T for side in (fitted, scored))
                 where = torch.from_numpy(at.reshape(-1, 1 + AUX))
                 counts[h, part, c] = counted(ours, theirs, where, y[fit], y[~fit], w_fit[part], w_test[part])
     return out
@@ -117,8 +117,8 @@ class _Sums:
         rows = np.arange(len(self.number))
         values = np.ones(len(rows)) if y is None else y.astype(float)
         group = csr_array((values, (self.number, rows)), shape=(self.weights.shape[1], len(rows)))
-        found: np.ndarray = (group @ z[:, part]).toarray()
-        return found
+        sums: np.ndarray = (group @ z[:, part]).toarray()
+        return sums
 
     def picks(self, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The 1 + AUX latents of largest |r| with y [n] in each draw (`Moments.order`), and r of the first."""

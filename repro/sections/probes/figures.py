@@ -95,7 +95,7 @@ def mean_figure(means: DataFrame, metric: str) -> Figure:
 
 
 def change_figure(means: DataFrame, metric: str) -> Figure:
-    """What refinement changes in a metric, label by label, paired by SAE and document."""
+    """The change of a metric by refinement, label by label, paired by SAE and document."""
     means = means[means["mode"] != "random_encoder"]
     figure, labels = blank(), labels_of(means)
     _mean_traces(figure, means, labels, metric, "change")

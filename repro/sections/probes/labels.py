@@ -74,7 +74,7 @@ class Question:
     train: Tensor
     """Where probes are ordered and fitted, [r] bool; all rows of a document are on one side."""
     names: tuple[str, ...]
-    """What is asked, [C]."""
+    """The classes, [C]."""
     ys: Tensor
     """Answers in {0, 1}, [C, r]."""
 
@@ -147,8 +147,8 @@ def probe_text(scale: Scale, ready: Prepared) -> ProbeText:
     store = open_store(collect(RunConfig(output_dir=str(folder), model=model, dataset=data, device=scale.device)))
     rows = store.select(MetricsConfig().exclude, scale.max_norm_ratio)
     assert store.tokens is not None
-    known, docs = np.unique(rows.docs, return_inverse=True)
-    ids = tuple(picked[i]["id"] for i in known)
+    numbers, docs = np.unique(rows.docs, return_inverse=True)
+    ids = tuple(picked[i]["id"] for i in numbers)
     pieces = _pieces(store.tokens.reshape(-1)[rows.index], scale)
     return ProbeText(Tokens(rows.read(slice(None)), torch.from_numpy(docs)), ids, pieces)
 
@@ -169,8 +169,8 @@ def _pieces(tokens: np.ndarray, scale: Scale) -> tuple[str, ...]:
     folder = find_model(ModelConfig(name=scale.model, layer_index=scale.layer)).folder
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     ids, inverse = np.unique(tokens, return_inverse=True)
-    known = tokenizer.convert_ids_to_tokens(ids.tolist())
-    return tuple(known[i] for i in inverse)
+    pieces = tokenizer.convert_ids_to_tokens(ids.tolist())
+    return tuple(pieces[i] for i in inverse)
 
 
 def questions(text: ProbeText, glosses: Labelled, size: int, seed: int) -> list[Question]:

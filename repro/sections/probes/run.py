@@ -121,19 +121,19 @@ class Codes:
         for first in range(0, len(ends), DOCUMENTS):
             start, stop = ends[first - 1] if first else 0, ends[min(first + DOCUMENTS, len(ends)) - 1]
             docs.append(pool(tokens[start:stop], general.docs[start:stop] - first))
-        self.kept = {("general", "token"): tokens, ("general", "document"): docs, ("glosses", "document"): gloss_docs}
+        self.blocks = {("general", "token"): tokens, ("general", "document"): docs, ("glosses", "document"): gloss_docs}
         self.l0 = {"general": nonzeros["general"] / len(general), "glosses": nonzeros["glosses"] / len(glosses.tokens)}
 
     def of(self, q: Question) -> Blocks:
         """Codes of the rows of a question, block by block."""
-        kept = self.kept[q.text, q.unit]
-        wanted = torch.zeros(len(kept), dtype=torch.bool)
-        wanted[q.rows] = True
+        codes = self.blocks[q.text, q.unit]
+        asked = torch.zeros(len(codes), dtype=torch.bool)
+        asked[q.rows] = True
 
         def blocks() -> Iterator[SparseCodes]:
             start = 0
-            for block in kept.blocks():
-                part = block[wanted[start : start + len(block)].to(block.values.device)]
+            for block in codes.blocks():
+                part = block[asked[start : start + len(block)].to(block.values.device)]
                 start += len(block)
                 if len(part):
                     yield part
@@ -147,8 +147,8 @@ def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float
     Cross-fitted: latents picked and probes fitted on one half are scored on the other, and the other way round; every
     draw does both, so there are half as many as `bootstrap` says.
     """
-    found = crossed(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
-    drawn = ps.scores(found.counts.sum(0))
+    probes = crossed(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
+    drawn = ps.scores(probes.counts.sum(0))
     fired, start = None, 0
     for block in blocks():
         here = ops.firing_stats(block[q.train[start : start + len(block)].to(block.values.device)]).fired
@@ -157,8 +157,8 @@ def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float
     assert fired is not None
     latents = ps.some_latents(fired, len(q.names), o.seed).to(fired.device)
     columns = torch.cat([block.columns(latents).clamp(min=0).cpu() for block in blocks()])
-    row = ps.with_interval(drawn) | ps.signs(found.r.ravel(), np.concatenate(found.counts[:, 0]))
-    return row | {"F1@1_random": ps.random_latents(columns, q.ys, q.train)}, found, drawn
+    row = ps.with_interval(drawn) | ps.signs(probes.r.ravel(), np.concatenate(probes.counts[:, 0]))
+    return row | {"F1@1_random": ps.random_latents(columns, q.ys, q.train)}, probes, drawn
 
 
 def means(draws: Draws) -> list[dict[str, Any]]:

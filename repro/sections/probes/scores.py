@@ -41,7 +41,7 @@ def linear_f1(features: np.ndarray, y: np.ndarray, train: np.ndarray, C: float =
 
 
 def references(x: Tensor, ys: Tensor, train: Tensor, seed: int, draws: int = 5) -> dict[str, float]:
-    """What a label gives away without latents, mean over its classes: activations x [r, d], answers ys [C, r].
+    """Scores that a label gives away without latents, mean over its classes: activations x [r, d], answers ys [C, r].
 
     F1_always, F1_majority: constant answers. F1_dense: a linear probe of all d coordinates, the ceiling.
     F1@1_direction, F1@2_direction: the probes of one and of two random directions, mean of `draws`.
@@ -92,13 +92,13 @@ def with_interval(draws: dict[str, np.ndarray]) -> dict[str, float]:
 def signs(r: np.ndarray, counts: np.ndarray) -> dict[str, float]:
     """r_main, mean over classes; the share of classes whose main latent is anti-correlated with them; absorption
     without those, where an off main latent says nothing (NaN if none is left). r [C], counts [C, 7 + AUX]."""
-    kept = scores(counts[None, r > 0]) if (r > 0).any() else None
+    positive = scores(counts[None, r > 0]) if (r > 0).any() else None
     nan = float("nan")
     return {
         "r_main": float(r.mean()),
         "anticorrelated": float((r < 0).mean()),
-        "absorption_positive": nan if kept is None else float(kept["absorption"][0]),
-        "absorption_positive_null": nan if kept is None else float(kept["absorption_null"][0]),
+        "absorption_positive": nan if positive is None else float(positive["absorption"][0]),
+        "absorption_positive_null": nan if positive is None else float(positive["absorption_null"][0]),
     }
 
 

@@ -51,7 +51,7 @@ def labels_of(table: DataFrame) -> list[str]:
 
 
 def findings(table: DataFrame) -> str:
-    """What the labels say about one latent, in sentences, every number from the table."""
+    """F1 of one latent by label, in sentences, every number from the table."""
     held = corrected(table)
     mean = held.groupby(["label", "mode"])[["F1@1", "anticorrelated"]].mean()
     free = held.groupby("label")[list(BASELINES)].mean()
