@@ -58,8 +58,7 @@ def run(scale: Scale) -> DataFrame:
     }
     free = {q.label: ps.references(x[q.text, q.unit][q.rows], q.ys, q.train, scale.seed) for q in asked}
     o = options(scale, gap=False, refit=False)
-    rows: list[dict[str, Any]] = []
-    classes: list[dict[str, Any]] = []
+    rows, classes = list[dict[str, Any]](), list[dict[str, Any]]()
     draws: Draws = {(q.label, mode): [] for q in asked for mode in JUDGED}
     finals = ready.finals()
     with tqdm(total=len(finals) * len(JUDGED), desc="probes", unit="mode") as bar:
