@@ -51,6 +51,11 @@ def write_atomically(path: str | Path, write: Any) -> Path:
     return path
 
 
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write a value as JSON, whole or not at all."""
+    return write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
+
+
 def repo_root() -> Path:
     """The clone that holds data/, notebooks/ and book/. BadInput where this package was installed without one."""
     if not in_clone():

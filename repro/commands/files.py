@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.base.errors import BadInput, exhausted
-from repro.base.files import write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,8 +67,3 @@ def about(config: OneSae, sae: SAE, data: EvalData) -> dict[str, Any]:
         "seed": config.seed,
         **provenance(),
     }
-
-
-def write_json(path: Path, value: Any) -> Path:
-    """Write a file whole or not at all."""
-    return write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))

@@ -79,8 +79,9 @@ def convert(config: LocaConvert) -> Path:
 
 def evaluate(config: LocaEvaluate) -> Path:
     """Write out_dir/{model}_loc_amt_sae_metrics.json: the released keys, and both protocols in full beside them."""
+    from repro.base.files import write_json
     from repro.base.machine import pick_device
-    from repro.commands.files import about, plain, released_keys, write_json
+    from repro.commands.files import about, plain, released_keys
     from repro.commands.many import protocols
     from repro.evaluate import EvalOptions
 

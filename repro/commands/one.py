@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
+from repro.base.files import write_json
 from repro.base.machine import pick_device
-from repro.commands.files import RELEASED_MODES, about, plain, released_keys, write_json
+from repro.commands.files import RELEASED_MODES, about, plain, released_keys
 from repro.commands.flags import CompareConfig, SweepConfig
 from repro.commands.inputs import find_data, find_sae, measure, safe
 from repro.commands.many import protocols

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
-from repro.base.files import write_atomically
 from repro.checkpoints import load_sae
 from repro.checkpoints.formats.native import save_sae
 from repro.loca.variance import Protocol, uncentred
 from repro.sae import SAE, StandardUncentred
+from repro.training.files import save_torch
 
 
 def write_release(out: Path, first: SAE, final: SAE, groups: list[Tensor], variance: Tensor) -> None:
@@ -79,9 +79,4 @@ def _b_dec(sae: SAE) -> dict[str, Tensor]:
 
 def _torch_file(path: Path, content: dict[str, Any]) -> Path:
     plain = {k: v.detach().cpu().contiguous().clone() if isinstance(v, Tensor) else v for k, v in content.items()}
-
-    def write(draft: Path) -> None:
-        with draft.open("wb") as file:  # given a path, torch writes its name into the file
-            torch.save(plain, file)
-
-    return write_atomically(path, write)
+    return save_torch(path, plain)

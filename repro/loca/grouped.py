@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
-from repro.sae import SAE, VARIANTS
+from repro.sae import VARIANTS
 from repro.training.losses import Loss, Situation, pre_activations, top_k_loss
 from repro.training.places import places_at
-from repro.training.recipe import Job, Recipe
+from repro.training.recipe import Job
 from repro.training.trainer import Stats, Trainer
 from repro.training.weights import Weights
 
@@ -27,17 +27,11 @@ class LocaTrainer(Trainer):
 
     job: LocaJob
 
-    def __init__(
-        self,
-        job: LocaJob,
-        recipe: Recipe,
-        d: int,
-        device: torch.device | str = "cpu",
-        start: SAE | None = None,
-        scale: float = 1.0,
-    ):
-        super().__init__(job, recipe, d, device, start, scale)
-        self.usage = torch.zeros(job.m, device=device)  # moving average of the share of tokens each latent fires on
+    saved = (*Trainer.saved, "usage", "fve", "stopped")
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.usage = torch.zeros(self.job.m, device=self.device)  # moving average of the share of tokens it fires on
         self.fve = math.nan
         self._fired = self.usage
 
@@ -47,14 +41,6 @@ class LocaTrainer(Trainer):
         self.fve = fve if math.isnan(self.fve) else FVE_MEMORY * self.fve + (1 - FVE_MEMORY) * fve
         self.stopped = self.job.stop_fve is not None and self.fve >= self.job.stop_fve
         return stats
-
-    def state(self) -> dict[str, Any]:
-        return super().state() | {"usage": self.usage, "fve": self.fve, "stopped": self.stopped}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        super().load_state(state)
-        self.usage.copy_(state["usage"])
-        self.fve, self.stopped = state["fve"], state["stopped"]
 
     def _loss(self, x: Tensor, buffer: Tensor | None = None) -> Loss:
         if self.job.variant == "topk":
@@ -127,17 +113,10 @@ class LocaJob(Job):
 
     def config(self, d: int) -> Any:
         """The config of the SAE for activations of width d."""
-        cls = VARIANTS[self.variant].Config
+        options: dict[str, Any] = {"k": int(self.sparsity)}
         if self.variant == "loca":
-            return cls(
-                d,
-                self.m,
-                group_sizes=self.group_sizes,
-                group_ks=self.group_ks,
-                centred=True,
-                normalisation=self.normalisation,
-            )
-        return cls(d, self.m, k=int(self.sparsity), normalisation=self.normalisation)
+            options = {"group_sizes": self.group_sizes, "group_ks": self.group_ks, "centred": True}
+        return VARIANTS[self.variant].Config(d, self.m, normalisation=self.normalisation, **options)
 
 
 def group_top_k(pre: Tensor, sizes: Sequence[int], ks: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
-from repro.base.files import digest, write_atomically
+from repro.base.files import digest, write_json
 from repro.base.lock import only_one
 from repro.base.machine import pick_device
+from repro.checkpoints import load_sae
 from repro.loca.files import write_release
 from repro.loca.grouped import LocaJob
 from repro.loca.method import Method
 from repro.loca.released import ReleasedJob
 from repro.loca.variance import GROUP_KS, angular_variance, group, group_ks, ranking, regroup
-from repro.sae import SAE, Source
+from repro.sae import Source
 from repro.training.files import refuse_other
-from repro.training.recipe import Job, Recipe
-from repro.training.train import EVAL_TOKENS, Stream, evaluate, train
+from repro.training.recipe import Recipe
+from repro.training.train import Language, Stream, eval_results, train
 
 RELEASED_LR = 3e-4
 USAGE_START = 1000  # steps of phase 4 before the usage penalty
@@ -155,7 +156,7 @@ def train_loca(
     device: str = "auto",
     *,
     held_out: Tensor | None = None,
-    language: Callable[[SAE], dict[str, Any]] | None = None,
+    language: Language | None = None,
     state_every: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -169,70 +170,36 @@ def train_loca(
         stream = UnitRows(rows)
         config = _config(method, stream, lm_name, layer)
         refuse_other(out, config)
-        write_atomically(out / "config.json", lambda draft: draft.write_text(json.dumps(config, indent=2) + "\n"))
+        write_json(out / "config.json", config)
+        where = pick_device(device)
         options: dict[str, Any] = {"held_out": held_out, "state_every": state_every, "progress": progress}
 
-        where = pick_device(device)
-        about = out, lm_name, layer, device
-        first = _phase(1, stream, method.first_job(), method.recipe(1), *about, None, None, options)
+        def phase(number: Literal[1, 4], job: LocaJob, **more: Any) -> Path:
+            folder, recipe = out / "phases" / str(number), method.recipe(number)
+            return train(stream, [job], recipe, folder, lm_name, layer, device, **options, **more)[0]
+
+        first = load_sae(phase(1, method.first_job())).to(where)
         batches = min(method.variance_batches, -(-rows.n // method.batch_size))
         shuffled = islice(stream.batches(min(method.batch_size, rows.n), method.seed), batches)
-        sample = (x.to(where) for x in shuffled)
-        rule = "angular_variance" if method.groups == "none" else method.groups
-        variance, count = (t.cpu() for t in angular_variance(first, sample, method.setting))
-        score = ranking(rule, variance, count, method.seed)
-        groups = [torch.arange(method.m)] if method.groups == "none" else method.cut(score)
-        start = first if method.groups == "none" else regroup(first, groups, method.budgets())
+        variance, count = (t.cpu() for t in angular_variance(first, (x.to(where) for x in shuffled), method.setting))
+        start, job, groups = first, method.first_job(), [torch.arange(method.m)]
+        if method.groups != "none":
+            groups = method.cut(ranking(method.groups, variance, count, method.seed))
+            start, job = regroup(first, groups, method.budgets()), method.grouped_job(groups)
         if method.fine_tune:
-            again = method.first_job() if method.groups == "none" else method.grouped_job(groups)
-            final = _phase(4, stream, again, method.recipe(4), *about, start, language, options)
-            results = json.loads(next((out / "phases" / "4").rglob("eval_results.json")).read_text())
+            folder = phase(4, job, starts=[start], language=language)
+            final = load_sae(folder).to(where)
+            results = json.loads((folder / "eval_results.json").read_text())
         else:
             final = start
-            tokens = held_out if held_out is not None else stream.take(EVAL_TOKENS, seed=method.seed).x
-            results = evaluate(final, tokens) | {"tokens": "training" if held_out is None else "held out", "steps": 0}
-            if language is not None:
-                results |= language(final)
+            results = eval_results(final, stream, method.seed, held_out, language, steps=0)
         if method.groups == "none":
             final = regroup(final, groups, (method.k,))
         extra = {"setting": method.setting, "groups": method.groups}
         k = final.config.k
         final.source = Source(family="loca", layer=layer, lm_name=lm_name, sparsity=float(k), k=k, extra=extra)
         write_release(out, first, final, groups, variance)
-        write_atomically(
-            out / "eval_results.json", lambda draft: draft.write_text(json.dumps(results, indent=2) + "\n")
-        )
-        return out
-
-
-def _phase(
-    number: Literal[1, 4],
-    stream: UnitRows,
-    job: Job,
-    recipe: Recipe,
-    out: Path,
-    lm_name: str,
-    layer: int | None,
-    device: str,
-    start: SAE | None,
-    language: Callable[[SAE], dict[str, Any]] | None,
-    options: dict[str, Any],
-) -> SAE:
-    from repro.checkpoints import load_sae
-
-    (folder,) = train(
-        stream,
-        [job],
-        recipe,
-        out / "phases" / str(number),
-        lm_name,
-        layer,
-        device,
-        starts=None if start is None else [start],
-        language=language,
-        **options,
-    )
-    return load_sae(folder).to(pick_device(device))
+        return write_json(out / "eval_results.json", results).parent
 
 
 def _config(method: Loca, stream: UnitRows, lm_name: str, layer: int | None) -> dict[str, Any]:

@@ -11,11 +11,14 @@ from torch import Tensor
 from repro.loca.grouped import LocaJob
 from repro.sae import SAE, VARIANTS, Source
 from repro.training.recipe import Recipe
-from repro.training.trainer import Stats
+from repro.training.trainer import Stats, Trainer
 
 
-class ReleasedTrainer:
-    """Plain Adam at a constant rate on the mean square error; the same methods as `trainer.Trainer`."""
+class ReleasedTrainer(Trainer):
+    """Plain Adam at a constant rate on the mean square error."""
+
+    job: ReleasedJob
+    saved = ("usage", "silent", "step", "stopped")
 
     def __init__(
         self,
@@ -76,24 +79,9 @@ class ReleasedTrainer:
         out.load_state_dict(self.model.state_dict())
         return out
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the next update depends on."""
-        return {
-            "model": self.model.state_dict(),
-            "adam": self.adam.state_dict(),
-            "usage": self.usage,
-            "silent": self.silent,
-            "step": self.step,
-            "stopped": self.stopped,
-        }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
-        self.model.load_state_dict(state["model"])
-        self.adam.load_state_dict(state["adam"])
-        self.usage.copy_(state["usage"])
-        self.silent.copy_(state["silent"])
-        self.step, self.stopped = state["step"], state["stopped"]
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors in training by name, and the zeros of b_dec."""
+        return self.model.state_dict()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from repro.base.errors import BadInput, disk_full
-from repro.base.files import digest, write_atomically
+from repro.base.files import digest, write_atomically, write_json
 from repro.checkpoints.formats.dictionary_learning import CLASSES, state_dict
 from repro.checkpoints.formats.native import save_sae
 from repro.checkpoints.locate import as_output
@@ -58,7 +59,7 @@ class Run:
         if (folder / STATE).is_file():
             self.trainer.load_state(torch.load(folder / STATE, map_location="cpu", weights_only=True))
         else:
-            self._write("config.json", lambda draft: draft.write_text(json.dumps(self.config, indent=2) + "\n"))
+            self._guard("config.json", lambda path: write_json(path, self.config))
         self._cut_log()
 
     def save_weights(self, sae: SAE, step: int | None = None) -> None:
@@ -73,14 +74,14 @@ class Run:
             sae.source = replace(sae.source, **source)
             sae.source.site, sae.source.layer = as_output(identity.get("site", "resid_post"), identity["layer"])
             name = "sae.safetensors" if step is None else f"checkpoints/sae_{step}.safetensors"
-            self._guard(name, lambda: save_sae(sae, self.folder / name))
+            self._guard(name, lambda path: save_sae(sae, path))
             return
         name = "ae.pt" if step is None else f"checkpoints/ae_{step}.pt"
-        self._write(name, lambda draft: _save(state_dict(sae), draft))
+        self._guard(name, lambda path: save_torch(path, state_dict(sae)))
 
     def save_state(self) -> None:
         """Save everything that the next step depends on; also read when a run is taken up on another device."""
-        self._write(STATE, lambda draft: _save(self.trainer.state(), draft))
+        self._guard(STATE, lambda path: save_torch(path, self.trainer.state()))
 
     def log(self, line: dict[str, Any]) -> None:
         """Add a line to log.jsonl."""
@@ -90,16 +91,13 @@ class Run:
     def finish(self, sae: SAE, results: dict[str, Any]) -> None:
         """Write the SAE and its evaluation, and drop the state."""
         self.save_weights(sae)
-        self._write("eval_results.json", lambda draft: draft.write_text(json.dumps(results, indent=2) + "\n"))
+        self._guard("eval_results.json", lambda path: write_json(path, results))
         (self.folder / STATE).unlink(missing_ok=True)
         self.finished = True
 
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        self._guard(name, lambda: write_atomically(self.folder / name, write))
-
-    def _guard(self, name: str, write: Callable[[], Any]) -> None:
+    def _guard(self, name: str, write: Callable[[Path], Any]) -> None:
         try:
-            write()
+            write(self.folder / name)
         except Exception as error:  # torch and safetensors have errors of their own for a full disk
             if disk_full(error):
                 raise BadInput(
@@ -115,12 +113,17 @@ class Run:
             return
         lines = [line for line in file.read_text().splitlines() if line.endswith("}")]
         kept = [line for line in lines if json.loads(line)["step"] < self.trainer.step]
-        self._write("log.jsonl", lambda draft: draft.write_text("".join(f"{line}\n" for line in kept)))
+        write_atomically(file, lambda draft: draft.write_text("".join(f"{line}\n" for line in kept)))
 
 
-def _save(state: dict[str, Any], draft: Path) -> None:
-    with draft.open("wb") as file:  # given a path, torch writes its name into the file: other bytes in each process
-        torch.save(state, file)
+def save_torch(path: Path, content: dict[str, Any]) -> Path:
+    """Write tensors and plain values as torch.save does, whole or not at all; equal content gives equal bytes."""
+
+    def write(draft: Path) -> None:
+        with draft.open("wb") as file:  # given a path, torch writes its name into the file
+            torch.save(content, file)
+
+    return write_atomically(path, write)
 
 
 def weights_digest(sae: SAE) -> str:
@@ -129,10 +132,16 @@ def weights_digest(sae: SAE) -> str:
     return digest([[name, hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest()] for name, t in state])
 
 
-def bytes_needed(jobs: list[Job], recipe: Recipe, d: int) -> int:
-    """Bytes that training these SAEs writes at most: checkpoints, and two copies of the state while one is replaced."""
+def check_space(folder: Path, jobs: list[Job], recipe: Recipe, d: int) -> None:
+    """Raise BadInput where the disk has no room: for checkpoints, and two copies of the state while one is replaced."""
     weights = sum(4 * (2 * job.m * d + 4 * job.m + d) for job in jobs)
-    return weights * (len(recipe.checkpoint_steps()) + 6)
+    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
+    need, free = weights * (len(recipe.checkpoint_steps()) + 6), shutil.disk_usage(there).free
+    if need > free:
+        raise BadInput(
+            f"Training {len(jobs)} SAEs writes up to {need / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB free: "
+            "free some, or train fewer SAEs or checkpoints."
+        )
 
 
 def refuse_other(folder: Path, config: dict[str, Any]) -> None:

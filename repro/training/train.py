@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
+from functools import cache, reduce
+from operator import add
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,13 +23,17 @@ from repro.base.lock import only_one
 from repro.base.machine import pick_device
 from repro.metrics import Firing, Reconstruction
 from repro.sae import SAE, Source
-from repro.training.files import Run, bytes_needed
+from repro.training.files import Run, check_space
 from repro.training.recipe import Job, Recipe
 from repro.training.trainer import Stats
+from repro.training.watchers import Watch
 
 SCALE_TOKENS = 16_384  # tokens whose mean square norm is the scale
 EVAL_TOKENS = 16_384  # training tokens that stand in where none are held out
 LOG_LINES = 200  # lines of log.jsonl in a whole run
+
+Language = Callable[[SAE], dict[str, Any]]
+"""Entries for eval_results.json, computed from a finished SAE."""
 
 
 class Stream(Protocol):
@@ -55,9 +60,9 @@ def train(
     only: Collection[int] | None = None,
     held_out: Tensor | None = None,
     starts: Sequence[SAE] | None = None,
-    language: Callable[[SAE], dict[str, Any]] | None = None,
+    language: Language | None = None,
     state_every: int | None = None,
-    watch: Callable[[Path, dict[str, Any]], None] | None = None,
+    watch: Watch | None = None,
     progress: bool = True,
     site: str = "resid_post",
 ) -> list[Path]:
@@ -90,14 +95,14 @@ def train(
         runs.append((folder, job))
     every_folder = [folder for folder, _ in runs]
     mine = range(len(jobs)) if only is None else sorted(only)
-    _check_space(Path(output_dir), [jobs[i] for i in mine] or jobs, recipe, rows.d)
+    check_space(Path(output_dir), [jobs[i] for i in mine] or jobs, recipe, rows.d)
     with alone(every_folder) if only is None else nullcontext():
         opened = [Run(*runs[i], recipe, about, where, begin[i]) for i in mine]
         active = [run for run in opened if not run.finished]
         if active:
             every = state_every or max(1, min(1000, recipe.steps // 10))
-            _loop(rows, active, recipe, where, scale, every, watch, progress)
-            _finish(rows, active, recipe, where, held_out, language)
+            _loop(rows, active, every, watch, progress)
+            _finish(rows, active, held_out, language)
     return every_folder
 
 
@@ -110,21 +115,16 @@ def alone(folders: Sequence[Path]) -> Iterator[None]:
         yield
 
 
-def _loop(
-    rows: Stream,
-    runs: list[Run],
-    recipe: Recipe,
-    device: torch.device,
-    scale: float,
-    state_every: int,
-    watch: Callable[[Path, dict[str, Any]], None] | None,
-    progress: bool,
-) -> None:
+def _loop(rows: Stream, runs: list[Run], state_every: int, watch: Watch | None, progress: bool) -> None:
+    recipe, scale, device = runs[0].recipe, runs[0].scale, runs[0].trainer.device
     saved = set(recipe.checkpoint_steps()) - {recipe.steps}
     log_every = max(1, recipe.steps // LOG_LINES)
     start = min(run.trainer.step for run in runs)
-    memory = threading.local()  # one [n, m] buffer a thread, not one an SAE
     began = time.monotonic()
+
+    @cache
+    def buffer(m: int, thread: int) -> Tensor:  # one a thread, not one an SAE
+        return torch.empty(recipe.batch_size, m, device=device)
 
     def advance(run: Run, x: Tensor, variance: float) -> Stats:
         step = run.trainer.step
@@ -132,7 +132,7 @@ def _loop(
             run.save_weights(run.trainer.sae(scale, x, Source(family=run.job.variant, step=step)), step)
         if step and (step % state_every == 0 or (step in saved and step > state_every)):
             run.save_state()
-        stats = run.trainer.update(x, _buffer(memory, len(x), run.job.m, device))
+        stats = run.trainer.update(x, buffer(run.job.m, threading.get_ident()))
         if not math.isfinite(stats.loss):
             raise BadInput(
                 f"The loss of {run.job.variant} at {run.job.sparsity_name} = {run.job.sparsity:g} is {stats.loss} at "
@@ -164,36 +164,36 @@ def _loop(
                 bar.set_postfix_str(_summary(stats, variance), refresh=False)
 
 
-def _finish(
-    rows: Stream,
-    runs: list[Run],
-    recipe: Recipe,
-    device: torch.device,
-    held_out: Tensor | None,
-    language: Callable[[SAE], dict[str, Any]] | None,
-) -> None:
+def _finish(rows: Stream, runs: list[Run], held_out: Tensor | None, language: Language | None) -> None:
+    recipe, device = runs[0].recipe, runs[0].trainer.device
     last = next(rows.batches(recipe.batch_size, recipe.seed, start_batch=recipe.steps - 1)).to(device)
-    tokens = held_out if held_out is not None else rows.take(EVAL_TOKENS, seed=recipe.seed).x
     for run in runs:
         sae = run.trainer.sae(run.scale, last / run.scale, Source(family=run.job.variant, step=run.trainer.step))
-        results = evaluate(sae.to(device), tokens.to(device))
-        results |= {"tokens": "training" if held_out is None else "held out", "steps": run.trainer.step}
-        if language is not None:
-            results |= language(sae)
-        run.finish(sae, results)
+        run.finish(sae, eval_results(sae.to(device), rows, recipe.seed, held_out, language, run.trainer.step))
+
+
+def eval_results(
+    sae: SAE, rows: Stream, seed: int, held_out: Tensor | None, language: Language | None, steps: int
+) -> dict[str, Any]:
+    """Evaluate an SAE after so many steps on held-out raw tokens [n, d], else on training tokens that the seed draws.
+
+    With what `language` adds.
+    """
+    x = rows.take(EVAL_TOKENS, seed=seed).x if held_out is None else held_out
+    results = evaluate(sae, x.to(sae.W_dec.device))
+    results |= {"tokens": "training" if held_out is None else "held out", "steps": steps}
+    return results if language is None else results | language(sae)
 
 
 @torch.no_grad()
 def evaluate(sae: SAE, x: Tensor, block: int = 4096) -> dict[str, Any]:
     """NMSE, FVE, L0, dead_rate, dense@0.1, dense@0.2 and n_tokens of the encoder's own codes of raw x [n, d]."""
-    parts: list[tuple[Reconstruction, Firing]] = []
+    fits, firings = [], []
     for rows in x.split(block):
         codes = sae.encode_sparse(rows, block)
-        parts.append((Reconstruction.of(rows, sae.decode(codes, rows)), Firing.of(codes)))
-    fit, firing = parts[0]
-    for more_fit, more_firing in parts[1:]:
-        fit, firing = fit + more_fit, firing + more_firing
-    return fit.value() | firing.value() | {"n_tokens": len(x)}
+        fits.append(Reconstruction.of(rows, sae.decode(codes, rows)))
+        firings.append(Firing.of(codes))
+    return reduce(add, fits).value() | reduce(add, firings).value() | {"n_tokens": len(x)}
 
 
 @contextmanager
@@ -213,13 +213,6 @@ def _workers(jobs: int, device: torch.device) -> Iterator[Any]:
             yield pool.map
     finally:
         torch.set_num_threads(threads)
-
-
-def _buffer(memory: threading.local, n: int, m: int, device: torch.device) -> Tensor:
-    buffers: dict[int, Tensor] = memory.__dict__.setdefault("buffers", {})
-    if m not in buffers:
-        buffers[m] = torch.empty(n, m, device=device)
-    return buffers[m]
 
 
 def _summary(stats: list[Stats], variance: float) -> str:
@@ -258,14 +251,4 @@ def _check(
         raise BadInput(
             f"The held-out activations have shape {tuple(held_out.shape)}, but training reads width {rows.d}: "
             "collect both from the same model and layer."
-        )
-
-
-def _check_space(folder: Path, jobs: list[Job], recipe: Recipe, d: int) -> None:
-    there = next(p for p in (folder, *folder.resolve().parents) if p.exists())
-    need, free = bytes_needed(jobs, recipe, d), shutil.disk_usage(there).free
-    if need > free:
-        raise BadInput(
-            f"Training {len(jobs)} SAEs writes up to {need / 1e9:.1f} GB, and {there} has {free / 1e9:.1f} GB free: "
-            "free some, or train fewer SAEs or checkpoints."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,9 @@ class Stats:
 
 class Trainer:
     """An SAE in training on normalised activations x / scale. Nothing here is random after the initial weights."""
+
+    saved: ClassVar[tuple[str, ...]] = ("silent", "step", "threshold", "last_threshold")
+    """Attributes that the state holds besides weights and optimizer."""
 
     def __init__(
         self,
@@ -98,26 +101,24 @@ class Trainer:
         threshold = self.threshold if self.threshold >= 0 else self._loss(x).threshold or 0.0
         return self.weights.to_sae(scale, threshold, source)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors in training by name."""
+        return self.weights.tensors
+
     def state(self) -> dict[str, Any]:
         """Everything that the next update depends on."""
-        return {
-            "weights": {name: t.detach() for name, t in self.weights.tensors.items()},
-            "adam": self.adam.state_dict(),
-            "silent": self.silent,
-            "step": self.step,
-            "threshold": self.threshold,
-            "last_threshold": self.last_threshold,
-        }
+        weights = {name: t.detach() for name, t in self.tensors().items()}
+        return {"weights": weights, "adam": self.adam.state_dict()} | {name: getattr(self, name) for name in self.saved}
 
+    @torch.no_grad()
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from what `state` returned."""
-        with torch.no_grad():
-            for name, t in self.weights.tensors.items():
-                t.copy_(state["weights"][name])
+        for name, t in self.tensors().items():
+            t.copy_(state["weights"][name])
         self.adam.load_state_dict(state["adam"])
-        self.silent.copy_(state["silent"])
-        self.step, self.threshold = state["step"], state["threshold"]
-        self.last_threshold = state["last_threshold"]
+        for name in self.saved:
+            value = state[name]
+            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
     def _loss(self, x: Tensor, buffer: Tensor | None = None) -> Loss:
         return LOSSES.get(self.job.variant, general)(self.weights, x, self._situation(buffer))
