@@ -5,7 +5,7 @@ import os
 import pytest
 
 from repro.base.config import RunConfig, from_mapping, load_yaml
-from repro.base.errors import BadInput, extra_for
+from repro.base.errors import BadInput, extra_for, optional
 from repro.base.files import digest, repo_root, write_atomically
 from repro.sections.scales import Scale, scale_of
 
@@ -136,6 +136,17 @@ def test_what_only_a_clone_has_is_refused_in_a_sentence(tmp_path, monkeypatch):
 def test_a_missing_package_names_the_extra_that_brings_it():
     assert "pip install 'repro[book]'" in str(extra_for(ModuleNotFoundError("no docutils", name="docutils.nodes")))
     assert extra_for(ModuleNotFoundError("no x", name="x")) is None and extra_for(ValueError()) is None
+    with pytest.raises(BadInput, match=r"numba is not installed: pip install 'repro\[cpu\]'"), optional():
+        raise ModuleNotFoundError("no numba", name="numba.core")
+    with pytest.raises(ModuleNotFoundError, match="no such path"), optional():
+        raise ModuleNotFoundError("no such path", name="repro.kernels.nowhere")
+
+
+@pytest.mark.parametrize("value", [".nan", ".NaN", "nan"])
+def test_a_number_that_is_none_is_refused(tmp_path, value):
+    (tmp_path / "c.yaml").write_text(f"target_dense_semi_non: {value}\n")
+    with pytest.raises(BadInput, match="target_dense_semi_non is not a number"):
+        load_yaml(RunConfig, tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -198,12 +200,12 @@ def _convert(hint: Any, value: Any, path: str, types: Any, typing: Any) -> Any:
             raise BadInput(f"{path} must be a mapping, not {value!r}.")
         return {k: _convert(args[1], v, f"{path}.{k}", types, typing) for k, v in value.items()}
     if hint is float and isinstance(value, str):  # YAML reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
+    if isinstance(value, float) and math.isnan(value):
+        raise BadInput(f"{path} is not a number (.nan): give one, or leave the key out for the default.")
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise BadInput(f"{path} must be {hint.__name__}, not {value!r}.")
     return value

@@ -2,7 +2,8 @@
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class BadInput(ValueError):
@@ -26,6 +27,7 @@ EXTRAS = {
     "cpu": ("numba",),
     "gpu": ("triton",),
     "cluster": ("dask", "distributed", "submitit"),
+    "png": ("kaleido",),
 }
 """Packages that an extra of this one brings."""
 
@@ -34,6 +36,21 @@ def extra_for(error: BaseException) -> BadInput | None:
     """The error for a failed import of a package that belongs to an extra; None for any other."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     return next((missing_extra(package, extra) for extra, packages in EXTRAS.items() if package in packages), None)
+
+
+@contextmanager
+def optional() -> Iterator[None]:
+    """Imports of packages that extras bring: BadInput that names the extra where one is missing.
+
+    A module that is missing for another reason (a wrong path, a broken installation) stays an ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        missing = extra_for(error)
+        if missing is None:
+            raise
+        raise missing from None
 
 
 class TasksFailed(RuntimeError):

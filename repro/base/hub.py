@@ -6,7 +6,7 @@ import errno
 from collections.abc import Sequence
 from pathlib import Path
 
-from repro.base.errors import BadInput, missing_extra
+from repro.base.errors import BadInput, optional
 
 
 def snapshot(
@@ -24,10 +24,8 @@ def snapshot(
     `force` downloads again what is there. Raises BadInput with the fix: no access, no such revision, a full disk, or
     no network, where `command` fetches `wanted` (the repository if not given) and `instead` is what else helps.
     """
-    try:
+    with optional():
         from huggingface_hub import errors, snapshot_download
-    except ImportError:
-        raise missing_extra("huggingface_hub", "lm") from None
     try:
         folder = snapshot_download(
             repo, revision=revision, allow_patterns=list(allow), ignore_patterns=list(ignore), force_download=force

@@ -6,7 +6,7 @@ import os
 from typing import Any
 from zlib import crc32
 
-from repro.base.errors import missing_extra
+from repro.base.errors import optional
 
 # Seven colours. Each has a contrast of about 3 or more on white and on the book's dark page, and any two stay
 # apart (CIELAB distance over 20) for normal, protan, deutan and tritan sight; tests/test_report.py computes both.
@@ -128,19 +128,15 @@ def use_theme() -> None:
     With REPRO_PNG=1 each figure carries a PNG too, for viewers that cannot draw plotly (needs kaleido and a
     Chromium named by BROWSER_PATH). Raises BadInput when plotly, or kaleido if asked for, is missing.
     """
-    try:
+    with optional():
         import plotly.graph_objects as go
         import plotly.io as pio
-    except ImportError:
-        raise missing_extra("plotly", "book") from None
     pio.templates["repro"] = go.layout.Template(template())
     pio.templates.default = "repro"
     pio.renderers.default = "plotly_mimetype"
     if os.environ.get("REPRO_PNG") == "1":
-        try:
+        with optional():
             import kaleido
-        except ImportError:
-            raise missing_extra("kaleido", "png") from None
         kaleido.start_sync_server(silence_warnings=True)  # one browser for all figures: 0.2 s each after the first
         png = pio.renderers["png"]
         png.width, png.height, png.scale = 800, None, 2

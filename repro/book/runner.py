@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from repro.base.errors import BadInput, NotebookFailed, missing_extra, nearest
+from repro.base.errors import BadInput, NotebookFailed, missing_extra, nearest, optional
 from repro.base.files import cache_dir, digest, file_sha256, repo_root
 from repro.base.machine import versions
 from repro.book.kernel import machine, own_kernel, peak_memory
@@ -73,10 +73,8 @@ def plan(
     A notebook that declares `scale` is given it. Raises BadInput for an unknown notebook, scale or parameter and for
     a value of another type than the default's.
     """
-    try:
+    with optional():
         import nbformat
-    except ImportError:
-        raise missing_extra("nbformat", "book") from None
     folder = notebooks_dir or repo_root() / "notebooks"
     path = folder / f"{name}.ipynb"
     if not path.is_file():

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from repro.base.errors import BadInput, missing_extra
+from repro.base.errors import BadInput, optional
 from repro.base.memory import memory_available, resident, workers_that_fit
 from repro.jobs.task import Fanout, Outcome, Task, is_running, most_memory
 from repro.jobs.worker import attempt, leave_interrupts
@@ -61,10 +61,8 @@ def _broke(future: Future[Outcome]) -> bool:
 
 
 def _dask(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
-    try:
+    with optional():
         from distributed import Client, LocalCluster, as_completed
-    except ImportError:
-        raise missing_extra("distributed", "cluster") from None
     with ExitStack() as stack:
         where: Any = how.scheduler
         if where is None:
@@ -121,11 +119,9 @@ def _host(dask_worker: Any) -> tuple[str, int | None, int | None]:
 
 
 def _slurm(tasks: Sequence[Task], how: Fanout, folder: Path, trial: int) -> Generator[Outcome]:
-    try:
+    with optional():
         import submitit
         from submitit.helpers import as_completed
-    except ImportError:
-        raise missing_extra("submitit", "cluster") from None
     cluster = how.scheduler or "slurm"
     if cluster == "slurm" and shutil.which("sbatch") is None:
         raise BadInput("There is no Slurm here (no sbatch); run on a login node, or try --scheduler local.")

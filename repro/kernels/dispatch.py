@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from repro.base.errors import BadInput, missing_extra, nearest
+from repro.base.errors import BadInput, nearest, optional
 
 IMPLEMENTATIONS = {
     "prox_step": ("torch", "triton"),
@@ -47,12 +47,8 @@ def kernel(operation: str, impl: str, *tensors: Tensor) -> Any:
         _check_triton(operation, device, dtypes)
     if impl == "numba" and (device != "cpu" or not dtypes <= {torch.float32, torch.float64}):
         raise BadInput(f"impl='numba' takes float32 or float64 on the CPU, not {_named(dtypes)} on {device}.")
-    try:
+    with optional():
         return importlib.import_module("repro.kernels." + MODULES[impl].format(operation))
-    except ImportError as error:
-        if error.name and error.name.startswith("repro"):
-            raise
-        raise missing_extra(impl, "cpu" if impl == "numba" else "gpu") from None
 
 
 def _check_triton(operation: str, device: str, dtypes: set[torch.dtype]) -> None:

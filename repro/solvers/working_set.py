@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from repro.base.errors import missing_extra
+from repro.base.errors import optional
 from repro.codes import SparseCodes
 from repro.solvers.base import Solver, State, dense_block, largest_codes
 from repro.solvers.objective import CHUNK, Certificate
@@ -26,10 +26,8 @@ GRAM_NUMBERS = 2**28  # Gram matrices of a block that may be kept, in numbers of
 
 def compiled() -> Any:
     """The compiled passes; BadInput where numba is missing."""
-    try:
+    with optional():
         from repro.kernels.cpu import working_set as coordinate_descent
-    except ImportError:
-        raise missing_extra("numba", "cpu") from None
     return coordinate_descent
 
 

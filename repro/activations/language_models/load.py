@@ -25,7 +25,7 @@ from repro.activations.language_models.placement import (
 from repro.activations.language_models.presets import Preset, layer_of
 from repro.activations.language_models.sites import STREAM, check_sum, read, site_of
 from repro.base.config import ModelConfig
-from repro.base.errors import BadInput, missing_extra
+from repro.base.errors import BadInput, optional
 from repro.base.machine import pick_device
 
 FAMILIES = "GPT-NeoX (Pythia), Gemma, Llama (also Mistral, Qwen), GPT-2, OPT"
@@ -104,10 +104,8 @@ def load_model(
     Without `whole`, only what the activations need: blocks after the one that is read are neither loaded nor do they
     take memory, and the head stays off the device. Raises BadInput with what to change.
     """
-    try:
+    with optional():
         import transformers
-    except ImportError:
-        raise missing_extra("transformers", "lm") from None
     where, layer, site = torch.device(pick_device(device)), layer_of(config), site_of(config)
     spread = None if config.device_map is None else read_device_map(config.device_map)
     source = source or find_model(config)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.activations.language_models.placement import check_memory
-from repro.base.errors import BadInput, missing_extra
+from repro.base.errors import BadInput, optional
 from repro.base.files import cache_dir
 from repro.base.lock import only_one
 
@@ -208,14 +208,12 @@ def _assemble(item: Packaged, pieces: list[Path], folder: Path) -> Path:
 
 def convert(gguf: Path, folder: Path, split_digits: bool = False) -> None:
     """A GGUF file -> bfloat16 safetensors, config and tokenizer. Raises BadInput for a missing dependency."""
-    try:
+    with optional():
         import accelerate  # noqa: F401
         import gguf as reader  # noqa: F401
         import torch
         import transformers
         from tokenizers import pre_tokenizers
-    except ImportError as error:
-        raise missing_extra(error.name or "transformers", "lm") from None
     transformers.utils.logging.disable_progress_bar()
     source = {"gguf_file": gguf.name, "local_files_only": True}
     tokenizer = transformers.AutoTokenizer.from_pretrained(gguf.parent, **source)

@@ -16,7 +16,7 @@ from repro.activations.text.corpora import CORPORA, corpus_files
 from repro.activations.text.files import READERS, TWICE, Rows, reader_of, rows_of, split_files
 from repro.activations.text.splits import Split, parse_split
 from repro.base.config import DatasetConfig
-from repro.base.errors import BadInput, missing_extra, nearest
+from repro.base.errors import BadInput, nearest, optional
 from repro.base.files import cache_dir, file_sha256, files_below, repo_root
 
 BUNDLED = {"tiny": "data/tiny/general.jsonl.gz", "tiny-labels": "data/tiny/glosses.jsonl.gz"}
@@ -167,10 +167,8 @@ def _is_hub_layout(folder: Path) -> bool:
 
 def _hub_rows(config: DatasetConfig, split: Split) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Rows of a hub data set (or of a folder laid out like one), streamed; class numbers become class names."""
-    try:
+    with optional():
         import datasets
-    except ImportError:
-        raise missing_extra("datasets", "lm") from None
     try:
         stream = datasets.load_dataset(config.name, config.config, split=split.name, streaming=True)
     except StopIteration:  # what the library raises for an empty file

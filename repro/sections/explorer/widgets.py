@@ -5,14 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from repro.base.errors import missing_extra
+from repro.base.errors import optional
 from repro.inference import SEMI_STEPS
 from repro.sections.explorer.session import DESCENTS
 
-try:
+with optional():
     import ipywidgets as w
-except ImportError:
-    raise missing_extra("ipywidgets", "book") from None
 
 OWN = "your own text"
 
