@@ -8,10 +8,13 @@ import re
 import nbformat
 import pytest
 
+from repro.base.errors import BadInput
 from repro.base.files import repo_root
+from repro.base.parameters import declared_parameters
 from repro.book.contents import notebooks
-from repro.book.parameters import declared_parameters
 from repro.book.runner import execute
+from repro.cli import main
+from repro.sections.notebook import set_up
 
 NAMES = notebooks()
 LIGHT = ("00_start", "50_comparison", "70_performance")  # the others are slow: .ci/run has them too
@@ -95,6 +98,7 @@ def test_sources_have_no_outputs_and_begin_with_parameters(name):
     assert not any(c.outputs or c.execution_count for c in code)
     for cell in code[1:]:
         assert len(cell.source.splitlines()) <= 11, "logic belongs into repro.sections"
+    assert f'set_up("{name}", globals())' in code[1].source, "what papermill passes as text is read there"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -108,3 +112,44 @@ def test_a_notebook_imports_one_module_of_its_section(name):
     attributes = (n for n in ast.walk(code) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name))
     called = {n.attr for n in attributes if n.value.id == section}
     assert called and not [name for name in called if not hasattr(module, name)]
+
+
+@pytest.mark.parametrize(
+    "text, values",
+    [
+        (
+            {"recompute": "false", "changes": "{m: 256}", "seed": 1e3},
+            {"recompute": False, "changes": {"m": 256}, "seed": 1000},
+        ),
+        ({"recompute": "no", "seed": "1e3", "changes": "{}"}, {"recompute": False, "seed": 1000, "changes": {}}),
+        ({"recompute": 0, "seed": 7, "scale": "small"}, {"recompute": False, "seed": 7, "scale": "small"}),
+        ({"recompute": "yes"}, {"recompute": True}),
+        ({"recompute": "tru"}, "'recompute' of 52_semi_sweep must be bool like True, not 'tru'"),
+        ({"recompute": 2}, "must be bool"),
+        ({"recompute": None}, "must be bool"),
+        ({"changes": "m=256"}, "'changes' of 52_semi_sweep must be dict"),
+        ({"changes": "{m: "}, "must be dict"),
+        ({"changes": "{M: 256}"}, "A scale has no 'M'"),
+        ({"seed": "[1"}, "must be int"),
+        ({"seed": 1.5}, "must be int"),
+        ({"seed": True}, "must be int"),
+        ({"scale": 3}, "must be str"),
+    ],
+)
+def test_parameters_that_papermill_passes_as_text(text, values):
+    """`papermill -p` by hand keeps everything as text but numbers, True, False and None."""
+    variables = {"scale": "tiny", "recompute": True, "seed": 0, "changes": {}} | text
+    if isinstance(values, str):
+        with pytest.raises(BadInput, match=values):
+            set_up("52_semi_sweep", variables)
+    else:
+        setting = set_up("52_semi_sweep", variables)
+        assert {key: variables[key] for key in values} == values
+        assert setting.seed == variables["seed"] and setting.m == variables["changes"].get("m", setting.m)
+
+
+def test_parameters_that_the_command_cannot_read(capsys):
+    for value in ("[1", "x", ""):
+        with pytest.raises(SystemExit) as error:
+            main(["notebook", "52_semi_sweep", "-p", "seed", value])
+        assert error.value.code == 2 and "'seed' of 52_semi_sweep must be int" in capsys.readouterr().err

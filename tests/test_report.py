@@ -16,10 +16,10 @@ import pytest
 from repro.base import theme
 from repro.base.errors import BadInput, NotebookFailed
 from repro.base.files import repo_root
+from repro.base.parameters import EVERY, scale_parameters
 from repro.book import build as book
 from repro.book import mime
 from repro.book.contents import notebooks
-from repro.book.parameters import EVERY, scale_parameters
 from repro.book.runner import execute, execute_all, plan, record
 from repro.jobs.task import Fanout, status
 
@@ -268,6 +268,9 @@ def test_claims_are_recomputed_by_the_notebooks_that_they_name(monkeypatch, caps
         ("one", "tiny", {"seed": "x"}, "'seed' of one must be int like 0, not 'x'"),
         ("one", "tiny", {"seed": True}, "must be int"),
         ("one", "tiny", {"rate": "much"}, "must be float"),
+        ("one", "tiny", {"seed": "[1"}, r"must be int like 0, not '\[1'"),
+        ("one", "tiny", {"seed": "1.5"}, "must be int"),
+        ("one", "tiny", {"seed": None}, "must be int"),
         ("bare", "tiny", {"seed": 1}, "its parameters: none"),
     ],
 )

@@ -19,8 +19,8 @@ from filelock import FileLock
 from repro.base.errors import BadInput, NotebookFailed, missing_extra, nearest, optional
 from repro.base.files import cache_dir, digest, file_sha256, repo_root
 from repro.base.machine import versions
+from repro.base.parameters import checked, declared_parameters, of_scale
 from repro.book.kernel import machine, own_kernel, peak_memory
-from repro.book.parameters import checked, declared_parameters, of_scale
 from repro.jobs.run import fan_out
 from repro.jobs.task import Fanout, Task
 

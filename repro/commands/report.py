@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 
-import yaml
-
 from repro.base.errors import NotebookFailed
 from repro.base.files import repo_root
 from repro.book.build import build
@@ -17,8 +15,7 @@ from repro.commands.flags import Notebook, Report
 
 def notebook(config: Notebook) -> None:
     """Execute one notebook, and print where the result lies."""
-    values = {key: yaml.safe_load(value) for key, value in config.parameter}
-    executed = execute(config.name, config.scale, values, force=config.force)
+    executed = execute(config.name, config.scale, dict(config.parameter), force=config.force)
     print(told(config.name, executed), executed.path, sep="\n", flush=True)
 
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
+from repro.base.parameters import settle
 from repro.base.theme import use_theme
 from repro.sections.scales import Scale, scale_of
 from repro.sections.tables import SWEEP, load_table, need_table, other_models, others, paper_numbers, source
 from repro.sections.types import DataFrame
 
 
-def set_up(scale: str, **changes: Any) -> Scale:
-    """The scale with some fields changed; figures look like the book's from here on. BadInput for unknown names."""
+def set_up(name: str, variables: dict[str, Any]) -> Scale:
+    """The scale that the parameters of a notebook, among its variables, ask for; figures look like the book's after.
+
+    Parameters become what the notebook's own cell declares, however papermill passed them. Raises BadInput.
+    """
     use_theme()
-    return scale_of(scale, **changes)
+    settle(name, variables)
+    return scale_of(variables.get("scale", "tiny"), seed=variables.get("seed"), **variables.get("changes", {}))
 
 
 def stored(scale: str, *names: str) -> list[DataFrame]:

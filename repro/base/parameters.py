@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +42,12 @@ def of_scale(name: str, scale: str, declared: Mapping[str, Any], folder: Path) -
 
 def declared_parameters(notebook: Any) -> dict[str, Any]:
     """Names in the cell tagged `parameters` with their defaults; Ellipsis where the default is not a literal."""
-    source = next((c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), "")
-    found: dict[str, Any] = {}
+    return literals(next((c.source for c in notebook.cells if "parameters" in c.metadata.get("tags", [])), ""))
+
+
+def literals(source: str) -> dict[str, Any]:
+    """Names that Python source assigns to with their values; Ellipsis where that is no literal."""
+    values: dict[str, Any] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign):
             targets, value = node.targets, node.value
@@ -53,25 +58,49 @@ def declared_parameters(notebook: Any) -> dict[str, Any]:
         for target in targets:
             if isinstance(target, ast.Name):
                 try:
-                    found[target.id] = ast.literal_eval(value)
+                    values[target.id] = ast.literal_eval(value)
                 except ValueError:
-                    found[target.id] = ...
-    return found
+                    values[target.id] = ...
+    return values
 
 
 def checked(key: str, value: Any, declared: Mapping[str, Any], name: str) -> Any:
-    """The value, converted where the meaning is plain (1 or "1e-3" for a float, a list for a tuple); or BadInput."""
+    """The value as its default's type where the meaning is plain (text as YAML, 1e3 as 1000, 0 as False); or BadInput.
+
+    Text is what `papermill -p` makes of false, no, 1e-3, {m: 256} and [a, b].
+    """
     if key not in declared:
         known = ", ".join(declared) or "none"
         raise BadInput(f"Notebook {name} has no parameter '{key}'{nearest(key, declared)}; its parameters: {known}.")
-    default = declared[key]
-    if default is ... or default is None or value is None:
+    default, told = declared[key], value
+    if default is ... or default is None:
         return value
-    if isinstance(default, float) and isinstance(value, int | str) and not isinstance(value, bool):
+    if isinstance(value, str) and not isinstance(default, str):
+        with contextlib.suppress(yaml.YAMLError, RecursionError, ValueError):
+            value = yaml.safe_load(value)
+    if isinstance(default, int | float) and isinstance(value, int | float | str):
         with contextlib.suppress(ValueError):  # YAML reads 1e-3 as text
-            value = float(value)
+            number = float(value)
+            whole = number.is_integer() and not isinstance(value, bool)
+            if isinstance(default, bool):
+                value = bool(number) if whole and number in (0, 1) else value
+            elif isinstance(default, float):
+                value = value if isinstance(value, bool) else number
+            elif whole and not isinstance(value, int):
+                value = int(number)
     if isinstance(default, tuple) and isinstance(value, list):
         value = tuple(value)
     if type(value) is not type(default):
-        raise BadInput(f"Parameter '{key}' of {name} must be {type(default).__name__} like {default!r}, not {value!r}.")
+        raise BadInput(f"Parameter '{key}' of {name} must be {type(default).__name__} like {default!r}, not {told!r}.")
     return value
+
+
+def settle(name: str, variables: dict[str, Any]) -> None:
+    """Make the variables of a running notebook what its parameters cell declares; or BadInput."""
+    path = repo_root() / "notebooks" / f"{name}.ipynb"
+    if not path.is_file():
+        raise BadInput(f"No notebook '{name}' at {path}; its first lines name another.")
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ("".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", []))
+    declared = literals(next(sources, ""))
+    variables |= {key: checked(key, variables[key], declared, name) for key in declared if key in variables}
