@@ -31,7 +31,7 @@ SAMPLE = [
     (
         "code",
         "import ipywidgets as widgets\nimport pandas as pd\nimport plotly.graph_objects as go\n"
-        "from repro.book import theme\ntheme.use_theme()",
+        "from repro.base import theme\ntheme.use_theme()",
     ),
     (
         "code",
