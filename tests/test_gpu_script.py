@@ -22,7 +22,7 @@ from repro.bench.agree import compare, solver_of
 from repro.bench.common import HostEvent, event, milliseconds
 from repro.bench.correct import Correct, read_memcheck
 from repro.bench.solvers import Solvers, decide, decided
-from repro.solvers.loop import AUTO
+from repro.solvers import AUTO
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / ".ci" / "gpu"

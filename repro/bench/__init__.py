@@ -15,29 +15,31 @@ from pathlib import Path
 from typing import Any
 
 BENCHES = {
-    "inference": ("repro.bench.inference", "Inference", "Sparse codes: every solver, its time and what it proves."),
-    "kernels": ("repro.bench.kernels", "Kernels", "The package's operations against this device's floor."),
-    "evaluate": ("repro.bench.evaluate", "Evaluate", "A whole evaluation: tokens a second and memory."),
-    "collect": ("repro.bench.collect", "Collect", "Collecting activations against the bare forward pass; memory."),
-    "train": ("repro.bench.train", "Train", "Training: tokens a second for every variant."),
-    "solvers": ("repro.bench.solvers", "Solvers", "Every solver on one device; what auto should take there."),
-    "agree": ("repro.bench.agree", "Agree", "A trained SAE evaluated on this device and on the CPU: the same rows?"),
-    "correct": ("repro.bench.correct", "Correct", "The tests that matter on a GPU, and memcheck of the kernels."),
-    "scale": ("repro.bench.scale", "Scale", "Several workers: rows a minute and cost a task of every engine."),
+    "inference": "Sparse codes: every solver, its time and what it proves.",
+    "kernels": "The package's operations against this device's floor.",
+    "evaluate": "A whole evaluation: tokens a second and memory.",
+    "collect": "Collecting activations against the bare forward pass; memory.",
+    "train": "Training: tokens a second for every variant.",
+    "solvers": "Every solver on one device; what auto should take there.",
+    "agree": "A trained SAE evaluated on this device and on the CPU: the same rows?",
+    "correct": "The tests that matter on a GPU, and memcheck of the kernels.",
+    "scale": "Several workers: rows a minute and cost a task of every engine.",
 }
+"""Name of a bench and of its module, whose class of that name, capitalised, holds the flags: what it measures."""
 
 
 def run(args: Sequence[str]) -> Any:
     """Run the benchmark that the arguments name; returns the file that its rows were appended to."""
     parser = argparse.ArgumentParser("repro bench", description="Timings are appended to data/bench/NAME.csv.")
     names = parser.add_subparsers(dest="bench", required=True, metavar="NAME")
-    for name, (_, _, help) in BENCHES.items():
+    for name, help in BENCHES.items():
         names.add_parser(name, help=help, add_help=False)
     chosen, rest = parser.parse_known_args(args)
-    module, cls, help = BENCHES[chosen.bench]
-    config = getattr(importlib.import_module(module), cls)
+    config = getattr(importlib.import_module(f"repro.bench.{chosen.bench}"), chosen.bench.capitalize())
     flags = argparse.ArgumentParser(
-        f"repro bench {chosen.bench}", description=help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        f"repro bench {chosen.bench}",
+        description=BENCHES[chosen.bench],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     hints = typing.get_type_hints(config)
     for f in dataclasses.fields(config):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
 from repro.base.machine import pick_device
-from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.bench.common import Table, flag, machine, metered_items, table, timed
 from repro.bench.solvers import decided
 from repro.evaluate import EvalData, EvalOptions, evaluate_sae, open_data
 from repro.inference import MODES
@@ -53,35 +53,28 @@ class Agree:
     def run(self) -> Path:
         """Append a row a mode, device and number of tokens to agree.csv; RuntimeError names rows that differ."""
         device = pick_device(self.device)
-        path = table("agree", self.out)
-        facts: dict[str, Any] = {**machine("triton", "numba", "transformers", device=device)}
-        with tempfile.TemporaryDirectory() as folder, solver_of(device, self._solver(facts["device"])) as solver:
+        csv = Table("agree", self.out, "triton", "numba", "transformers", device=device)
+        measured = self.solver == "measured"
+        solver = decided(table("solvers", self.out), csv.facts["device"]) if measured else self.solver
+        wrong = []
+        with tempfile.TemporaryDirectory() as folder, solver_of(device, solver) as name:
             train_x, tokens = self._data(Path(folder), device)
             (sae, fve), seconds = timed(lambda: self._train(train_x, device), device)
             print(f"trained {self.m} latents in {seconds:.1f} s, FVE {fve:.3f} on its last batch", flush=True)
-            facts |= {"d": train_x.shape[1], "m": self.m, "k": self.k, "solver": solver}
-            for row in self._rows(sae, tokens, self.tokens, device):
-                append(path, [row | facts])
-            here = []
-            for row in self._rows(sae, tokens, self.both, device):
-                append(path, [row | facts])
-                here.append(row)
-            wrong = []
-            cpu = facts | machine("triton", "numba", "transformers")
+            facts = {"d": train_x.shape[1], "m": self.m, "k": self.k, "solver": name}
+            for n in (self.tokens, self.both):
+                here = []
+                for row in self._rows(sae, tokens, n, device):
+                    csv.add(row | facts)
+                    here.append(row)
+            cpu = machine("triton", "numba", "transformers")
             for mine, row in zip(here, self._rows(sae, tokens, self.both, "cpu")):
                 differences = compare(mine, row)
-                verdict = "; ".join(differences) or "none"
-                append(path, [row | {"differs_from_device": verdict} | cpu])
-                print(f"{row['mode']}: differences beyond tolerance: {verdict}", flush=True)
+                csv.add(row | {"differs_from_device": "; ".join(differences) or "none"} | facts | cpu)
                 wrong += [f"{row['mode']} {difference}" for difference in differences]
         if wrong:
             raise RuntimeError(f"Rows of {device} and the CPU differ: {'; '.join(wrong)}.")
-        return path
-
-    def _solver(self, device_name: str) -> str | None:
-        if self.solver != "measured":
-            return self.solver
-        return decided(table("solvers", self.out), device_name)
+        return csv.path
 
     def _data(self, folder: Path, device: Any) -> tuple[Tensor, EvalData]:
         """Training activations [train_tokens, d], and evaluation tokens that come after them."""
@@ -113,23 +106,16 @@ class Agree:
         """One row a mode over the first n tokens, each when it is ready."""
         options = EvalOptions(modes=self.modes, protocols=("corrected",), bootstrap=5)
         part = replace(data, tokens=data.tokens.first(n))
-        rows = evaluate_sae(sae.to(device), part, options)
-        while True:
-            peak_memory(reset=True, device=device)
-            row, seconds = timed(lambda: next(rows, None), device)
-            if row is None:
-                return
-            found = {
+        for row, seconds, peak, _ in metered_items(evaluate_sae(sae.to(device), part, options), device):
+            yield {
                 "mode": row["mode"],
                 "tokens": row["n_tokens"],
-                "seconds": round(seconds, 2),
-                "tokens_per_second": round(row["n_tokens"] / seconds, 1),
-                "peak_mib": round(peak_memory(device=device)),
-                **{name: float(f"{row[name]:.6g}") for name in COLUMNS if row.get(name) is not None},
+                "seconds": seconds,
+                "tokens_per_second": row["n_tokens"] / seconds,
+                "peak_mib": peak,
+                **{name: float(row[name]) for name in COLUMNS if row.get(name) is not None},
                 "note": row.get("note", ""),
             }
-            print({k: v for k, v in found.items() if v != ""}, flush=True)
-            yield found
 
 
 @contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -30,6 +30,28 @@ def machine(*packages: str, device: str = "cpu") -> dict[str, str]:
     """Device, threads, versions, commit and date: what a timing means nothing without."""
     about = provenance(("torch", "numpy", *packages), device)
     return about | {"date": about.pop("finished")[:16].replace("T", " ")}
+
+
+class Table:
+    """A csv that grows by a row as soon as it is measured; each row says on which machine.
+
+    shown: columns that are also printed, where they have a value; all if not given.
+    """
+
+    def __init__(self, name: str, out: Path | None, *packages: str, device: str = "cpu", shown: Sequence[str] = ()):
+        self.path, self.facts, self.shown = table(name, out), machine(*packages, device=device), shown
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Append a row, its numbers in six digits, and print it; facts in the row replace those of the machine."""
+        row = {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in row.items()}
+        append(self.path, [row | {k: v for k, v in self.facts.items() if k not in row}])
+        print({k: row[k] for k in self.shown or row if row.get(k, "") != ""}, flush=True)
+
+
+def sizes(shape: str) -> tuple[int, int]:
+    """(d, m) of a shape like 768x16384."""
+    d, m = shape.lower().split("x")
+    return int(d), int(m)
 
 
 def timed(run: Callable[[], Any], device: str = "cpu") -> tuple[Any, float]:
@@ -105,20 +127,46 @@ def peak_memory(reset: bool = False, device: str = "cpu") -> float:
         return float("nan")
 
 
+class Metered(NamedTuple):
+    """What a run returned and took; memory in MiB, `extra` beyond what was there before."""
+
+    result: Any
+    seconds: float
+    peak: float
+    extra: float
+
+
+def metered(run: Callable[[], Any], device: str = "cpu") -> Metered:
+    """Run, with a clock and a memory gauge."""
+    before = peak_memory(reset=True, device=device)
+    result, seconds = timed(run, device)
+    peak = peak_memory(device=device)
+    return Metered(result, seconds, peak, max(peak - before, 0.0))
+
+
+def metered_items(items: Iterator[Any], device: str = "cpu") -> Iterator[Metered]:
+    """Each item of an iterator as soon as it is there, with what it took."""
+    while (item := metered(lambda: next(items, None), device)).result is not None:
+        yield item
+
+
 def append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Append rows to a csv; where the columns have changed, old rows get empty cells. Written whole, then renamed."""
-    if not rows:
-        return
     old: list[dict[str, Any]] = []
     if path.exists():
         with path.open(newline="") as f:
             old = list(csv.DictReader(f))
-    columns = list(dict.fromkeys([k for row in (*old, *rows) for k in row]))
+    write_rows(path, [*old, *rows])
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write a csv, whole, with the columns of all rows; what the file held is replaced."""
+    columns = list(dict.fromkeys([k for row in rows for k in row]))
 
     def write(draft: Path) -> None:
         with draft.open("w", newline="") as f:
             writer = csv.DictWriter(f, columns, restval="", lineterminator="\n")
             writer.writeheader()
-            writer.writerows([*old, *rows])
+            writer.writerows(rows)
 
     write_atomically(path, write)

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from repro.base.config import MetricsConfig
-from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.bench.common import Table, flag, metered_items, peak_memory
 from repro.sae import SAE
 
 PLANTED = 60  # atoms that make up an activation
+SEQUENCE = 125  # tokens of a sequence
 
 
 @dataclass(frozen=True)
@@ -44,45 +45,34 @@ class Evaluate:
 
         torch.manual_seed(self.seed)
         sae = synthetic_sae(self.d, self.m, self.k, self.seed).to(self.device)
-        path, facts = table("evaluate", self.out), machine("numba", "scikit-learn", device=self.device)
+        csv = Table("evaluate", self.out, "numba", "scikit-learn", device=self.device)
+        total = highest = 0.0
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "acts.npy"
             write_activations(file, sae, self.tokens, self.seed)
             data = open_data(file, MetricsConfig(max_tokens=self.tokens, exclude=()), stream=True)
-            peak_memory(reset=True, device=self.device)
-            before = peak_memory(device=self.device)  # the weights, torch and its libraries
+            before = peak_memory(reset=True, device=self.device)  # the weights, torch and its libraries
             same = {name: getattr(self, name) for name in ("modes", "protocols", "gap", "refit", "block")}
-            options = EvalOptions(**same, bootstrap=20)
-            rows, total, highest = [], 0.0, 0.0
-            evaluation = evaluate_sae(sae, data, options)
-            while True:
-                peak_memory(reset=True, device=self.device)
-                row, seconds = timed(lambda: next(evaluation, None), self.device)
-                if row is None:
-                    break
-                beyond = peak_memory(device=self.device) - before
-                total, highest = total + seconds, max(highest, beyond)
-                rows.append(self._row(row["protocol"], row["mode"], row["n_tokens"], seconds, beyond, row))
-                print({k: v for k, v in rows[-1].items() if v != ""}, flush=True)
-        rows.append(self._row("all", "all", self.tokens, total, highest, {}))
-        append(path, [{**row, **facts} for row in rows])
-        return path
+            rows = evaluate_sae(sae, data, EvalOptions(**same, bootstrap=20))
+            for row, seconds, peak, _ in metered_items(rows, self.device):
+                total, highest = total + seconds, max(highest, peak - before)
+                csv.add(self._row(row, seconds, peak - before))
+        csv.add(self._row({"protocol": "all", "mode": "all", "n_tokens": self.tokens}, total, highest))
+        return csv.path
 
-    def _row(
-        self, protocol: str, mode: str, tokens: int, seconds: float, beyond: float, row: dict[str, Any]
-    ) -> dict[str, Any]:
+    def _row(self, row: dict[str, Any], seconds: float, beyond: float) -> dict[str, Any]:
         return {
-            "tokens": tokens,
+            "tokens": row["n_tokens"],
             "d": self.d,
             "m": self.m,
-            "protocol": protocol,
-            "mode": mode,
-            "seconds": round(seconds, 2),
-            "tokens_per_second": round(tokens / seconds, 1),
-            "peak_mib_beyond_weights": round(beyond, 1),
-            "dense_codes_mib": round(tokens * self.m * 4 / 2**20, 1),
-            "l0": round(row["L0"], 2) if "L0" in row else "",
-            "nmse": round(row["NMSE"], 4) if "NMSE" in row else "",
+            "protocol": row["protocol"],
+            "mode": row["mode"],
+            "seconds": seconds,
+            "tokens_per_second": row["n_tokens"] / seconds,
+            "peak_mib_beyond_weights": beyond,
+            "dense_codes_mib": row["n_tokens"] * self.m * 4 / 2**20,
+            "l0": row.get("L0", ""),
+            "nmse": row.get("NMSE", ""),
             "block": self.block or "",
         }
 
@@ -116,12 +106,11 @@ def activations(sae: SAE, n: int, g: torch.Generator) -> torch.Tensor:
     return x + sae.b_dec.cpu()
 
 
-def write_activations(file: Path, sae: SAE, n: int, seed: int, sequence: int = 125) -> None:
-    """An .npy of [sequences, sequence, d] float32 written a block at a time, a document a sequence."""
-    count, g = -(-n // sequence), torch.Generator().manual_seed(seed + 1)
-    header = {"descr": "<f4", "fortran_order": False, "shape": (count, sequence, sae.config.d)}
-    with file.open("wb") as out:
-        np.lib.format.write_array_header_1_0(out, header)
-        for start in range(0, count, 16):
-            x = activations(sae, min(16, count - start) * sequence, g)
-            out.write(x.numpy().astype("<f4", copy=False).tobytes())
+def write_activations(file: Path, sae: SAE, n: int, seed: int) -> None:
+    """An .npy of [sequences, 125, d] float32 written a block at a time, a document a sequence."""
+    count, g = -(-n // SEQUENCE), torch.Generator().manual_seed(seed + 1)
+    out = np.lib.format.open_memmap(file, "w+", np.float32, (count, SEQUENCE, sae.config.d))
+    for start in range(0, count, 16):
+        part = out[start : start + 16]
+        part[:] = activations(sae, len(part) * SEQUENCE, g).numpy().reshape(part.shape)
+    out.flush()

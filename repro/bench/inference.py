@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import re
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
-from repro.bench.common import append, flag, machine, peak_memory, table, timed
+from repro.bench.common import Table, flag, metered, milliseconds, sizes
 from repro.codes import SparseCodes
 from repro.solvers import Lasso, objective, solve
 
@@ -36,28 +37,27 @@ def synthetic(d: int, m: int, n: int, seed: int = 0, planted: int = 60) -> Data:
     g = torch.Generator().manual_seed(seed)
     atoms = torch.randn(m, d, generator=g) * torch.arange(1, d + 1) ** -0.5
     atoms /= atoms.norm(dim=1, keepdim=True)
-    x = torch.stack(
-        [
-            torch.randn(planted, generator=g).abs().add(0.5) @ atoms[torch.randperm(m, generator=g)[:planted]]
-            for _ in range(n)
-        ]
+    draws = (
+        torch.randn(planted, generator=g).abs().add(0.5) @ atoms[torch.randperm(m, generator=g)[:planted]]
+        for _ in range(n)
     )
+    x = torch.stack(list(draws))
     x = x / x.norm(dim=1, keepdim=True) * d**0.5 + 0.3 * torch.randn(n, d, generator=g)
     return Data("synthetic", x / x.norm(dim=1, keepdim=True) * d**0.5, atoms)
 
 
-def lam_for_l0(data: Data, l0: float, tokens: int = 64, tol: float = 0.03) -> float:
-    """A lam at which optima have about `l0` nonzeros on average, by bisection on the first tokens, warm-started."""
-    problem = Lasso(data.x[:tokens], data.atoms, 0.0)
+def lam_for_l0(data: Data, l0: float) -> float:
+    """A lam at which optima have about `l0` nonzeros on average (3 %), by bisection on 64 tokens, warm-started."""
+    problem = Lasso(data.x[:64], data.atoms, 0.0)
     high = float(objective.lambda_max(problem.x, problem.atoms).max())
     low, codes = 0.0, None
     for _ in range(40):
         lam = high / 2 if low == 0 else (low * high) ** 0.5
         solution = solve(problem.with_lam(lam), z0=codes, tol=1e-3)
-        found = float(solution.codes.l0.double().mean())
-        if abs(found - l0) <= tol * l0:
+        mean = float(solution.codes.l0.double().mean())
+        if abs(mean - l0) <= 0.03 * l0:
             break
-        if found > l0:
+        if mean > l0:
             low = lam
         else:
             high, codes = lam, solution.codes
@@ -73,27 +73,27 @@ def released_ista(x: np.ndarray, atoms: np.ndarray, lam: float, steps: int, L: f
     return z
 
 
-def two_gemms(data: Data, rows: int = ROWS, repeats: int = 5) -> float:
-    """Seconds a token of the two float32 products of one ISTA step, the floor of any dense method; best of a few."""
-    x = data.x[:rows]
+def two_gemms(data: Data) -> float:
+    """Milliseconds a token of the two float32 products of one ISTA step, the floor of any dense method."""
+    x = data.x[:ROWS]
     z, r = torch.rand(len(x), len(data.atoms)), torch.empty_like(x)
 
     def products() -> None:
         torch.addmm(x, z, data.atoms, alpha=-1, out=r)
         z.addmm_(r, data.atoms.T, alpha=1e-9)
 
-    products()
-    return min(timed(products)[1] for _ in range(repeats)) / len(x)
+    return milliseconds(products) / len(x)
 
 
-def _one_by_one(make: Callable[[float], Any], lam: float, data: Data, goal: Tensor, tol: float) -> Callable[[], Tensor]:
-    """Fit a scikit-learn-like Lasso token by token: alpha = lam / d, and its tolerance scaled to tol * P."""
-    A = np.asfortranarray(data.atoms.numpy().T)
+def _one_by_one(module: str, options: dict[str, Any], lam: float, data: Data, goal: Tensor) -> Callable[[], Tensor]:
+    """Fit a library's Lasso token by token: alpha = lam / d, its tolerance a gap of 1e-3 unless `options` has one."""
+    A, lasso = np.asfortranarray(data.atoms.numpy().T), importlib.import_module(module).Lasso
 
     def run() -> Tensor:
         rows = []
         for x, best in zip(data.x, goal.tolist()):
-            model = make(tol * best / float(x.square().sum()))
+            tol = {"tol": 1e-3 * best / float(x.square().sum())}
+            model = lasso(lam / len(x), fit_intercept=False, positive=True, **(tol | options))
             rows.append(torch.from_numpy(np.asarray(model.fit(A, x.numpy()).coef_, dtype=np.float32)))
         return torch.stack(rows)
 
@@ -121,26 +121,14 @@ def methods(data: Data, lam: float, goal: Tensor, few: int) -> dict[str, tuple[i
         name = f"working_set {tol:.0e}".replace("e-0", "e-")
         ways[name] = n, functools.partial(solve, problem, "working_set", tol=tol)
     rows = Data(data.name, data.x[:few], data.atoms)
-    from sklearn.linear_model import Lasso as Sklearn
-
-    def sklearn(tol: float) -> Any:
-        return Sklearn(lam / d, fit_intercept=False, positive=True, copy_X=False, tol=tol, max_iter=100_000)
-
-    ways["scikit-learn 1e-3"] = (few, _one_by_one(sklearn, lam, rows, goal, 1e-3))
-    if importlib.util.find_spec("celer"):
-        from celer import Lasso as Celer
-
-        def celer(tol: float) -> Any:
-            return Celer(lam / d, fit_intercept=False, positive=True, tol=tol)
-
-        ways["celer 1e-3"] = (few, _one_by_one(celer, lam, rows, goal, 1e-3))
-    if importlib.util.find_spec("skglm"):
-        from skglm import Lasso as Skglm
-
-        def skglm(tol: float) -> Any:
-            return Skglm(lam / d, fit_intercept=False, positive=True, tol=1e-3 * lam / d)  # of the KKT violation
-
-        ways["skglm kkt 1e-3"] = (few, _one_by_one(skglm, lam, rows, goal, 1e-3))
+    libraries: dict[str, tuple[str, dict[str, Any]]] = {
+        "scikit-learn 1e-3": ("sklearn.linear_model", {"copy_X": False, "max_iter": 100_000}),
+        "celer 1e-3": ("celer", {}),
+        "skglm kkt 1e-3": ("skglm", {"tol": 1e-3 * lam / d}),  # of the KKT violation
+    }
+    for name, (module, options) in libraries.items():
+        if importlib.util.find_spec(module.split(".")[0]):
+            ways[name] = few, _one_by_one(module, options, lam, rows, goal)
     return ways
 
 
@@ -163,8 +151,8 @@ class Inference:
         """Time everything, prove every result, append the rows; returns the csv."""
         if (self.acts is None) != (self.sae is None):
             raise BadInput("Real activations need both --acts and --sae.")
-        shapes = [tuple(int(part) for part in shape.lower().split("x")) for shape in self.shapes]
-        facts, out = machine("numba", "scikit-learn", "celer", "skglm"), table("inference", self.out)
+        shapes = [sizes(shape) for shape in self.shapes]
+        csv = Table("inference", self.out, "numba", "scikit-learn", "celer", "skglm", shown=SHOWN)
         problems = [functools.partial(synthetic, d, m, max(self.tokens, self.few), self.seed) for d, m in shapes]
         if self.acts is not None and self.sae is not None:
             problems.append(functools.partial(real, self.acts, self.sae, self.tokens))
@@ -173,31 +161,27 @@ class Inference:
             floor = two_gemms(data)
             for l0 in (target for target in self.l0s if target <= data.x.shape[1] / 2 + 32):
                 lam = lam_for_l0(data, l0)
-                unit = None
+                unit = 0.0
                 goal = solve(Lasso(data.x[: self.few], data.atoms, lam), tol=1e-5).objective
                 for name, (n, how) in methods(data, lam, goal, self.few).items():
                     if re.search(self.only, name) or name == "numpy ISTA-200":
-                        row = measure(data, lam, l0, name, n, how, floor, unit)
+                        row = measure(data, lam, name, n, how, floor, unit)
                         unit = unit or row["ms_per_token"]
-                        print({k: row[k] for k in SHOWN}, flush=True)
-                        append(out, [row | facts])
+                        csv.add(row | {"target_l0": l0})
         if self.stream:
             d, m = shapes[-1] if len(shapes) == 1 else (768, 16384)
             data = synthetic(d, m, self.stream, self.seed)
             lam = lam_for_l0(data, 64)
             how = functools.partial(solve, Lasso(data.x, data.atoms, lam), "working_set", tol=1e-3)
-            row = measure(
-                data, lam, 64, f"working_set 1e-3, {self.stream:,} tokens", self.stream, how, two_gemms(data), None
-            )
-            print({k: row[k] for k in SHOWN}, flush=True)
-            append(out, [row | facts])
-        return out
+            name = f"working_set 1e-3, {self.stream:,} tokens"
+            csv.add(measure(data, lam, name, self.stream, how, two_gemms(data)) | {"target_l0": 64})
+        return csv.path
 
 
 SHOWN = ("d", "m", "target_l0", "method", "ms_per_token", "relative_gap_max", "l0", "peak_mib", "times_faster")
 
 
-def real(acts: Path, sae_path: Path, n: int, seed: int = 0) -> Data:
+def real(acts: Path, sae_path: Path, n: int) -> Data:
     """n activations drawn from a store, less the decoder bias, with a trained SAE's dictionary."""
     from repro.activations.language_models.presets import max_norm_ratio
     from repro.activations.store import EXCLUDE, open_store
@@ -206,38 +190,42 @@ def real(acts: Path, sae_path: Path, n: int, seed: int = 0) -> Data:
     sae = load_sae(sae_path)
     store = open_store(acts)
     model = store.meta.get("model", {}).get("name", "")
-    x = store.select(EXCLUDE, max_norm_ratio(model, None)).take(n, seed=seed).x
+    x = store.select(EXCLUDE, max_norm_ratio(model, None)).take(n, seed=0).x
     return Data(f"{sae.source.lm_name or 'real'} {sae.name} {sae.source.sparsity:g}", sae.target(x), sae.W_dec.detach())
 
 
+def proved(x: Tensor, codes: SparseCodes, atoms: Tensor, lam: Any) -> dict[str, float]:
+    """Objective, relative gaps and L0 of codes of x [n, d] by a certificate that no solver had a part in."""
+    proof = objective.certify(x, codes, atoms, lam)
+    relative = proof.gap / proof.objective.clamp_min(1e-300)
+    return {
+        "objective": float(proof.objective.mean()),
+        "relative_gap_mean": float(relative.mean()),
+        "relative_gap_max": float(relative.max()),
+        "l0": float(codes.l0.double().mean()),
+    }
+
+
 def measure(
-    data: Data, lam: float, l0: float, name: str, n: int, how: Callable[[], Any], floor: float, unit: float | None
+    data: Data, lam: float, name: str, n: int, how: Callable[[], Any], floor: float, unit: float = 0.0
 ) -> dict[str, Any]:
     """One row: time, memory, and the certificate of what came out; `unit` is the ms a token of numpy ISTA-200."""
     solve(Lasso(data.x[:2], data.atoms, lam), tol=0.5)  # compiled before the clock starts
-    before = peak_memory(reset=True)
-    result, seconds = timed(how)
-    memory = peak_memory()
+    result, seconds, peak, extra = metered(how)
     codes = result.codes if hasattr(result, "codes") else SparseCodes.from_dense(result)
-    proof = objective.certify(data.x[:n], codes, data.atoms, lam)
     each = 1000 * seconds / n
-    relative = proof.gap / proof.objective.clamp_min(1e-300)
     return {
         "data": data.name,
         "d": data.x.shape[1],
         "m": len(data.atoms),
-        "lam": round(lam, 6),
-        "target_l0": l0,
+        "lam": lam,
         "method": name,
         "tokens": n,
-        "ms_per_token": round(each, 4),
-        "objective": round(float(proof.objective.mean()), 4),
-        "relative_gap_mean": float(f"{float(relative.mean()):.2e}"),
-        "relative_gap_max": float(f"{float(relative.max()):.2e}"),
-        "l0": round(float(codes.l0.double().mean()), 1),
-        "peak_mib": round(memory),
-        "extra_mib": round(memory - before),
-        "times_faster": round((unit or each) / each, 2),
-        "times_the_two_gemms": round(each / 1000 / floor, 2),
-        "two_gemms_ms": round(1000 * floor, 4),
+        "ms_per_token": each,
+        **proved(data.x[:n], codes, data.atoms, lam),
+        "peak_mib": peak,
+        "extra_mib": extra,
+        "times_faster": (unit or each) / each,
+        "times_the_two_gemms": each / floor,
+        "two_gemms_ms": floor,
     }

@@ -13,7 +13,7 @@ import torch
 from repro.base.errors import BadInput
 from repro.base.machine import pick_device
 from repro.bench.cases import Case, Shape, cases, solver_cases
-from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
+from repro.bench.common import Table, flag, metered, milliseconds
 from repro.kernels.dispatch import IMPLEMENTATIONS
 from repro.kernels.precision import PRECISIONS, operand, torch_products
 
@@ -50,58 +50,39 @@ class Kernels:
         device = pick_device(self.device)
         names = [("large" if device == "cuda" else "small") if name == "auto" else name for name in self.shapes]
         precisions = self.precisions or (PRECISIONS if device == "cuda" else ("float32",))
-        for given, known, what in ((names, SHAPES, "shapes"), (precisions, PRECISIONS, "precision"),
-                                   (self.stored, STORED, "dtype")):  # fmt: skip
-            if unknown := set(given) - set(known):
+        asked = {"shapes": (names, SHAPES), "precision": (precisions, PRECISIONS), "dtype": (self.stored, STORED)}
+        for what, (values, known) in asked.items():
+            if unknown := set(values) - set(known):
                 raise BadInput(f"No {what} {', '.join(sorted(unknown))}; there are {', '.join(known)}.")
-        path, facts, wrong = table("kernels", self.out), machine("triton", "numba", device=device), []
-        copy = copy_rate(device, self.repeats)
+        csv = Table("kernels", self.out, "triton", "numba", device=device, shown=SHOWN)
+        copy, wrong = copy_rate(device, self.repeats), []
+        kinds = [("bfloat16", "bf16")] if "bfloat16" in self.stored else []  # first: also what float32 has to beat
+        kinds += [("float32", precision) for precision in precisions] if "float32" in self.stored else []
         for shape in [shape for name in names for shape in SHAPES[name]]:
             plain: dict[tuple[str, str], float] = {}  # ms of plain torch by operation and precision
-            kinds = [("bfloat16", "bf16")] if "bfloat16" in self.stored else []  # first: also what float32 has to beat
-            kinds += [("float32", precision) for precision in precisions] if "float32" in self.stored else []
             for stored, precision in kinds:
-                gemm = gemm_rate(shape, precision, device, self.repeats, stored)
+                gemm = gemm_rate(shape[:3], precision, device, self.repeats, stored)
                 for name, case in self.cases(shape, precision, device, stored, precisions[0]).items():
-                    floor = max(case.bytes / copy, case.flops / gemm)
-                    title = dict(zip("ndmk", (case.rows or shape[0], *shape[1:]))) | {"stored": stored}
                     for impl in implementations(name, device):
-                        head = {"operation": name, "impl": impl, "precision": precision} | title
-                        label = f"{name} {impl} {precision} {shape}" + (" stored in bfloat16" * (stored != "float32"))
+                        head: dict[str, Any] = {"operation": name, "impl": impl, "precision": precision}
+                        head |= dict(zip("ndmk", (case.rows or shape[0], *shape[1:]))) | {"stored": stored}
                         try:
                             row = self.measure(case, impl, device)
                         except BadInput as error:  # an implementation that does not take this dtype
-                            append(path, [head | {"note": str(error)} | facts])
-                            print(f"{label}: {error}", flush=True)
+                            csv.add(head | {"note": str(error)})
                             continue
                         if not row["error"] <= TOLERANCE[precision]:
-                            wrong.append(label)
-                            print(f"{label}: error {row['error']:.1e}, not timed", flush=True)
+                            wrong.append(f"{name} {impl} {precision} {shape} stored in {stored}, by {row['error']:.1e}")
+                            print(f"Not timed: {wrong[-1]}", flush=True)
                             continue
-                        key = name, precision
                         if impl in ("torch", "fista"):
-                            plain[key] = min(row["ms"], plain.get(key, float("inf")))
-                        row |= rates(case, row["ms"], copy, gemm)
-                        row |= {
-                            "bytes": case.bytes,
-                            "flops": case.flops,
-                            "floor_ms": 1000 * floor,
-                            "times_floor": row["ms"] / (1000 * floor),
-                            "times_faster_than_eager": plain.get(key, float("nan")) / row["ms"],
-                            "copy_gb_s": copy / 1e9,
-                            "gemm_tflops": gemm / 1e12,
-                        }
-                        numbers = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in row.items()}
-                        append(path, [head | numbers | facts])
-                        baseline = "fista" if name == "solve" else "plain torch"
-                        print(
-                            f"{label}: {row['ms']:.3f} ms, {row['times_floor']:.2f} x the floor, "
-                            f"{row['times_faster_than_eager']:.2f} x as fast as {baseline}",
-                            flush=True,
-                        )
+                            plain[name, precision] = min(row["ms"], plain.get((name, precision), float("inf")))
+                        faster = plain.get((name, precision), float("nan")) / row["ms"]
+                        row |= {"times_faster_than_eager": faster}
+                        csv.add(head | row | rates(case, row["ms"], copy, gemm))
         if wrong:
             raise RuntimeError(f"Disagree with float64 and were not timed: {'; '.join(wrong)}.")
-        return path
+        return csv.path
 
     def cases(self, shape: Shape, precision: str, device: str, stored: str, first: str) -> dict[str, Case]:
         """What to run: products in every precision, the rest once, and of bfloat16 tensors encode_topk and decode."""
@@ -121,32 +102,31 @@ class Kernels:
         del result
         if not error <= max(TOLERANCE.values()):
             return {"error": error}
-        before = peak_memory(reset=True, device=device)
-        timed(lambda: case.run(impl), device)
-        peak = max(peak_memory(device=device) - before, 0.0)
-        return {"error": error, "ms": milliseconds(lambda: case.run(impl), device, self.repeats), "peak_mib": peak}
+        extra = metered(lambda: case.run(impl), device).extra
+        return {"error": error, "ms": milliseconds(lambda: case.run(impl), device, self.repeats), "peak_mib": extra}
 
 
 def rates(case: Case, ms: float, copy: float, gemm: float) -> dict[str, float | str]:
-    """Shares of this machine's copy bandwidth and product rate, and for products the multiples of the bare product."""
-    product = 1000 * case.flops / gemm
+    """The floor, shares of this machine's copy bandwidth and product rate, and the time of the bare product."""
+    product, floor = 1000 * case.flops / gemm, 1000 * max(case.bytes / copy, case.flops / gemm)
     return {
         "share_of_copy_rate": case.bytes / (ms / 1000) / copy,
         "share_of_product_rate": product / ms if case.flops else "",
         "product_ms": product if case.flops else "",
+        "bytes": case.bytes,
+        "flops": case.flops,
+        "floor_ms": floor,
+        "times_floor": ms / floor,
+        "copy_gb_s": copy / 1e9,
+        "gemm_tflops": gemm / 1e12,
     }
 
 
-PRODUCTS = (
-    "prox_step",
-    "encode_topk",
-    "encode_above",
-    "encode_topk_groups",
-    "encode_gated",
-    "encode_batch_topk",
+SHOWN = (
+    *("operation", "impl", "precision", "stored", "n", "d", "m", "k", "ms", "times_floor", "times_faster_than_eager"),
+    "note",
 )
-
-
+PRODUCTS = ("prox_step", "encode_topk", "encode_above", "encode_topk_groups", "encode_gated", "encode_batch_topk")
 WITH_ATOMS = ("coordinate_descent", "solve")
 
 
@@ -168,12 +148,14 @@ def copy_rate(device: str, repeats: int) -> float:
     return 2 * a.nbytes / milliseconds(lambda: b.copy_(a), device, repeats) * 1000
 
 
-def gemm_rate(shape: Shape, precision: str, device: str, repeats: int, stored: str = "float32") -> float:
+def gemm_rate(
+    shape: tuple[int, int, int], precision: str, device: str, repeats: int = 10, stored: str = "float32"
+) -> float:
     """Operations a second of torch's product [n, d] @ [d, m] in this precision.
 
     bf16 on a GPU is the product of bfloat16 matrices, whatever the operations are stored in: the faster of the two.
     """
-    n, d, m, _ = shape
+    n, d, m = shape
     wide = stored == "float32" and (precision != "bf16" or device != "cuda")
     dtype = torch.float32 if wide else torch.bfloat16
     x, W = torch.randn(n, d, device=device).to(dtype), torch.randn(d, m, device=device).to(dtype)

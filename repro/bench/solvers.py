@@ -18,8 +18,8 @@ import torch
 from repro import ops
 from repro.base.errors import BadInput
 from repro.base.machine import pick_device
-from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
-from repro.bench.inference import synthetic
+from repro.bench.common import Table, flag, metered, milliseconds, sizes, timed
+from repro.bench.inference import proved, synthetic
 from repro.codes import SparseCodes
 from repro.solvers import AUTO, Lasso, objective, pursuit, refit, solve
 
@@ -47,18 +47,16 @@ class Solvers:
     def run(self) -> Path:
         """Append a row a problem and method, and last the choice for "auto", to solvers.csv; returns its path."""
         device = pick_device(self.device)
-        path, facts = table("solvers", self.out), machine("triton", "numba", device=device)
+        csv = Table("solvers", self.out, "triton", "numba", device=device, shown=SHOWN)
         rows = []
         for shape in self.shapes:
-            d, m = (int(part) for part in shape.lower().split("x"))
-            for row in self._problems(d, m, device):
-                print({k: row[k] for k in SHOWN if k in row}, flush=True)
-                append(path, [row | facts])
+            for row in self._problems(*sizes(shape), device=device):
+                csv.add(row)
                 rows.append(row)
         solver, reason = decide(rows)
-        append(path, [{"method": "auto", "solver": solver, "reason": reason} | facts])
+        csv.add({"method": "auto", "solver": solver, "reason": reason})
         print(f'auto on {device}: {reason} Now AUTO["{device}"] is "{AUTO[device]}".', flush=True)
-        return path
+        return csv.path
 
     def _problems(self, d: int, m: int, device: str) -> Iterator[dict[str, Any]]:
         data = synthetic(d, m, self.tokens, self.seed, min(60, m))
@@ -73,7 +71,7 @@ class Solvers:
             _ = problem.lipschitz  # once a dictionary, outside the clock
             support: list[SparseCodes] = []
             for method, how in self._methods(problem, support).items():
-                head = {"d": d, "m": m, "lam_share": share, "lam": round(share * top, 5), "method": method}
+                head = {"d": d, "m": m, "lam_share": share, "lam": share * top, "method": method}
                 try:
                     row = self._measure(problem, how, encoder, device, support)
                 except (RuntimeError, BadInput) as error:  # one method's failure is a row, not the end
@@ -106,31 +104,23 @@ class Solvers:
         self, problem: Lasso, how: Callable[[], Any], encoder: float, device: str, support: list[SparseCodes]
     ) -> dict[str, Any]:
         """Time, memory and an independent certificate; `encoder` is ms a token of an encoder pass."""
-        before = peak_memory(reset=True, device=device)
-        result, seconds = timed(how, device)
+        result, seconds, _, extra = metered(how, device)
         if seconds < LONG:
-            result, again = timed(how, device)
-            seconds = min(seconds, again)
-        memory = peak_memory(device=device)
+            seconds = min(seconds, timed(how, device)[1])
         codes = result if isinstance(result, SparseCodes) else result.codes
-        proof = objective.certify(problem.x, codes, problem.atoms, problem.lam)
-        relative = proof.gap / proof.objective.clamp_min(1e-300)
         converged = getattr(result, "converged", None)
         certified = "" if converged is None else float(converged.double().mean())
         if certified == 1:
             support.append(codes)
         each = 1000 * seconds / len(problem.x)
         return {
-            "ms_per_token": float(f"{each:.4g}"),
-            "times_the_encoder": float(f"{each / encoder:.4g}"),
-            "encoder_ms_per_token": float(f"{encoder:.4g}"),
+            "ms_per_token": each,
+            "times_the_encoder": each / encoder,
+            "encoder_ms_per_token": encoder,
             "certified": certified,
-            "relative_gap_mean": float(f"{float(relative.mean()):.2e}"),
-            "relative_gap_max": float(f"{float(relative.max()):.2e}"),
-            "objective": round(float(proof.objective.mean()), 4),
-            "l0": round(float(codes.l0.double().mean()), 1),
+            **proved(problem.x, codes, problem.atoms, problem.lam),
             "steps": int(result.steps.max()) if converged is not None else "",
-            "extra_mib": round(max(memory - before, 0)),
+            "extra_mib": extra,
         }
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from torch.nn.functional import normalize
 
 from repro.base.errors import BadInput
 from repro.base.machine import pick_device
-from repro.bench.common import append, flag, machine, milliseconds, peak_memory, table, timed
+from repro.bench.common import Table, flag, milliseconds, peak_memory, sizes, timed
+from repro.bench.kernels import gemm_rate
 from repro.kernels.precision import torch_products
 from repro.sae.matryoshka import PREFIXES
 from repro.training.recipe import SPARSITY_NAME, TRAINED, Job, Recipe
@@ -62,17 +64,6 @@ class Train:
 
     def run(self) -> Path:
         """Append a row a variant, shape, batch size, seed and implementation to train.csv; returns its path."""
-        shapes = [tuple(int(part) for part in shape.lower().split("x")) for shape in self.shapes] or [(self.d, self.m)]
-        for d, m in shapes:
-            for batch in self.batches or (self.batch,):
-                one = replace(
-                    self, d=d, m=m, batch=batch, shapes=(), batches=(), device=cast(Any, pick_device(self.device))
-                )
-                with torch_products(torch.device(one.device), one.precision):
-                    path = one._run()
-        return path
-
-    def _run(self) -> Path:
         unknown = [v for v in self.variants if v not in TRAINED]
         if unknown or not 0 <= self.warmup < self.steps:
             raise BadInput(
@@ -80,23 +71,30 @@ class Train:
             )
         if self.threads:
             torch.set_num_threads(self.threads)
-        has_library = self.library and importlib.util.find_spec(LIBRARY) is not None
-        if self.library and not has_library:
+        if self.library and importlib.util.find_spec(LIBRARY) is None:
             print(f"dictionary-learning is not installed, so its rows are missing: {INSTALL}.", flush=True)
-        path, facts = table("train", self.out), machine("dictionary-learning", device=self.device)
+        device: Any = pick_device(self.device)
+        csv = Table("train", self.out, "dictionary-learning", device=device, shown=SHOWN)
+        for d, m in [sizes(shape) for shape in self.shapes] or [(self.d, self.m)]:
+            for batch in self.batches or (self.batch,):
+                one = replace(self, d=d, m=m, batch=batch, device=device)
+                with torch_products(torch.device(device), self.precision):
+                    for row in one._rows():
+                        csv.add(row)
+        return csv.path
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        """A row a seed, variant and implementation at one shape and batch size."""
+        both = self.library and importlib.util.find_spec(LIBRARY) is not None
         for seed in self.seeds:
             batches, held_out = self._data(seed)
             for variant in self.variants:
-                theirs = None
-                for make in (library_trainer, our_trainer)[0 if has_library else 1 :]:
-                    row = self._measure(variant, seed, make, batches, held_out)
-                    if make is library_trainer:
-                        theirs = row["tokens_per_s"]
-                    elif theirs is not None:
-                        row["times_the_library"] = round(row["tokens_per_s"] / theirs, 2)
-                    print({k: row[k] for k in SHOWN if k in row}, flush=True)
-                    append(path, [row | facts])
-        return path
+                theirs = {}
+                if both:
+                    yield (theirs := self._measure(variant, seed, library_trainer, batches, held_out))
+                ours = self._measure(variant, seed, our_trainer, batches, held_out)
+                ratio = {"times_the_library": ours["tokens_per_s"] / theirs["tokens_per_s"]} if theirs else {}
+                yield ours | ratio
 
     def job(self, variant: str, seed: int) -> Job:
         """The SAE to train."""
@@ -111,51 +109,40 @@ class Train:
         self, variant: str, seed: int, make: Callable[..., Any], batches: list[Tensor], held_out: Tensor
     ) -> dict[str, Any]:
         update, quality = make(self, variant, seed)
-        floor, rate = two_products(batches[0], self.m, self.device), self._rate(batches[0])
-        peak_memory(reset=True, device=self.device)
-        stream = _cycle(batches)
-        for step in range(self.warmup):
-            update(step, next(stream))
+        floor = two_products(batches[0], self.m, self.device)
+        precision = self.precision if self.device == "cuda" else "float32"
+        rate = gemm_rate((self.batch, self.d, self.m), precision, self.device)
+        stream = itertools.cycle(batches)
 
-        def rest() -> None:
-            for step in range(self.warmup, self.steps):
+        def train(first: int, last: int) -> None:
+            for step in range(first, last):
                 update(step, next(stream))
 
-        _, seconds = timed(rest, self.device)
+        peak_memory(reset=True, device=self.device)
+        train(0, self.warmup)
+        _, seconds = timed(lambda: train(self.warmup, self.steps), self.device)
         each = seconds / (self.steps - self.warmup)
         fve, l0 = quality(held_out, batches[-1])
-        needed = 2 * self.batch * self.d * (self.m + 4 * l0)  # floating-point operations
+        # A step's least work is the encoder's product and, for each nonzero of a code, four sums of rows: decoding, and
+        # the gradients of code, atom and encoder.
+        needed = 2 * self.batch * self.d * (self.m + 4 * l0)
+        same = ("d", "m", "k", "batch", "steps", "grad_clip")
         return {
             "variant": variant,
             "implementation": "dictionary-learning" if make is library_trainer else "repro",
-            "d": self.d,
-            "m": self.m,
-            "k": self.k,
-            "batch": self.batch,
-            "steps": self.steps,
+            **{name: getattr(self, name) for name in same},
             "seed": seed,
-            "grad_clip": self.grad_clip,
-            "ms_per_step": round(1000 * each, 2),
-            "tokens_per_s": round(self.batch / each, 1),
-            "two_products_tokens_per_s": round(self.batch / floor, 1),
-            "share_of_two_products": round(floor / each, 3),
-            "precision": self.precision if self.device == "cuda" else "float32",
-            "product_tflops": float(f"{rate / 1e12:.4g}"),
-            "share_of_product_rate": round(needed / each / rate, 3),
-            "fve": round(fve, 4),
-            "l0": round(l0, 2),
-            "peak_mib": round(peak_memory(device=self.device)),
+            "ms_per_step": 1000 * each,
+            "tokens_per_s": self.batch / each,
+            "two_products_tokens_per_s": self.batch / floor,
+            "share_of_two_products": floor / each,
+            "precision": precision,
+            "product_tflops": rate / 1e12,
+            "share_of_product_rate": needed / each / rate,
+            "fve": fve,
+            "l0": l0,
+            "peak_mib": peak_memory(device=self.device),
         }
-
-    def _rate(self, x: Tensor) -> float:
-        """Operations a second of the encoder's product, which no step can do without.
-
-        A step's least work is that product and, for each nonzero of a code, four sums of rows: decoding, and the
-        gradients of code, atom and encoder.
-        """
-        rows, out = torch.randn(self.m, self.d, device=x.device), torch.empty(len(x), self.m, device=x.device)
-        ms = milliseconds(lambda: torch.mm(x, rows.t(), out=out), self.device)
-        return 2 * len(x) * self.d * self.m / ms * 1000
 
     def _data(self, seed: int) -> tuple[list[Tensor], Tensor]:
         """Batches of sparse sums of unit atoms and a mean, scaled to a mean square norm of 1; and held-out tokens."""
@@ -173,18 +160,7 @@ class Train:
         return parts[:-HELD_OUT], torch.cat(parts[-HELD_OUT:])
 
 
-SHOWN = (
-    "variant",
-    "implementation",
-    "d",
-    "m",
-    "batch",
-    "tokens_per_s",
-    "share_of_product_rate",
-    "times_the_library",
-    "fve",
-    "l0",
-)
+SHOWN = ("variant", "implementation", "d", "m", "batch", "tokens_per_s", "share_of_product_rate", "times_the_library")
 
 
 def our_trainer(config: Train, variant: str, seed: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -251,7 +227,7 @@ def _same_start(ae: Any, weights: Any) -> None:
             bias.zero_()
 
 
-def two_products(x: Tensor, m: int, device: str, repeats: int = 5) -> float:
+def two_products(x: Tensor, m: int, device: str) -> float:
     """Seconds of x @ W.T and z @ W for a batch, the least that a step with a dense encoder and decoder takes."""
     rows = torch.randn(m, x.shape[1], device=device)
     z, back = torch.empty(len(x), m, device=device), torch.empty_like(x)
@@ -260,10 +236,4 @@ def two_products(x: Tensor, m: int, device: str, repeats: int = 5) -> float:
         torch.mm(x, rows.t(), out=z)
         torch.mm(z, rows, out=back)
 
-    products()
-    return min(timed(products, device)[1] for _ in range(repeats))
-
-
-def _cycle(batches: list[Tensor]) -> Iterator[Tensor]:
-    while True:
-        yield from batches
+    return milliseconds(products, device) / 1000
