@@ -19,12 +19,12 @@ from repro.evaluate.probes import probe_row
 from repro.evaluate.rules import Reading, Rules
 from repro.evaluate.stream import KeptCodes, TokenSums
 from repro.inference import CALIBRATION_TOKENS, GRID9, GRID_EXP5, calibrate_lambda, grid_lambda, spread
+from repro.inference.released import GRID_STEPS, GRID_TOKENS
 from repro.metrics import Firing, Reconstruction, pool
 from repro.sae import SAE
 from repro.solvers import Lasso, Solution, refit, solve
 
-GRID_TOKENS, GRID_STEPS = 5000, 100  # of the search for lambda of the released comparison
-BATCH_TOKENS, BATCH_STEPS = 2000, 25  # of that of the released batch evaluation
+BATCH_TOKENS, BATCH_STEPS = 2000, 25  # of the search for lambda of the released batch evaluation
 DENSE = 2**22  # numbers of a dense block of codes: released codes are dense, and so take many times this in passing
 
 CodesOf = Callable[[Tensor, "slice | None"], Iterable[SparseCodes]]

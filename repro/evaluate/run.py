@@ -18,7 +18,7 @@ from repro.evaluate.engine import Evaluation
 from repro.evaluate.modes import row_of
 from repro.evaluate.rules import rules_of
 from repro.inference import check_mode
-from repro.metrics.names import CONTROLS, PROTOCOLS
+from repro.metrics.names import CONTROLS, check_protocol
 from repro.sae import SAE
 
 
@@ -26,8 +26,7 @@ def plan(options: EvalOptions) -> list[tuple[str, str]]:
     """(protocol, mode) of every row, in order. Raises BadInput for names that do not exist."""
     modes = list(dict.fromkeys(check_mode(mode, controls=True) for mode in options.modes))
     for protocol in options.protocols:
-        if protocol not in PROTOCOLS:
-            raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
+        check_protocol(protocol)
     learned = [mode for mode in modes if mode not in CONTROLS]
     if modes != learned and "corrected" not in options.protocols:
         raise BadInput("Controls run under the corrected protocol only; add it, or leave them out of the modes.")

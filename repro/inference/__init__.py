@@ -9,9 +9,7 @@ from repro.inference.released import (
     encode_as_released,
     grid_lambda,
     ista_of,
-    power_lipschitz,
     released_codes,
-    released_lambda,
 )
 
 __all__ = [
@@ -31,8 +29,6 @@ __all__ = [
     "infer",
     "ista_of",
     "nearest_root",
-    "power_lipschitz",
     "released_codes",
-    "released_lambda",
     "spread",
 ]

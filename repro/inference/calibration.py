@@ -18,6 +18,7 @@ from repro.solvers.objective import lambda_max
 
 CALIBRATION_TOKENS = 1000
 FEW = 128  # of them, on which the search for lambda begins
+FEW_CALLS, CALLS = 20, 40  # mean L0s that each of both searches may compute
 
 
 def spread(n: int, size: int) -> Tensor:
@@ -35,8 +36,6 @@ def calibrate_lambda(
     tol: float = 0.02,
     *,
     solve_tol: float = 1e-3,
-    solver: str | Any = "auto",
-    max_solves: int = 40,
     nonneg: bool = True,
     shared: dict[str, Any] | None = None,
 ) -> float:
@@ -49,53 +48,61 @@ def calibrate_lambda(
     reaches.
     """
     mode = check_mode(mode)
-    if len(x) == 0:
-        raise BadInput("Calibrating lambda needs at least one token.")
-    if not 0 < target_l0 < sae.config.m:
-        raise BadInput(
-            f"A mean L0 of {target_l0:g} is not between 0 and the {sae.config.m} latents; check the encoder."
-        )
-    certified = mode == "non" and steps is None
-    if certified and target_l0 >= sae.config.d:
-        raise BadInput(
-            f"No optimum has a mean L0 of {target_l0:g}: a LASSO solution in general position has at most d = "
-            f"{sae.config.d} nonzeros; compare at a lower L0, or give a number of steps."
-        )
-    base = Lasso(sae.target(x), sae.W_dec.detach(), 1.0, nonneg, shared={} if shared is None else shared)
+    if mode == "semi" and steps is None:
+        steps = SEMI_STEPS
+    _check_target(sae, len(x), target_l0, certified=steps is None)
     z0 = sae.encode_sparse(x) if mode == "semi" else None
-    top = float(lambda_max(base.x, base.atoms, nonneg).max())
+    problem = Lasso(sae.target(x), sae.W_dec.detach(), 1.0, nonneg, shared={} if shared is None else shared)
+    top = float(lambda_max(problem.x, problem.atoms, nonneg).max())
     if top <= 0:
         raise BadInput("No atom points along any of these activations, so every lambda gives empty codes.")
-
-    def codes(problem: Lasso, start: SparseCodes | None) -> SparseCodes:
-        if certified:
-            return solve(problem, solver, start, tol=solve_tol).codes
-        count = steps if steps is not None else SEMI_STEPS
-        return solve(problem, "ista", start, count, tol=None, proof=False).codes
-
-    def l0(log_lam: float) -> float:
-        return float(codes(base.with_lam(math.exp(log_lam)), z0).l0.double().mean())
-
     low, high = math.log(1e-6 * top), math.log(top)
     start = (low + high) / 2
     if len(x) > 2 * FEW:
         few = spread(len(x), FEW).to(x.device)
-        part, latest = base[few], None if z0 is None else z0[few]
-
-        def few_l0(log_lam: float) -> float:
-            nonlocal latest
-            z = codes(part.with_lam(math.exp(log_lam)), latest)
-            latest = z if certified else latest
-            return float(z.l0.double().mean())
-
-        start = nearest_root(few_l0, target_l0, low, high, high - 1.0, tol, 20)[0]
-    log_lam, reached = nearest_root(l0, target_l0, low, high, start, tol, max_solves)
+        few_l0 = _mean_l0(problem[few], None if z0 is None else z0[few], steps, solve_tol, warm=steps is None)
+        start = nearest_root(few_l0, target_l0, low, high, high - 1.0, tol, FEW_CALLS)[0]
+    mean_l0 = _mean_l0(problem, z0, steps, solve_tol, warm=False)
+    log_lam, reached = nearest_root(mean_l0, target_l0, low, high, start, tol, CALLS)
     if abs(reached - target_l0) <= tol * target_l0:
         return math.exp(log_lam)
     raise BadInput(
         f"No lambda gives a mean L0 of {target_l0:g} to {tol:.0%} after {steps or 'certified'} steps: the nearest is "
         f"{reached:.4g} at lambda = {math.exp(log_lam):.3g}; use more tokens, more steps or another target."
     )
+
+
+def _check_target(sae: SAE, n: int, target_l0: float, certified: bool) -> None:
+    if n == 0:
+        raise BadInput("Calibrating lambda needs at least one token.")
+    if not 0 < target_l0 < sae.config.m:
+        raise BadInput(
+            f"A mean L0 of {target_l0:g} is not between 0 and the {sae.config.m} latents; check the encoder."
+        )
+    if certified and target_l0 >= sae.config.d:
+        raise BadInput(
+            f"No optimum has a mean L0 of {target_l0:g}: a LASSO solution in general position has at most d = "
+            f"{sae.config.d} nonzeros; compare at a lower L0, or give a number of steps."
+        )
+
+
+def _mean_l0(
+    problem: Lasso, start: SparseCodes | None, steps: int | None, tol: float, warm: bool
+) -> Callable[[float], float]:
+    """log lambda -> mean L0 after `steps` ISTA steps from `start`, or certified to `tol`; warm: from the last codes."""
+
+    def mean_l0(log_lam: float) -> float:
+        nonlocal start
+        at_lam = problem.with_lam(math.exp(log_lam))
+        if steps is None:
+            codes = solve(at_lam, z0=start, tol=tol).codes
+        else:
+            codes = solve(at_lam, "ista", start, steps, tol=None, proof=False).codes
+        if warm:
+            start = codes
+        return float(codes.l0.double().mean())
+
+    return mean_l0
 
 
 def nearest_root(

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, spread
 from repro.inference.names import NON_STEPS, SEMI_STEPS, check_mode
-from repro.inference.released import encode_as_released, ista_of, released_lambda
+from repro.inference.released import GRID9, GRID_STEPS, GRID_TOKENS, encode_as_released, grid_lambda, ista_of
 from repro.metrics.firing import Firing
 from repro.metrics.gap import bracket
+from repro.metrics.names import check_protocol
 from repro.sae import SAE
 from repro.solvers import Lasso, Solution, solve
 from repro.solvers.objective import certify
@@ -52,9 +52,6 @@ def infer(
     tol: float = 1e-3,
     *,
     gap: bool = True,
-    solution: Solution | None = None,
-    variant: str | None = None,
-    solver: str | Any = "auto",
     shared: dict[str, Any] | None = None,
 ) -> Inference:
     """Codes of activations x [n, d].
@@ -63,61 +60,56 @@ def infer(
     the encoder's code. non = the nonnegative optimum, certified to a relative duality gap of `tol`. Without `lam`
     each mode gets the lambda at which its own mean L0 is the encoder's, to 2 % (`calibrate_lambda`).
     as_released: encoder without b_dec, threshold or gates (`encode_as_released`); semi = `steps` (30) signed ISTA steps
-    from there, non = `steps` (200) from zero, on x itself; lambda by the released grid of nine (`released_lambda`).
+    from there, non = `steps` (200) from zero, on x itself; lambda by the released grid of nine (`grid_lambda`).
 
-    gap: bracket J(z) - J* per token by a certified solve of the same objective; `solution` is that solve where the
-    caller has it. Released codes are signed, so their optimum is the signed one.
+    gap: bracket J(z) - J* per token by a certified solve of the same objective. Released codes are signed, so their
+    optimum is the signed one.
     shared: a dict to keep between calls with the same dictionary (`Lasso.shared`); nothing is derived from it twice.
     """
-    shared = {} if shared is None else shared
-    mode = check_mode(mode)
+    mode, released = check_mode(mode), check_protocol(protocol) == "as_released"
     sae.check_input(x)
-    if protocol == "corrected":
-        target, atoms, nonneg = sae.target(x), sae.W_dec.detach(), True
-        encoder = sae.encode_sparse(x) if mode != "non" else None
-    elif protocol == "as_released":
-        target, atoms, nonneg = x, sae.W_dec.detach(), False
-        encoder = encode_as_released(sae, x, variant=variant) if mode != "non" else None
-    else:
-        raise BadInput(f"protocol is '{protocol}'; it must be as_released or corrected.")
+    shared = {} if shared is None else shared
+    target, atoms = x if released else sae.target(x), sae.W_dec.detach()
+    encoder = None
+    if mode != "non":
+        encoder = encode_as_released(sae, x) if released else sae.encode_sparse(x)
     if lam is None and (mode != "amortized" or gap):
-        lam = _default_lambda(sae, x, mode, protocol, steps, tol, variant, shared)
-    problem = None if lam is None else Lasso(target, atoms, lam, nonneg, shared=shared)
-    taken = None
-    if mode == "amortized":
-        assert encoder is not None
-        codes = encoder
-    elif mode == "non" and protocol == "corrected" and steps is None:
-        assert problem is not None
-        solution = solution or solve(problem, solver, tol=tol)
-        codes, taken = solution.codes, int(solution.steps.max()) if len(x) else 0
-    else:
-        assert problem is not None
-        taken = steps if steps is not None else (SEMI_STEPS if mode == "semi" else NON_STEPS)
-        codes = solve(problem, ista_of(problem, protocol == "as_released"), encoder, taken, tol=None, proof=False).codes
+        lam = _default_lambda(sae, x, mode, released, steps, tol, shared)
+    problem = None if lam is None else Lasso(target, atoms, lam, not released, shared=shared)
+    codes, taken, solution = _codes(problem, encoder, mode, released, steps, tol)
     lower = upper = objective = None
     if gap:
         assert problem is not None and lam is not None
-        solution = solution or solve(problem, solver, z0=codes, tol=tol)
-        objective = certify(target, codes, atoms, lam, nonneg).objective
+        solution = solution or solve(problem, z0=codes, tol=tol)
+        objective = certify(target, codes, atoms, lam, not released).objective
         lower, upper = bracket(objective, solution.objective, solution.dual)
-    x_hat = codes.decode(atoms) if protocol == "as_released" else sae.decode(codes, x)
+    x_hat = codes.decode(atoms) if released else sae.decode(codes, x)
     return Inference(codes, x_hat, lam, lower, upper, objective, mode, protocol, taken)
 
 
+def _codes(
+    problem: Lasso | None, encoder: SparseCodes | None, mode: str, released: bool, steps: int | None, tol: float
+) -> tuple[SparseCodes, int | None, Solution | None]:
+    """Codes of a mode, the steps taken, and the certified solution if they are its codes."""
+    if mode == "amortized":
+        assert encoder is not None
+        return encoder, None, None
+    assert problem is not None
+    if mode == "non" and not released and steps is None:
+        solution = solve(problem, tol=tol)
+        return solution.codes, int(solution.steps.max()) if problem.n else 0, solution
+    if steps is None:
+        steps = SEMI_STEPS if mode == "semi" else NON_STEPS
+    codes = solve(problem, ista_of(problem, released), encoder, steps, tol=None, proof=False).codes
+    return codes, steps, None
+
+
 def _default_lambda(
-    sae: SAE,
-    x: Tensor,
-    mode: str,
-    protocol: str,
-    steps: int | None,
-    tol: float,
-    variant: str | None,
-    shared: dict[str, Any],
+    sae: SAE, x: Tensor, mode: str, released: bool, steps: int | None, tol: float, shared: dict[str, Any]
 ) -> float:
-    if protocol == "as_released":
-        codes = encode_as_released(sae, x, variant=variant)
-        return released_lambda(x, sae.W_dec.detach(), Firing.of(codes).value()["dense@0.1"], shared)
+    if released:
+        dense = Firing.of(encode_as_released(sae, x)).value()["dense@0.1"]
+        return grid_lambda(x[:GRID_TOKENS], sae.W_dec.detach(), dense, GRID9, GRID_STEPS, shared=shared)[0]
     sample = x[spread(len(x), CALIBRATION_TOKENS)]
     target_l0 = float(sae.encode_sparse(sample).l0.double().mean())
     mode = "non" if mode == "amortized" else mode

@@ -14,6 +14,7 @@ from repro.sae import SAE
 from repro.solvers import Ista, Lasso, solve
 
 GRID9 = tuple(10 ** (-5 + i / 2) for i in range(9))  # lambda grid of the released comparison and sweep scripts
+GRID_TOKENS, GRID_STEPS = 5000, 100  # of that search: the first tokens, and signed ISTA steps
 GRID_EXP5 = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 2e-3, 5e-3, 1e-2, 3e-2)  # lambda grid of the released batch evaluation
 
 
@@ -22,20 +23,14 @@ def ista_of(problem: Lasso, released: bool) -> Ista:
     return Ista(1 / (problem.lipschitz + 1e-6)) if released else Ista()
 
 
-def encode_as_released(
-    sae: SAE, x: Tensor, *, variant: str | None = None, target_dense: float = 0.1, k: int | None = None
-) -> SparseCodes:
-    """The released encoder on x as it is, without b_dec: `released_codes` in blocks. Codes of a top-k are signed.
-
-    `variant`: the name that the release would know the SAE by; the SAE's own kind if not given.
-    """
+def encode_as_released(sae: SAE, x: Tensor, *, k: int | None = None) -> SparseCodes:
+    """The released encoder on x as it is, without b_dec: `released_codes` in blocks. Codes of a top-k are signed."""
     w_enc, bias = sae.W_enc.detach(), sae.b_enc.detach()
-    topk = sae.released_topk if variant is None else "topk" in variant.lower()
-    if not topk:
+    if not sae.released_topk:
         return ops.encode_above(x, w_enc, bias)
     block = max(1, 2**24 // sae.config.m)
     parts = [
-        SparseCodes.from_dense(released_codes(x[i : i + block], w_enc, bias, "topk", target_dense, k))
+        SparseCodes.from_dense(released_codes(x[i : i + block], w_enc, bias, "topk", k=k))
         for i in range(0, max(len(x), 1), block)
     ]
     return SparseCodes.cat(parts)
@@ -58,23 +53,14 @@ def released_codes(
     return torch.zeros_like(scores).scatter_(1, top.indices, top.values)
 
 
-def released_lambda(x: Tensor, atoms: Tensor, dense: float, shared: dict[str, Any] | None = None) -> float:
-    """Lambda of the released comparison: grid of nine on the first 5,000 tokens after 100 signed ISTA steps.
-
-    Its target is Dense@0.1 of the amortized codes, a share of *latents*, although it is compared with a share of
-    nonzero *codes*; the grid's edge is returned when the target lies beyond it. Both are the released behaviour.
-    """
-    return grid_lambda(x[:5000], atoms, dense, GRID9, 100, shared=shared)[0]
-
-
-def power_lipschitz(atoms: Tensor, iterations: int = 5, seed: int = 1) -> float:
-    """||D||_2^2 as the released batch evaluation estimates it: a few power iterations, which fall short by about 11 %.
+def power_lipschitz(atoms: Tensor) -> float:
+    """||D||_2^2 as the released batch evaluation estimates it: five power iterations, which fall short by about 11 %.
 
     The released start is not seeded, so its choice of lambda can change from run to run (in our golden values, one
     target of ten does, between neighbours of the grid); ours is seeded.
     """
-    v = torch.randn(len(atoms), generator=torch.Generator().manual_seed(seed)).to(atoms)
-    for _ in range(iterations):
+    v = torch.randn(len(atoms), generator=torch.Generator().manual_seed(1)).to(atoms)
+    for _ in range(5):
         v = atoms @ (v @ atoms)
         v /= v.norm() + 1e-8
     return float((v @ atoms).square().sum())
@@ -92,6 +78,8 @@ def grid_lambda(
 ) -> tuple[float, list[float]]:
     """(lambda of the grid whose share of nonzero codes is nearest to target_dense, the share at every lambda).
 
+    The released target is Dense@0.1 of the amortized codes, a share of *latents*, although it is compared with a share
+    of nonzero *codes*; the grid's edge is returned where the target lies beyond it. Both are the released behaviour.
     ISTA from zero, signed unless `nonneg`. `exp5` = as the batch evaluation: step from `power_lipschitz`, only z > 0
     is counted.
     """

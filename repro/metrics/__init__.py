@@ -14,7 +14,7 @@ from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.metrics.absorption import AUX, absorption_of
 from repro.metrics.firing import Firing, Moments
-from repro.metrics.names import PROTOCOLS
+from repro.metrics.names import check_protocol
 from repro.metrics.probing import Blocks, Probe, norm_label, norm_label_of, pool, probes
 from repro.metrics.reconstruction import Reconstruction, fve
 from repro.sae import SAE
@@ -54,11 +54,9 @@ def evaluate_codes(
     ordered and fitted where `train` is True, scored elsewhere, mean over classes. Without labels the released
     label is used, held out: tokens of the first half train.
     """
-    if protocol not in PROTOCOLS:
-        raise BadInput(f"protocol is '{protocol}'; it must be {' or '.join(PROTOCOLS)}.")
     if len(x) != len(codes):
         raise BadInput(f"There are {len(x)} activations but {len(codes)} codes; pass the codes of these activations.")
-    released = protocol == "as_released"
+    released = check_protocol(protocol) == "as_released"
     x_hat = codes.decode(sae.W_dec.detach()) if released else sae.decode(codes, x).detach()
     out: dict[str, float] = {}
     for record in records(x, x_hat, codes).values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from repro.base.errors import BadInput
+
 PROTOCOLS = ("as_released", "corrected")
 PROTOCOL_NAMES = {"as_released": "released", "corrected": "corrected"}
 MODES = ("amortized", "semi", "non")
@@ -37,3 +39,10 @@ LABELS = {
     "absorption": "absorption (share of positives)",
 }
 """Column -> its words with unit or direction, for an axis; a metric of your own adds its line here."""
+
+
+def check_protocol(protocol: str) -> str:
+    """The protocol itself. Raises BadInput for a name that is none."""
+    if protocol not in PROTOCOLS:
+        raise BadInput(f"protocol is '{protocol}'; it must be {' or '.join(PROTOCOLS)}.")
+    return protocol
