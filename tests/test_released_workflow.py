@@ -185,8 +185,8 @@ def test_compare_and_sweep(seed, tmp_path):
     out, _ = seed
     sae = out / "saes" / "topk" / "resid_post_layer_2" / "trainer_1"
     given = ("--model-name", "tiny", "--sae-variant", "topk", "--sae-path", sae, "--out-dir", tmp_path)
-    given += ("--max-tokens", 150, "--semi-steps", 3, "--non-steps", 5)
-    run("compare", *given)  # collects the text itself
+    given += ("--max-tokens", 150, "--semi-steps", 3)
+    run("compare", *given, "--non-steps", 5)  # collects the text itself
     result = check_modes(tmp_path / "tiny_topk_3modes.json")
     assert result["provenance"]["sae"]["k"] == 8 and result["provenance"]["commit"]
     run("sweep", *given, "--acts", out / "acts_layer2.npy", "--steps", "1,3")
@@ -266,9 +266,6 @@ def test_a_device_map_comes_from_flag_and_file(tmp_path):
 @pytest.mark.parametrize(
     "text, sentence",
     [
-        ("dataset: {num_sequences: 10}", "of the release; here max_tokens, which counts tokens"),
-        ("model: {device: cuda}", "here device, on the first level"),
-        ("layer_index: 8", "here model.layer_index"),
         ("evall_modes: [amortized]", "did you mean 'eval_modes'"),
         ("dataset: {splitt: test}", "did you mean 'split'"),
         ("sae_checkpoints: {topk: {root: [a]}}", "did you mean 'roots'"),

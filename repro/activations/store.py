@@ -77,6 +77,18 @@ class ActivationStore:
         """Width of the activations."""
         return int(self.x.shape[-1])
 
+    @property
+    def place(self) -> dict[str, Any]:
+        """layer, site and model of the activations where the manifest says them; without one, what the name does."""
+        if self.meta:
+            model = self.meta.get("model") or {}
+            return {"layer": self.meta.get("layer"), "site": self.meta.get("site", ""), "model": model.get("name", "")}
+        layer, site = (
+            re.search(r"layer_?(\d+)", self.path.stem),
+            re.search(r"resid_pre|attn_out|mlp_out", self.path.stem),
+        )
+        return {"layer": int(layer[1]) if layer else None, "site": site[0] if site else "", "model": ""}
+
     def read(self, positions: np.ndarray) -> np.ndarray:
         """Rows by flat position (sequence * T + column), in the order given -> float32 [k, d]."""
         return np.ascontiguousarray(self.x.reshape(-1, self.d)[positions], dtype=np.float32)

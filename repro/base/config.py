@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ Protocol = Literal["as_released", "corrected", "both"]
 Device = Literal["auto", "cpu", "cuda"]
 Grouping = Literal["angular_variance", "frequency", "random", "none"]
 Service = Literal["tensorboard", "wandb"]
+Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
 EXCLUDE = ("pad", "bos", "eos", "first")
 """Token positions that may be left out, and are unless a flag says otherwise."""
 
@@ -35,7 +37,7 @@ class ModelConfig:
     """Hub revision to pin; recorded in the provenance."""
     layer_convention: Literal["block_output", "hidden_states"] = "block_output"
     """block_output = output of block L; hidden_states = hidden_states[L], the output of block L-1 (as released)."""
-    site: Literal["resid_post", "resid_pre", "attn_out", "mlp_out"] = field(default="resid_post", metadata=LATER)
+    site: Site = field(default="resid_post", metadata=LATER)
     """The stream after block L (resid_post) or before it (resid_pre), or what its attention or MLP adds to it."""
     device_map: str | None = field(default=None, metadata=LATER)
     """Spread the weights as transformers does (needs accelerate), instead of `device`: auto, balanced, sequential, a
@@ -124,6 +126,8 @@ class RunConfig:
     """Seed of every random draw."""
     protocol: Protocol = "both"
     """as_released, corrected, or both."""
+    allow_mismatch: bool = False
+    """evaluate: go on with checkpoints that state another layer, site, model or unit than the activations."""
     device: Device = "auto"
     """auto = cuda where there is one."""
     engine: Literal["local", "dask", "slurm"] = "local"
@@ -149,15 +153,60 @@ class RunConfig:
 RELEASED = {
     "model_name": "model.name",
     "layer_index": "model.layer_index",
-    "device": "device, on the first level",
-    "text_field": "text_column",
-    "max_seq_len": "seq_len",
-    "num_sequences": "max_tokens, which counts tokens",
-    "streaming": "nothing: the hub is always streamed",
-    "correlation_subsample": "max_tokens",
-    **dict.fromkeys(("dense_thresholds", "dead_threshold", "absorption_topk", "normalize_mse"), "fixed as there"),
+    "model.device": "device",
+    "dataset.text_field": "dataset.text_column",
+    "dataset.max_seq_len": "dataset.seq_len",
+    "metrics.correlation_subsample": "metrics.max_tokens",
 }
 """Keys of the released YAML files that have another name or place here."""
+FIXED = {
+    "metrics.dense_thresholds": ([0.1, 0.2],),
+    "metrics.dead_threshold": (1e-6, "1e-6"),  # YAML reads the second as text
+    "metrics.absorption_topk": (5,),
+    "metrics.normalize_mse": (True,),
+    "dataset.streaming": (True, False),
+}
+"""Keys of the release that are not options here, and the values that agree with what is done."""
+
+
+def from_release(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values of a YAML file under today's keys, and a note on each key of the release that was read.
+
+    BadInput for a key that is given under both names, and for another value of one that is fixed.
+    """
+    out = {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    notes = []
+
+    def take(path: str) -> Any:
+        place, _, key = path.rpartition(".")
+        inside = out.get(place, {}) if place else out
+        return inside.pop(key, None) if isinstance(inside, dict) else None
+
+    def put(old: str, path: str, value: Any, why: str = "") -> None:
+        place, _, key = path.rpartition(".")
+        inside = out.setdefault(place, {}) if place else out
+        if not isinstance(inside, dict):
+            raise BadInput(f"{place} must be a mapping, not {inside!r}.")
+        if key in inside:
+            raise BadInput(f"The config gives both {old} and {path}, which mean the same; drop one.")
+        inside[key] = value
+        notes.append(f"{old} is read as {path}: {value}{why}.")
+
+    for old, path in RELEASED.items():
+        if (value := take(old)) is not None:
+            put(old, path, value)
+    if (count := take("dataset.num_sequences")) is not None:
+        length = out["dataset"].get("seq_len", DatasetConfig.seq_len)
+        if not isinstance(count, int) or not isinstance(length, int):
+            raise BadInput(f"dataset.num_sequences must be int, not {count!r}.")
+        put("dataset.num_sequences", "dataset.max_tokens", count * length, f", {count} sequences of {length}")
+        out["dataset"].setdefault("packing", False)  # one document a sequence there
+    for path, agreeing in FIXED.items():
+        if (value := take(path)) is not None:
+            if value not in agreeing:
+                raise BadInput(f"{path} is {value}, but here it is always {agreeing[0]}; drop it.")
+            notes.append(f"{path} is no option here and changes nothing: what it says is always done.")
+    return out, notes
 
 
 def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
@@ -173,8 +222,7 @@ def from_mapping(cls: type, values: Mapping[str, Any], where: str = "") -> Any:
     for key, value in values.items():
         path = f"{where}.{key}" if where else str(key)
         if key not in known:
-            hint = f" (of the release; here {RELEASED[key]})" if key in RELEASED else nearest(str(key), known)
-            raise BadInput(f"Unknown key '{path}'{hint}; known keys: {', '.join(known)}.")
+            raise BadInput(f"Unknown key '{path}'{nearest(str(key), known)}; known keys: {', '.join(known)}.")
         out[key] = _convert(hints[key], value, path, types, typing)
     return cls(**out)
 
@@ -212,14 +260,27 @@ def _convert(hint: Any, value: Any, path: str, types: Any, typing: Any) -> Any:
 
 
 def load_yaml(cls: type, path: str | Path) -> Any:
-    """Read a YAML file into a config dataclass."""
+    """Read a YAML file into a config dataclass; what is read under a key of the release is said on stderr."""
     import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen: set[str] = set()
+            for key, _ in node.value:
+                if str(key.value) in seen:
+                    raise BadInput(f"{path}, line {key.start_mark.line + 1}: '{key.value}' is given twice; drop one.")
+                seen.add(str(key.value))
+            return super().construct_mapping(node, deep)
 
     path = Path(path)
     if not path.is_file():
         raise BadInput(f"No config file at {path}; give --config the path of a YAML file.")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = yaml.load(path.read_bytes(), Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if cls is RunConfig and isinstance(values, Mapping):
+        values, notes = from_release(values)
+        for note in notes:
+            print(note, file=sys.stderr)
     return from_mapping(cls, values)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
+from repro.checkpoints.match import same_model
 from repro.sae import SAE, BatchTopK
 
 SCALES = tuple(2.0**i for i in range(-8, 9))
@@ -128,7 +129,7 @@ def _best_scale(sae: SAE, x: Tensor) -> tuple[float, float, float]:
 
 def _wrong_model(sae: SAE, lm_name: str) -> list[str]:
     theirs = sae.source.lm_name
-    if not lm_name or not theirs or lm_name.rsplit("/", 1)[-1] == theirs.rsplit("/", 1)[-1]:
+    if not lm_name or not theirs or same_model(theirs, lm_name) is not False:
         return []
     return [f"The SAE was trained on {theirs}, and the activations are of {lm_name}."]
 

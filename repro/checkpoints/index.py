@@ -72,7 +72,7 @@ def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
     from_path = parse_run(file.absolute())
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "name": name,
-        "path": str(file),
+        "path": str(file.absolute()),
         "final": from_path["step"] is None,
         **from_path,
         "bytes": file.stat().st_size,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from repro.activations.store import open_store
 from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
 from repro.checkpoints.check import check_sae
+from repro.checkpoints.match import Place, match
 from repro.commands.flags import Check
 
 
@@ -16,22 +19,25 @@ def check(config: Check) -> None:
     if not config.acts:
         raise BadInput("Give --acts the activations to check against: a file of `repro collect`, or any [n, d] .npy.")
     sae = load_sae(config.sae, step=config.step)
+    own = Place.of_sae(sae)
     x_by_layer: dict[int, Tensor] = {}
     models: set[str] = set()
-    unlabelled = None
     for path in config.acts:
         store = open_store(path)
-        x = store.select().take(config.max_tokens).x
-        layer = store.meta.get("layer")
-        if layer is not None:
-            x_by_layer[int(layer)] = x
-        elif len(config.acts) == 1:
-            unlabelled = x
-        else:
+        rows = store.select()
+        place = Place.of_data(store.place | rows.describe())
+        facts = place.facts()
+        layer = facts.get("layer")
+        if layer is None and len(config.acts) > 1:
             raise BadInput(f"{path} does not say which layer it is; give only the file of the SAE's own layer.")
-        models.add(str(store.meta.get("model", {}).get("name", "")))
-    model = models.pop() if len(models) == 1 else ""
-    report = check_sae(sae, x_by_layer if unlabelled is None else unlabelled, model)
+        alone = len(config.acts) == 1
+        beside = replace(place, layer=own.layer, site=facts.get("site", ""))  # its layer is what is compared
+        notes = match(own, place if alone else beside, config.allow_mismatch)
+        print(*notes, sep="\n", end="\n" if notes else "")
+        key = (layer or 0) if own.layer is None or not alone else own.layer
+        x_by_layer[key] = rows.take(config.max_tokens).x
+        models.add(place.model)
+    report = check_sae(sae, x_by_layer, models.pop() if len(models) == 1 else "")
     print(*report.sentences, sep="\n")
     if not report.ok:
         raise SystemExit(1)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from repro.base.errors import TasksFailed
 from repro.base.files import cache_dir
 from repro.book import runner
 from repro.book.contents import notebooks
 from repro.commands.flags import Claims
+from repro.commands.show import show
 from repro.sections import claims as ledger
 
 
@@ -18,8 +17,7 @@ def claims(config: Claims) -> Path:
     """Print the ledger and write it as csv; with `recompute`, run the notebooks that its tables come from first."""
     failed = _recompute(config) if config.recompute else ""
     table = ledger.ledger(config.scale)
-    with pd.option_context("display.max_colwidth", 60, "display.width", 200):
-        print(table[["claim", "statement", "as_released", "corrected", "verdict"]].to_string(index=False))
+    show(table.to_dict("records"), ("claim", "statement", "as_released", "corrected", "verdict"))
     written = ledger.write(config.scale)
     if failed:
         raise TasksFailed(f"{written} reads earlier tables, where there are any, of what failed: {failed}")

@@ -17,8 +17,9 @@ ScaleName = Literal["tiny", "small", "paper"]
 class OneSae:
     """One SAE and the tokens that it is evaluated on."""
 
-    model_name: str = "tiny"
-    """Language model: a preset, a hub id or a folder; names the file."""
+    model_name: str | None = None
+    """Language model: a preset, a hub id or a folder; names the file. If not given, the model that the SAE names, else
+    tiny, and the file is named after the SAE."""
     sae_path: str | None = None
     """Checkpoint file or folder, any supported format."""
     out_dir: str = "outputs"
@@ -28,7 +29,7 @@ class OneSae:
     dataset: str | None = None
     """Text to collect from; the Pile for a model of the hub, the bundled English for others, if not given."""
     layer: int | None = None
-    """Block whose output is read; the preset's if not given."""
+    """Block that is read; the SAE's own, else the preset's, if not given. With --acts: the layer of the file."""
     max_tokens: int = 10_000
     """Tokens to evaluate."""
     skip_documents: int = 0
@@ -39,6 +40,8 @@ class OneSae:
     """Drop tokens beyond this many median norms; the preset's if not given."""
     protocol: Protocol = "both"
     """as_released, corrected, or both."""
+    allow_mismatch: bool = False
+    """Go on where SAE and activations state another layer, site, model or unit."""
     seed: int = 0
     """Seed of every random draw."""
     device: Device = "auto"
@@ -46,24 +49,31 @@ class OneSae:
 
 
 @dataclass(frozen=True)
-class CompareConfig(OneSae):
-    """One SAE, three modes, both protocols."""
+class OneVariant(OneSae):
+    """One SAE of any variant."""
 
-    sae_variant: str = "batch_topk"
-    """Variant of the SAE; names the files, and finds a checkpoint where no path is given."""
-    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
-    """Inference modes: these three, and controls (corrected only): random_dictionary, random_encoder, pca,
-    encoder_refit, pursuit."""
+    sae_variant: str | None = None
+    """Variant, in the names of files; the SAE's own if not given. Without --sae-path, the variant that is looked for;
+    batch_topk if not given."""
     semi_steps: int = 30
-    """ISTA steps of the semi mode."""
-    non_steps: int = 200
-    """ISTA steps of the released non mode."""
+    """ISTA steps of the semi mode, at which lambda is calibrated."""
     tol: float = 1e-3
     """Relative duality gap of the certified optimum (corrected)."""
 
 
 @dataclass(frozen=True)
-class SweepConfig(CompareConfig):
+class CompareConfig(OneVariant):
+    """One SAE, three modes, both protocols."""
+
+    eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
+    """Inference modes: these three, and controls (corrected only): random_dictionary, random_encoder, pca,
+    encoder_refit, pursuit."""
+    non_steps: int = 200
+    """ISTA steps of the non mode as released."""
+
+
+@dataclass(frozen=True)
+class SweepConfig(OneVariant):
     """Semi-amortized inference at several numbers of ISTA steps, both protocols."""
 
     steps: str = "5,10,15,20,25,30"
@@ -82,6 +92,8 @@ class Check:
     """An intermediate checkpoint."""
     max_tokens: int = 4096
     """Tokens of each file that are used."""
+    allow_mismatch: bool = False
+    """Check against activations of another layer, site, model or unit than the SAE states."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from repro.activations.language_models.presets import known_as, max_norm_ratio
 from repro.base.errors import BadInput
-from repro.commands.inputs import default_text, find_data, measure, safe
+from repro.commands.inputs import default_text, find_data, measure, name_of, safe
 from repro.commands.training_flags import LocaConvert, LocaEvaluate, LocaTrain
 
 if TYPE_CHECKING:
@@ -83,18 +83,21 @@ def evaluate(config: LocaEvaluate) -> Path:
     from repro.base.machine import pick_device
     from repro.commands.files import about, plain, released_keys
     from repro.commands.many import protocols
+    from repro.commands.show import show
     from repro.evaluate import EvalOptions
 
-    forms = load_forms(Path(config.sae_path) if config.sae_path else default_folder(config.model_name))
+    forms = load_forms(Path(config.sae_path) if config.sae_path else default_folder(config.model_name or "tiny"))
     wanted = [p for p in protocols(config.protocol) if p in forms]
     if not wanted:
         raise BadInput(
             f"{config.sae_path} is a converted LocA SAE without groups and biases, so only --protocol as_released can "
             "be had: give its folder with multi_encoder_sae.pt."
         )
-    data = find_data(config)
+    own = forms[wanted[-1]]
+    data, name, rows = find_data(config, own), name_of(config, own), []
     device = pick_device(config.device)
-    out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": "loc_amortized"}
+    model = config.model_name or data.tokens.info.get("model") or own.source.lm_name
+    out: dict[str, Any] = {"model_name": model, "sae_variant": "loc_amortized"}
     for protocol in wanted:
         sae = forms[protocol].to(device)
         sae.check_input(data.tokens.x[:1].to(device))
@@ -104,14 +107,17 @@ def evaluate(config: LocaEvaluate) -> Path:
             gap=False,
             batch_evaluation=False,
             released_tokens=config.max_tokens,
+            allow_mismatch=config.allow_mismatch,
             seed=config.seed,
         )
-        (row,) = measure(sae, data, options, f"{config.model_name}, {protocol}")
+        (row,) = measure(sae, data, options, f"{name}, {protocol}")
+        rows.append(row)
         if protocol == "as_released":
             out["amortized"] = released_keys(row)
         out[protocol] = {"amortized": plain(row)}
-    out["provenance"] = about(config, forms[wanted[-1]], data)
-    return write_json(Path(config.out_dir) / f"{safe(config.model_name)}_loc_amt_sae_metrics.json", out)
+    out["provenance"] = about(config, own, data)
+    show(rows, ("protocol", "NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "F1@1", "absorption"))
+    return write_json(Path(config.out_dir) / f"{name}_loc_amt_sae_metrics.json", out)
 
 
 def load_forms(path: Path) -> dict[str, SAE]:

@@ -17,7 +17,9 @@ from repro.base.files import digest, write_atomically
 from repro.base.lock import only_one
 from repro.base.machine import pick_device, provenance
 from repro.base.memory import sae_bytes
+from repro.checkpoints.match import Place, match
 from repro.commands.files import read_table
+from repro.commands.inputs import say
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
 from repro.inference.calibration import CALIBRATION_TOKENS
@@ -45,7 +47,7 @@ def acts_file(config: RunConfig) -> Path:
 
 
 def index(config: RunConfig) -> Path:
-    """Write output_dir/checkpoint_index.parquet."""
+    """Write output_dir/checkpoint_index.parquet; how many are refused is said on stderr."""
     import pandas as pd
 
     from repro.checkpoints.index import index_checkpoints
@@ -61,6 +63,9 @@ def index(config: RunConfig) -> Path:
         raise BadInput(
             f"No checkpoint of {name} below {', '.join(map(str, roots[name]))}; correct its roots, or drop it."
         )
+    refused = table.loc[table["status"] == "refused", "reason"]
+    if len(refused):
+        say(f"{len(refused)} of {len(table)} files are refused, such as: {refused.iloc[0]}")
     out = Path(config.output_dir) / "checkpoint_index.parquet"
     return write_atomically(out, lambda path: table.to_parquet(path, index=False))
 
@@ -83,9 +88,11 @@ def evaluate(config: RunConfig) -> Path:
         raise BadInput(f"{listing} lists no readable checkpoint; check sae_checkpoints.*.roots and run `repro index`.")
     entries = [{str(k): v for k, v in row.items() if pd.notna(v)} for row in table.to_dict("records")]
     for entry in entries:
+        entry["path"] = str(Path(entry["path"]).absolute())
         for name in ("trainer", "step"):
             if name in entry:
                 entry[name] = int(entry[name])
+    asked, config = config, anywhere(config)
     with only_one(folder, "repro evaluate"):
         how = fanout_of(config)
         data, options = opened(config, None if how.apart else config.stage)
@@ -98,13 +105,26 @@ def evaluate(config: RunConfig) -> Path:
         out.insert(0, "name", out["path"].map(names.get))
         if "mode" in out:
             out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
-        out.attrs = {"config": dataclasses.asdict(config), "tokens": data.tokens.info, **provenance()}
+        out.attrs = {"config": dataclasses.asdict(asked), "tokens": data.tokens.info, **provenance()}
         written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
-        if failed:
-            raise TasksFailed(
-                f"{len(failed)} of {len(entries)} checkpoints failed; {written} has the rest, and the reasons as notes."
-            )
-        return written
+    reasons = [row["note"] for row in rows if "mode" not in row]
+    places = {tuple(row.get(f"sae_{name}") for name in ("layer", "site", "model")) for row in rows if "mode" in row}
+    here = Place.of_data(data.tokens.info)
+    say(*dict.fromkeys(note for p in places for note in match(Place(p[0], p[1] or "", p[2] or ""), here, allow=True)))
+    if reasons:
+        raise TasksFailed(
+            f"{len(reasons)} of {len(entries)} checkpoints failed; {written} has the reasons in its column note, such "
+            f"as: {reasons[0]}"
+        )
+    return written
+
+
+def anywhere(config: RunConfig) -> RunConfig:
+    """The config with absolute folders, for workers that run in another one; $VARIABLES are read where they run."""
+    stage = config.stage
+    if stage is not None and not stage.startswith(("$", "~")):
+        stage = str(Path(stage).absolute())
+    return dataclasses.replace(config, output_dir=str(Path(config.output_dir).absolute()), stage=stage)
 
 
 def opened(config: RunConfig, stage: str | None = None) -> tuple[EvalData, EvalOptions]:
@@ -123,6 +143,7 @@ def opened(config: RunConfig, stage: str | None = None) -> tuple[EvalData, EvalO
         released_tokens=config.metrics.max_tokens,
         probe_ks=config.metrics.probe_ks,
         bootstrap=config.metrics.bootstrap,
+        allow_mismatch=config.allow_mismatch,
         seed=config.seed,
     )
     return data, options
@@ -169,10 +190,12 @@ def memory_of(entry: dict[str, Any]) -> int:
 
 
 def evaluate_entry(entry: dict[str, Any], config: RunConfig) -> None:
-    """All rows of one checkpoint, in this process (what a worker does)."""
+    """All rows of one checkpoint, in this process (what a worker does). BadInput where it cannot be evaluated."""
     data, options = _opened_once(json.dumps(dataclasses.asdict(config)))
     rows = Path(config.output_dir) / "rows"
-    evaluate_checkpoints([entry], data, options, rows, pick_device(config.device), progress=False)
+    for row in evaluate_checkpoints([entry], data, options, rows, pick_device(config.device), progress=False):
+        if "mode" not in row:
+            raise BadInput(row["note"])
 
 
 @lru_cache(maxsize=1)

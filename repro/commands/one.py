@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,40 +12,51 @@ from repro.base.errors import BadInput
 from repro.base.files import write_json
 from repro.base.machine import pick_device
 from repro.commands.files import RELEASED_MODES, about, plain, released_keys
-from repro.commands.flags import CompareConfig, SweepConfig
-from repro.commands.inputs import find_data, find_sae, measure, safe
+from repro.commands.flags import CompareConfig, OneVariant, SweepConfig
+from repro.commands.inputs import find_data, find_sae, measure, name_of, safe
 from repro.commands.many import protocols
+from repro.commands.show import show
 from repro.evaluate import EvalData, EvalOptions
 
 if TYPE_CHECKING:
     from repro.sae import SAE
 
 
-def _options(config: CompareConfig) -> EvalOptions:
+def _options(config: OneVariant) -> EvalOptions:
     return EvalOptions(
-        modes=config.eval_modes,
         protocols=protocols(config.protocol),
         semi_steps=config.semi_steps,
-        non_steps=config.non_steps,
         batch_evaluation=False,
         released_tokens=config.max_tokens,
         tol=config.tol,
+        allow_mismatch=config.allow_mismatch,
         seed=config.seed,
     )
 
 
-def _checked(config: CompareConfig) -> tuple[SAE, EvalData]:
-    sae = find_sae(config, config.sae_variant)
-    data = find_data(config)
-    sae.check_input(data.tokens.x[:1])
-    return sae.to(pick_device(config.device)), data
+def _checked(config: OneVariant) -> tuple[SAE, EvalData, str]:
+    """The SAE, its tokens, and how the file's name begins."""
+    for name, needs in (("tol", "corrected"), ("non_steps", "as_released")):
+        idle = needs not in protocols(config.protocol) and hasattr(config, name)
+        if idle and getattr(config, name) != getattr(type(config), name):
+            raise BadInput(f"--{name.replace('_', '-')} does nothing under --protocol {config.protocol}; leave it out.")
+    sae = find_sae(config)
+    data = find_data(config, sae)
+    return sae.to(pick_device(config.device)), data, f"{name_of(config, sae)}_{safe(config.sae_variant or sae.name)}"
+
+
+def _head(config: OneVariant, sae: SAE, data: EvalData) -> dict[str, Any]:
+    model = config.model_name or data.tokens.info.get("model") or sae.source.lm_name
+    return {"model_name": model, "sae_variant": config.sae_variant or sae.name}
 
 
 def compare(config: CompareConfig) -> Path:
     """Write out_dir/{model}_{variant}_3modes.json: the released keys per mode, and everything corrected beside them."""
-    sae, data = _checked(config)
-    out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant}
-    for row in measure(sae, data, _options(config), f"{config.model_name}, {config.sae_variant}"):
+    sae, data, name = _checked(config)
+    out, rows = _head(config, sae, data), []
+    options = replace(_options(config), modes=config.eval_modes, non_steps=config.non_steps)
+    for row in measure(sae, data, options, name):
+        rows.append(row)
         mode = RELEASED_MODES.get(row["mode"], row["mode"])
         if row["protocol"] == "as_released":
             out[mode] = released_keys(row)
@@ -52,7 +64,8 @@ def compare(config: CompareConfig) -> Path:
         else:
             out.setdefault("corrected", {})[mode] = plain(row)
     out["provenance"] = about(config, sae, data)
-    return write_json(Path(config.out_dir) / f"{safe(config.model_name)}_{safe(config.sae_variant)}_3modes.json", out)
+    show(rows, ("protocol", "mode", "NMSE", "FVE", "L0", "dead_rate", "F1@1", "absorption"))
+    return write_json(Path(config.out_dir) / f"{name}_3modes.json", out)
 
 
 def sweep(config: SweepConfig) -> Path:
@@ -65,14 +78,13 @@ def sweep(config: SweepConfig) -> Path:
         raise BadInput(f"--steps is '{config.steps}'; give whole numbers separated by commas, say 5,10,30.") from None
     if not steps or steps[0] < 0:
         raise BadInput(f"--steps is '{config.steps}'; give at least one number of steps, none below 0.")
-    sae, data = _checked(config)
-    out: dict[str, Any] = {"model_name": config.model_name, "sae_variant": config.sae_variant, "semi_amortized": {}}
+    sae, data, name = _checked(config)
+    out = _head(config, sae, data) | {"semi_amortized": {}}
     wanted = protocols(config.protocol)
     with tqdm(desc="sweep", unit="token", unit_scale=True, total=3 * len(data.tokens)) as bar:
-        rows = list(rows_of(sae, data, [0, *steps], _options(config), bar=bar))
+        all_rows = rows_of(sae, data, [0, *steps], _options(config), bar=bar)
+        rows = [row for row in all_rows if row["protocol"] in wanted]
     for row in rows:
-        if row["protocol"] not in wanted:
-            continue
         if row["protocol"] == "corrected":
             count = {None: "note", -1: "certified"}.get(row.get("steps"), str(row.get("steps")))
             out.setdefault("corrected", {})[count] = plain(row)
@@ -84,5 +96,6 @@ def sweep(config: SweepConfig) -> Path:
         if row["steps"] in steps:
             out["semi_amortized"][str(row["steps"])] = named
     out["provenance"] = about(config, sae, data)
-    name = f"{safe(config.model_name)}_{safe(config.sae_variant)}_semi_sweep.json"
-    return write_json(Path(config.out_dir) / name, out)
+    shown = [row | {"steps": "optimum"} if row.get("steps") == -1 else row for row in rows]
+    show(shown, ("protocol", "steps", "NMSE", "FVE", "L0", "dead_rate", "lam", "ms_per_token"))
+    return write_json(Path(config.out_dir) / f"{name}_semi_sweep.json", out)

@@ -119,6 +119,8 @@ class EvalOptions:
     """as_released evaluates the first so many tokens."""
     probe_ks: tuple[int, ...] = (1, 2)
     bootstrap: int = 200
+    allow_mismatch: bool = False
+    """Evaluate an SAE of another layer, site, model or unit than the activations are of."""
     tol: float = 1e-3
     """Relative duality gap of certified codes."""
     lam: float | None = None
@@ -154,12 +156,13 @@ def open_data(
     """
     from repro.activations.store import open_store
 
-    rows = open_store(acts).select(metrics.exclude, metrics.max_norm_ratio)
+    store = open_store(acts)
+    rows = store.select(metrics.exclude, metrics.max_norm_ratio)
     if rows.n <= skip:
         raise BadInput(
             f"{acts} holds {rows.n} usable tokens, but the first {skip} were used for training; collect more."
         )
-    info = rows.describe() | {"skip": skip, "acts": Path(acts).name}
+    info = rows.describe() | store.place | {"skip": skip, "acts": Path(acts).name}
     tokens = _tokens(part_of(rows, skip, skip + metrics.max_tokens), info, stream)
     checksum = _checksum(tokens.x), tuple(tokens.x.shape)
     if labelled is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from repro.base.errors import BadInput
 from repro.base.files import digest, file_sha256, write_atomically
+from repro.checkpoints.match import Place, columns, match
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.evaluate.engine import Evaluation
 from repro.evaluate.modes import row_of
@@ -48,7 +50,7 @@ def evaluate_sae(
     bar: tqdm[Any] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One row per protocol and mode, as it is finished, on the device of the SAE; (protocol, mode) in `done` are left
-    out. bar: counts tokens.
+    out. bar: counts tokens. Raises BadInput for an SAE that says it reads something else than these activations.
 
     Activations and codes are in memory a block at a time, whatever m is. The nonzeros of all tokens are stored, and
     those beyond 32 MiB lie in a temporary file. A mode that the SAE cannot have (an encoder too dense for any
@@ -56,6 +58,8 @@ def evaluate_sae(
     """
     options = options or EvalOptions()
     todo = [row for row in plan(options) if row not in done]
+    info = data.tokens.info
+    match(Place.of_sae(sae), Place.of_data(info), options.allow_mismatch)
     sae.check_input(data.tokens.x[:1].to(sae.W_dec.device))
     if len(data.tokens) == 0:
         raise BadInput("There is no token to evaluate on; collect some, or exclude fewer positions.")
@@ -81,6 +85,7 @@ def evaluate_sae(
             **row,
             "m": sae.config.m,
             "d": sae.config.d,
+            **columns(sae, info),
             "seed": options.seed,
             "sha256": sae.source.sha256,
         }
@@ -118,38 +123,35 @@ def evaluate_checkpoints(
     """Rows of many checkpoints: dicts with path and, if known, variant, trainer, step, sparsity (`repro index`).
 
     Each row is stored in `folder` as JSON when it is finished, keyed by a hash of weights, data, options and sources,
-    and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be
-    read gives one row with its reason as `note`; so does one that `failed` elsewhere, {path: reason}.
+    and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be read or does
+    not fit the activations gives one row without a mode, its reason as `note`; so does one that `failed` elsewhere,
+    {path: reason}.
     """
-    from repro.checkpoints import CheckpointError, load_sae
-
     folder, code, pairs, failed = Path(folder), code_key(), plan(options), failed or {}
     jobs = [_job(entry, folder, code, data, options, pairs) for entry in checkpoints]
     rows: list[dict[str, Any]] = []
     total = sum(job.passes for job in jobs)
     with tqdm(desc="evaluate", unit="token", unit_scale=True, total=total, disable=not progress) as bar:
         for job in jobs:
-            entry = job.entry
+            entry, before = job.entry, bar.n
             reason = failed.get(entry["path"], job.refused)
             bar.set_description_str(
                 f"{entry.get('variant', 'SAE')} {entry.get('sparsity', '')} step {entry.get('step', 'final')}"
             )
             try:
-                if job.todo and reason is None:
-                    sae = load_sae(entry["path"], fallback_batch_topk=True).to(device)
-            except CheckpointError as error:
-                reason = str(error)
-            if reason is not None:
-                rows.append({**entry, "note": reason})
+                if reason is not None:
+                    raise BadInput(reason)
+                todo = [pair for pair in job.todo if not job.files[pair].is_file()]  # the same weights listed twice
+                if todo:
+                    sae = _load(entry["path"], job.sha256).to(device)
+                    for row in evaluate_sae(sae, data, options, set(pairs) - set(todo), bar):
+                        text = json.dumps(row)
+                        file = job.files[row["protocol"], row["mode"]]
+                        write_atomically(file, lambda path, text=text: path.write_text(text))
+            except BadInput as error:
+                rows.append({**entry, "note": str(error)})
                 bar.total = total = total - job.passes
                 continue
-            before = bar.n
-            todo = [pair for pair in job.todo if not job.files[pair].is_file()]  # the same weights may be listed twice
-            if todo:
-                for row in evaluate_sae(sae, data, options, set(pairs) - set(todo), bar):
-                    text = json.dumps(row)
-                    file = job.files[row["protocol"], row["mode"]]
-                    write_atomically(file, lambda path, text=text: path.write_text(text))
             total += int(bar.n - before) - job.passes  # a mode that an SAE cannot have takes fewer passes
             bar.total = total
             rows += [json.loads(file.read_text()) | entry for file in job.files.values()]
@@ -171,6 +173,7 @@ class Job:
     entry: dict[str, Any]
     files: dict[tuple[str, str], Path] = field(default_factory=dict)
     todo: tuple[tuple[str, str], ...] = ()
+    sha256: str = ""
     passes: int = 0
     refused: str | None = None
 
@@ -178,20 +181,38 @@ class Job:
 def _job(
     listed: dict[str, Any], folder: Path, code: str, data: EvalData, options: EvalOptions, pairs: list[tuple[str, str]]
 ) -> Job:
-    from repro.checkpoints import CheckpointError
-
     entry = {k: listed[k] for k in ("variant", "trainer", "step", "sparsity", "path") if listed.get(k) is not None}
     try:
         sha256 = listed.get("sha256") or _sha256(entry["path"])
-    except CheckpointError as error:
+    except BadInput as error:
         return Job(entry, refused=str(error))
     keys = {pair: row_key(code, sha256, entry.get("step"), data.key, options, *pair) for pair in pairs}
     files = {pair: folder / f"{key}.json" for pair, key in keys.items()}
     todo = tuple(pair for pair, file in files.items() if not file.is_file())
-    return Job(entry, files, todo, passes(todo, data, options))
+    return Job(entry, files, todo, sha256, passes(todo, data, options))
 
 
 def _sha256(path: str) -> str:
     from repro.checkpoints.locate import locate
 
-    return file_sha256(locate(path).weights)
+    with _readable(path):
+        return file_sha256(locate(path).weights)
+
+
+def _load(path: str, sha256: str) -> SAE:
+    """The SAE whose weights were listed under this hash. BadInput where they are gone, unreadable or others by now."""
+    from repro.checkpoints import load_sae
+
+    with _readable(path):
+        sae = load_sae(path, fallback_batch_topk=True)
+    if sae.source.sha256 != sha256:
+        raise BadInput(f"{path} has changed since it was listed; run `repro index` again.")
+    return sae
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"Cannot read {path}: {error.strerror or error}.") from None

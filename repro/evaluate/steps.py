@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
+from repro.checkpoints.match import Place, match
 from repro.codes import SparseCodes
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.evaluate.engine import Evaluation
@@ -92,6 +93,7 @@ def sweep(
     ms_per_token: measured, encoder included, on blocks of the evaluation tokens.
     bar: counts tokens; as released, corrected, with momentum, and the optimum are a pass each.
     """
+    match(Place.of_sae(sae), Place.of_data(data.tokens.info), options.allow_mismatch)
     counts, options = sorted(set(steps)), dataclasses.replace(options, refit=False)
     yield from _walked(Evaluation(sae, data, AS_RELEASED, options, bar), "as_released", "ista", counts)
     job = Evaluation(sae, data, CORRECTED, options, bar)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from repro.activations.store import open_store
 from repro.base.config import MetricsConfig
+from repro.checkpoints.match import Place, match
 from repro.evaluate import EvalData, open_data, steps
 from repro.inference import Inference
 from repro.sae import SAE
@@ -23,11 +26,19 @@ def trained(scale: Scale) -> str:
     return str(prepare(scale).finals("batch_topk")[0]["path"])
 
 
-def data(scale: Scale, acts: str = "") -> EvalData:
-    """Tokens of your activation file (`repro collect`, or a float .npy [n, d]), or those of the scale."""
-    if not acts:
-        return prepare(scale).data
-    return open_data(acts, MetricsConfig(max_tokens=scale.eval_tokens, max_norm_ratio=scale.max_norm_ratio))
+def data(scale: Scale, acts: str, sae: SAE) -> EvalData:
+    """Tokens of your activation file (`repro collect`, or a float .npy [n, d]) with its labels, or those of the scale.
+
+    Prints what SAE and activations do not state; BadInput where they contradict each other.
+    """
+    if acts:
+        metrics = MetricsConfig(max_tokens=scale.eval_tokens, max_norm_ratio=scale.max_norm_ratio)
+        out = open_data(acts, metrics, acts if open_store(acts).labels is not None else None)
+    else:
+        out = prepare(scale).data
+    for note in match(Place.of_sae(sae), Place.of_data(out.tokens.info)):
+        print(textwrap.fill(note, 80))
+    return out
 
 
 def proof(best: Inference, guess: Inference) -> str:

@@ -30,6 +30,10 @@ _NORMALISATIONS = {
     "constant_norm_rescale": "sqrt_d_norm",
     "layer_norm": "layer_norm",
 }
+UNFOLDED = (
+    "Trained on activations scaled to mean norm sqrt(d), and the factor is not in its files: codes are what SAELens "
+    "computes for the activations it is given; pass norm_scaling_factor to fold it in."
+)
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:
@@ -84,6 +88,8 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
     known = {"site": site, "layer": layer, "lm_name": lm_name, "sparsity": None if k is None else float(k)}
     source = source_of(where, sae_config, "saelens", architecture, **known)
     source.extra["hook"] = hook
+    if UNFOLDED in folded:
+        source.extra["mean_norm"] = d**0.5
     return Plan(cls, sae_config, source, tensors, notes=[*folded, *notes, *_processing(meta)])
 
 
@@ -193,10 +199,7 @@ def _normalisation(
     factors = options.take("norm_scaling_factor"), config.get("norm_scaling_factor"), _scaler(weights.path.parent)
     factor = next((f for f in factors if f is not None), None)
     if factor is None:
-        return "none", [
-            "Trained on activations scaled to mean norm sqrt(d), and the factor is not in its files: codes are what "
-            "SAELens computes for the activations it is given; pass norm_scaling_factor to fold it in."
-        ]
+        return "none", [UNFOLDED]
     if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
         raise CheckpointError(f"The scaling factor of {weights.path} is {factor!r}; a positive number is needed.")
     tensors["W_enc"] = scaled(tensors["W_enc"], factor)
