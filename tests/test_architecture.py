@@ -44,8 +44,6 @@ ONCE = (
     *("sae_bytes", "model_bytes"),
 )
 """Names that one module defines and all others import."""
-TWICE = ("SCALES",)
-"""Those of ONCE that still have several definitions."""
 
 
 def modules():
@@ -163,9 +161,7 @@ def definitions():
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.xfail(strict=True) if n in TWICE else ()) for n in ONCE]
-)
+@pytest.mark.parametrize("name", ONCE)
 def test_names_are_defined_once(name):
     assert len(definitions().get(name, [])) == 1, definitions().get(name)
 

@@ -13,7 +13,7 @@ from repro.base.errors import BadInput
 from repro.checkpoints.match import same_model
 from repro.sae import SAE, BatchTopK
 
-SCALES = tuple(2.0**i for i in range(-8, 9))
+FACTORS = tuple(2.0**i for i in range(-8, 9))
 _MARGIN = 0.02  # FVE by which another layer or scale has to be better before it is named
 _PROBE = 2048  # tokens on which other scales are tried
 
@@ -120,7 +120,7 @@ def _best_scale(sae: SAE, x: Tensor) -> tuple[float, float, float]:
     the SAE is all but silent. A smaller s, with fewer latents, explains more only if the units are wrong. Per-row
     top-k has the same number of latents at every scale, so either direction counts.
     """
-    fve = {s: _measure(sae, s * x)[0]["FVE"] for s in (SCALES if sae.config.normalisation == "none" else (1.0,))}
+    fve = {s: _measure(sae, s * x)[0]["FVE"] for s in (FACTORS if sae.config.normalisation == "none" else (1.0,))}
     free = sae.latents_compete and not isinstance(sae, BatchTopK)
     counts = [s for s in fve if s < 1 or free or (fve[1.0] < 0.1 and fve[s] > 0.4)]
     best = max(counts, key=lambda s: fve[s], default=1.0)
