@@ -205,7 +205,7 @@ def test_batch_topk_repository(tmp_path):
 
     config = bussmann("global-matryoshka-topk", group_sizes="[5, 5, 10]")
     sae = load_sae(write(tmp_path / "m", w | {"threshold": torch.tensor(0.8)}, config, "sae.pt"))
-    assert sae.prefixes == (5, 10, 20)
+    assert sae.config.group_sizes == (5, 5, 10)
     torch.testing.assert_close(sae.encode(X), p * (p > 0.8))
 
     sae = load_sae(
@@ -347,7 +347,7 @@ def test_saelens_training_checkpoints(tmp_path):
     p = (((X - w["b_dec"]) @ w["W_enc"] + w["b_enc"]) * 3).relu()  # scores are weighed by the atoms' norms
     torch.testing.assert_close(sae.encode(X), p * (p > 0.7))
     torch.testing.assert_close(sae(X), sae.encode(X) @ w["W_dec"] + w["b_dec"])
-    assert sae.prefixes == (5, 12, 20)
+    assert sae.config.group_sizes == (5, 7, 8)
     log = load_sae(save_lens(tmp_path / "log", saelens("jumprelu"), log_threshold=torch.zeros(M)))
     assert (log.threshold == 1).all()
 

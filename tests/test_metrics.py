@@ -22,7 +22,7 @@ from repro.metrics import (
 from repro.metrics.absorption import absorption_of
 from repro.metrics.gap import bracket, gap_summary
 from repro.metrics.intervals import bootstrap_f1, jackknife, wilson
-from repro.metrics.probing import f1_score, probe
+from repro.metrics.probing import f1_score, probes
 from repro.sae import Standard
 
 
@@ -84,7 +84,7 @@ def test_held_out_probe_is_scikit_learns():
     z = torch.randn(120, 5).relu()
     y = (z[:, 3] + 0.3 * torch.randn(120) > 0.5).long()
     train = torch.arange(120) < 70
-    found = probe(codes_of(z), y, (1, 2), train)
+    found = probes(lambda: iter((codes_of(z),)), [y], (1, 2), train)[0]
     assert int(found.order[0]) == 3 and found.r_main > 0
     scaled = (z - z[:70].mean(0)) / (z[:70].std(0, unbiased=False) + 1e-6)
     for k in (1, 2):

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -112,7 +113,8 @@ def plain_loss(sae, x, at, variant):
     z = sae.train_activate(pre)
     mse = lambda x_hat: (x - x_hat).square().sum(1).mean()  # noqa: E731
     if variant == "matryoshka_batch_topk":
-        return torch.stack([mse(sae.decode_prefix(z, g + 1)) for g in range(len(sae.prefixes))]).mean()
+        prefixes = accumulate(sae.config.group_sizes)
+        return torch.stack([mse(z[:, :c] @ sae.W_dec[:c] + sae.b_dec) for c in prefixes]).mean()
     loss = mse(sae.decode(z))
     if variant == "standard":
         loss = loss + at.sparsity * at.warm * (z * sae.W_dec.norm(dim=1)).sum(1).mean()

@@ -224,17 +224,6 @@ def test_loca_by_hand():
     torch.testing.assert_close(sae(x), torch.tensor([[0.0, 40.0, 0.0, 0.0]]))
 
 
-def test_matryoshka_prefixes():
-    sae, x = random_sae("matryoshka_batch_topk"), tokens()
-    z = sae.encode(x)
-    assert isinstance(sae, MatryoshkaBatchTopK)
-    assert sae.prefixes == (6, 14, 30)
-    torch.testing.assert_close(sae.decode_prefix(z, 3), sae.decode(z))
-    torch.testing.assert_close(sae.decode_prefix(z, 1), z[:, :6] @ sae.W_dec[:6] + sae.b_dec)
-    with pytest.raises(BadInput, match="this SAE has 3 groups"):
-        sae.decode_prefix(z, 4)
-
-
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [

@@ -172,7 +172,7 @@ def solver_cases(shape: Shape, device: str) -> dict[str, Case]:
     def gap(found: Tensor) -> float:
         """By how much the gap of a checked row's restricted problem exceeds its target, over ||x||^2."""
         part = [t[:CHECKED].double() for t in (A, data.x, found)]
-        gaps = [objective.duality_gap(x[None], z[None], atoms, lam) / x.square().sum() for atoms, x, z in zip(*part)]
+        gaps = [objective.certify(x[None], z[None], atoms, lam).gap / x.square().sum() for atoms, x, z in zip(*part)]
         return max(0.0, float(torch.cat(gaps).max()) - TOL)
 
     def unproven(found: Solution) -> float:

@@ -26,7 +26,7 @@ def null_curve(rate: Tensor) -> Tensor:
     return (1 - rate) * (1 - (1 - rate) ** AUX)
 
 
-def shuffled_absorption(on: Sequence[Tensor], seed: int = 0, shuffles: int = SHUFFLES) -> dict[str, float]:
+def shuffled_absorption(on: Sequence[Tensor], seed: int = 0) -> dict[str, float]:
     """Absorption when every latent keeps its firing rate on the positives but forgets which ones it fires on.
 
     on: a matrix [positives, 1 + AUX] bool a label, the main latent first. Returns the mean over labels as a 95 % range
@@ -36,9 +36,9 @@ def shuffled_absorption(on: Sequence[Tensor], seed: int = 0, shuffles: int = SHU
     if not on:
         return dict.fromkeys(("absorption_shuffled_low", "absorption_shuffled_high", "absorption_rate"), float("nan"))
     g = torch.Generator().manual_seed(seed)
-    draws = torch.zeros(shuffles, dtype=torch.float64)
+    draws = torch.zeros(SHUFFLES, dtype=torch.float64)
     for o in on:
-        for part in torch.arange(shuffles).split(max(1, 2**22 // o.numel())):
+        for part in torch.arange(SHUFFLES).split(max(1, 2**22 // o.numel())):
             order = torch.rand(len(part), *o.shape, generator=g).argsort(1)
             s = o.expand(len(part), -1, -1).gather(1, order)
             draws[part] += (~s[..., 0] & s[..., 1:].any(2)).double().mean(1) / len(on)

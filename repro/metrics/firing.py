@@ -10,13 +10,14 @@ from torch import Tensor
 
 from repro import ops
 from repro.codes import SparseCodes
+from repro.metrics.sums import Sums
 
 DEAD_RATE = 1e-6  # a latent is dead if it fires on at most this share of the evaluated tokens (released code)
 
 
 @dataclass(frozen=True)
-class Firing:
-    """Counts over tokens of positive codes, per latent. `a + b` is the record of both sets of tokens."""
+class Firing(Sums):
+    """Counts over tokens of positive codes, per latent."""
 
     n: int
     fired: Tensor
@@ -27,12 +28,6 @@ class Firing:
     @classmethod
     def of(cls, codes: SparseCodes) -> Firing:
         return cls(len(codes), ops.firing_stats(codes).fired, int(codes.l0.sum()))
-
-    def __add__(self, other: Firing) -> Firing:
-        return Firing(self.n + other.n, self.fired + other.fired, self.nonzeros + other.nonzeros)
-
-    def __sub__(self, other: Firing) -> Firing:
-        return Firing(self.n - other.n, self.fired - other.fired, self.nonzeros - other.nonzeros)
 
     @property
     def rate(self) -> Tensor:
@@ -66,7 +61,7 @@ def correlation(n: Any, z: Tensor, zz: Tensor, zy: Tensor, y: Any) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Sums):
     """Σz, Σz², Σzy per latent over rows of positive codes, float64: all that ordering by correlation needs."""
 
     n: int
@@ -83,9 +78,6 @@ class Moments:
     def of(cls, codes: SparseCodes, y: Tensor) -> Moments:
         sums = ops.firing_stats(codes, y)
         return cls(len(codes), sums.z, sums.zz, sums.zy, float(y.double().sum()))
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.n + other.n, self.z + other.z, self.zz + other.zz, self.zy + other.zy, self.y + other.y)
 
     @property
     def mean(self) -> Tensor:

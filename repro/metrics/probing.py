@@ -53,19 +53,12 @@ def f1_score(y: np.ndarray, predicted: np.ndarray) -> float:
     return 2 * tp / (2 * tp + wrong) if tp else 0.0
 
 
-def probe(codes: SparseCodes, y: Tensor, ks: Sequence[int], train: Tensor | None = None) -> Probe:
-    """Order latents by |r| with y, fit a class-balanced logistic regression on the first k, score F1.
-
-    codes [n, m] (negative values count as 0), y [n] in {0, 1}. `train [n] bool` marks the rows that order and
-    fit; F1 is taken on the others. Without it everything happens on all rows, as in the released code.
-    """
-    return probes(lambda: iter((codes,)), [y], ks, train)[0]
-
-
 def probes(blocks: Blocks, ys: Sequence[Tensor], ks: Sequence[int], train: Tensor | None = None) -> list[Probe]:
-    """One `probe` a label of ys, over codes that come in blocks of rows, each of which is looked at twice.
+    """For each label y: order latents by |r| with y, fit a class-balanced logistic regression on the first k, score F1.
 
-    The first pass sums moments, the second gathers the columns of the latents that came first.
+    Codes [n, m] (negative values count as 0) come in blocks of rows; ys are [n] in {0, 1}. `train [n] bool` marks the
+    rows that order and fit; F1 is taken on the others. Without it everything happens on all rows, as in the released
+    code. Two passes: the first sums moments, the second gathers the columns of the latents that came first.
     """
     ys = [y.cpu() for y in ys]
     n = len(ys[0])

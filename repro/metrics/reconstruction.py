@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from repro.metrics.sums import Sums
+
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """Sums over tokens behind NMSE and FVE, float64. `a + b` is the record of both sets of tokens."""
+class Reconstruction(Sums):
+    """Sums over tokens behind NMSE and FVE, float64."""
 
     n: int
     sse: float
@@ -27,18 +29,10 @@ class Reconstruction:
         wide = x.double()
         return cls(len(x), float(error.square().sum()), float(wide.square().sum()), wide.sum(0))
 
-    def __add__(self, other: Reconstruction) -> Reconstruction:
-        return Reconstruction(self.n + other.n, self.sse + other.sse, self.sxx + other.sxx, self.sx + other.sx)
-
-    def __sub__(self, other: Reconstruction) -> Reconstruction:
-        return Reconstruction(self.n - other.n, self.sse - other.sse, self.sxx - other.sxx, self.sx - other.sx)
-
     def value(self) -> dict[str, float]:
         """NMSE = Σ‖x − x̂‖² / Σ‖x‖² (the paper's, uncentred); FVE = 1 − Σ‖x − x̂‖² / Σ‖x − x̄‖², x̄ over these tokens."""
-        if self.n == 0:
-            return {"NMSE": float("nan"), "FVE": float("nan")}
-        centred = self.sxx - float(self.sx.square().sum()) / self.n
         nan = float("nan")
+        centred = self.sxx - float(self.sx.square().sum()) / max(self.n, 1)
         return {
             "NMSE": self.sse / self.sxx if self.sxx > 0 else nan,
             "FVE": 1 - self.sse / centred if centred > 0 else nan,

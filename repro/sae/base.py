@@ -34,6 +34,12 @@ class Config:
             raise BadInput(f"normalisation is '{self.normalisation}'; it must be one of none, {', '.join(_MOMENTS)}.")
 
 
+def check_groups(sizes: tuple[int, ...], m: int) -> None:
+    """Raise BadInput unless the groups hold latents, m in all."""
+    if min(sizes, default=0) < 1 or sum(sizes) != m:
+        raise BadInput(f"group_sizes {sizes} must be positive and add up to the {m} latents.")
+
+
 def _unit_norm(x: Tensor) -> tuple[Tensor | float, Tensor]:
     return 0.0, x.norm(dim=-1, keepdim=True).clamp_min(1e-12)
 

@@ -29,8 +29,7 @@ class Config(base.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.group_sizes, default=0) < 1 or sum(self.group_sizes) != self.m:
-            raise BadInput(f"group_sizes {self.group_sizes} must be positive and add up to the {self.m} latents.")
+        base.check_groups(self.group_sizes, self.m)
         if len(self.group_ks) != len(self.group_sizes):
             raise BadInput(f"{len(self.group_ks)} group_ks for {len(self.group_sizes)} groups; give one k a group.")
         if any(not 1 <= k <= size for k, size in zip(self.group_ks, self.group_sizes, strict=True)):

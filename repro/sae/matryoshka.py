@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from repro.base.errors import BadInput
-from repro.sae import batch_topk
+from repro.sae import base, batch_topk
 
 PREFIXES = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2 + 1 / 32)
 """Shares of the latents in the groups that training makes."""
@@ -24,12 +21,11 @@ class Config(batch_topk.Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.group_sizes, default=0) < 1 or sum(self.group_sizes) != self.m:
-            raise BadInput(f"group_sizes {self.group_sizes} must be positive and add up to the {self.m} latents.")
+        base.check_groups(self.group_sizes, self.m)
 
 
 class MatryoshkaBatchTopK(batch_topk.BatchTopK):
-    """BatchTopK inference over all latents; the first c latents, for c in `prefixes`, are dictionaries of their own."""
+    """BatchTopK inference over all latents; the first groups, together, are dictionaries of their own."""
 
     name = "matryoshka_batch_topk"
     trainer_class = "MatryoshkaBatchTopKTrainer"
@@ -39,18 +35,6 @@ class MatryoshkaBatchTopK(batch_topk.BatchTopK):
     def trained_config(cls, d: int, m: int, sparsity: float) -> Any:
         """BatchTopK's, and the group sizes of `group_sizes`."""
         return cls.Config(d, m, k=int(sparsity), group_sizes=group_sizes(m))
-
-    @property
-    def prefixes(self) -> tuple[int, ...]:
-        """Latents in the first 1, 2, ... groups."""
-        return tuple(accumulate(self.config.group_sizes))
-
-    def decode_prefix(self, z: Tensor, groups: int, x: Tensor | None = None) -> Tensor:
-        """x_hat [n, d] from the latents of the first `groups` groups of z [n, m]."""
-        if not 1 <= groups <= len(self.prefixes):
-            raise BadInput(f"groups is {groups}; this SAE has {len(self.prefixes)} groups.")
-        c = self.prefixes[groups - 1]
-        return self.denormalise(z[:, :c] @ self.W_dec[:c] + self.b_dec, x)
 
 
 def group_sizes(m: int) -> tuple[int, ...]:

@@ -94,12 +94,10 @@ class Solver:
         raise NotImplementedError
 
 
-def prox_step(
-    problem: Lasso, y: Tensor, r: Tensor, step: float, out: Tensor | None = None, precision: str = "float32"
-) -> Tensor:
+def prox_step(problem: Lasso, y: Tensor, r: Tensor, step: float, out: Tensor | None = None) -> Tensor:
     """prox_{step lam}(y + step (x - y D) D^T): two matrix products; `out` may be overwritten (y, if it is used up).
 
-    r [b, d] is overwritten with the residual at y, in full precision; `precision` is that of the second product.
+    r [b, d] is overwritten with the residual at y.
     """
     torch.addmm(problem.x, y, problem.atoms, alpha=-1, out=r)
-    return ops.prox_step(y, r, problem.atoms, problem.lam, step, problem.nonneg, out=out, precision=precision)
+    return ops.prox_step(y, r, problem.atoms, problem.lam, step, problem.nonneg, out=out)

@@ -27,16 +27,12 @@ class FistaState(DenseState):
 class Fista(Solver):
     """Beck & Teboulle (2009): P(z) - P* <= 2 L ||z0 - z*||^2 / (k+1)^2; gradient restart of O'Donoghue & Candes (2015).
 
-    A row restarts (t = 1) when its step points against its momentum, which makes convergence linear near an optimum.
-    Its step on a GPU is one fused kernel and a product.
+    A row restarts (t = 1) when its step points against its momentum, <y - z_new, z_new - z> > 0, which makes
+    convergence linear near an optimum. Its step on a GPU is one fused kernel and a product.
     """
 
     step_size: float | None = None
     """The step; 1/L with the exact L if not given. Larger steps void the rate."""
-    restart: bool = True
-    """Restart the momentum of a row when <y - z_new, z_new - z> > 0."""
-    precision: str = "float32"
-    """Of the product r D^T (`repro.ops`); certificates are float64 from a fresh residual whatever it is."""
 
     name: ClassVar[str] = "fista"
     check_every: ClassVar[int] = 10
@@ -48,12 +44,11 @@ class Fista(Solver):
 
     def step(self, state: FistaState) -> None:
         z, y, t = state.z, state.y, state.t
-        new = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem), precision=self.precision)
+        new = prox_step(state.problem, y, state.r, step_of(self.step_size, state.problem))
         move = new - z
         t_new = (1 + (1 + 4 * t.square()).sqrt()) / 2
         beta = (t - 1) / t_new
-        if self.restart:
-            against = y.sub_(new).mul_(move).sum(1, keepdim=True) > 0
-            beta = torch.where(against, 0, beta)
-            t_new = torch.where(against, 1, t_new)
+        against = y.sub_(new).mul_(move).sum(1, keepdim=True) > 0
+        beta = torch.where(against, 0, beta)
+        t_new = torch.where(against, 1, t_new)
         state.z, state.y, state.t = new, torch.addcmul(new, beta, move), t_new

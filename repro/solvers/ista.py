@@ -15,14 +15,12 @@ class Ista(Solver):
 
     step_size: float | None = None
     """The step a; 1/L with the exact L if not given. The released code uses 1 / (||D||_2^2 + 1e-6)."""
-    precision: str = "float32"
-    """Of the product r D^T (`repro.ops`); certificates are float64 from a fresh residual whatever it is."""
 
     name: ClassVar[str] = "ista"
 
     def step(self, state: DenseState) -> None:
         a = step_of(self.step_size, state.problem)
-        state.z = prox_step(state.problem, state.z, state.r, a, out=state.z, precision=self.precision)
+        state.z = prox_step(state.problem, state.z, state.r, a, out=state.z)
 
 
 def step_of(step_size: float | None, problem: Lasso) -> float:

@@ -80,11 +80,6 @@ def dual_scale(top: Tensor, lam: float | Tensor) -> Tensor:
     return torch.where(top > lam, lam / top.clamp_min(torch.finfo(top.dtype).tiny), torch.ones_like(top))
 
 
-def dual_point(r: Tensor, atoms: Tensor, lam: float | Tensor, nonneg: bool = True) -> Tensor:
-    """v = a r, [n, d] in float64: feasible for every r, optimal when r is the residual of an optimum."""
-    return r.double() * dual_scale(max_correlation(r, atoms, nonneg), lam).unsqueeze(1)
-
-
 def dual_value(x: Tensor, v: Tensor) -> Tensor:
     """Q(v) = 1/2 ||x||^2 - 1/2 ||x - v||^2 of each row, [n]."""
     return 0.5 * x.square().sum(1) - 0.5 * (x - v).square().sum(1)
@@ -135,11 +130,6 @@ def certificate_of(x: Tensor, r: Tensor, l1: Tensor, atoms: Tensor, lam: Tensor,
     primal = 0.5 * r.square().sum(1) + lam * l1
     dual = dual_value(x, a * r)
     return Certificate(primal, dual, (primal - dual).clamp_min(0))
-
-
-def duality_gap(x: Tensor, z: Codes, atoms: Tensor, lam: float | Tensor, nonneg: bool = True) -> Tensor:
-    """P(z) - Q(v) >= P(z) - P* of each row, [n] float64; see `certify`."""
-    return certify(x, z, atoms, lam, nonneg).gap
 
 
 def lipschitz(atoms: Tensor) -> float:

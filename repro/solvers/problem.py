@@ -23,8 +23,7 @@ class Lasso:
     """min over z of 1/2 ||x - z @ atoms||^2 + lam ||z||_1, row by row, z >= 0 if nonneg.
 
     x [n, d] and atoms [m, d] share a dtype (float32 or float64; half precision is raised to float32) and a device.
-    lam is a number or a tensor [n] (kept in float64). `L` may carry `objective.lipschitz(atoms)` where it is known
-    already; else it is computed when a solver first needs it. Raises BadInput for shapes that do not fit, NaN, Inf,
+    lam is a number or a tensor [n] (kept in float64). Raises BadInput for shapes that do not fit, NaN, Inf,
     negative lam and values whose squares leave float32.
     """
 
@@ -32,7 +31,6 @@ class Lasso:
     atoms: Tensor
     lam: float | Tensor
     nonneg: bool = True
-    L: float | None = None
     shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What solvers derive from the atoms alone; parts of a problem and with_lam share it."""
 
@@ -53,16 +51,12 @@ class Lasso:
                 "with .to()."
             )
         lam = self.lam
-        if isinstance(lam, Tensor):
-            lam = lam.detach().to(device=x.device, dtype=torch.float64)
-            if lam.ndim > 0:
-                if lam.numel() not in (1, len(x)):
-                    raise BadInput(
-                        f"lam must be a number or one value per row ({len(x)}), not shape {tuple(lam.shape)}."
-                    )
-                lam = lam.reshape(-1).expand(len(x))
-            else:
-                lam = float(lam)
+        if isinstance(lam, Tensor) and lam.ndim == 0:
+            lam = float(lam)
+        elif isinstance(lam, Tensor):
+            if lam.numel() not in (1, len(x)):
+                raise BadInput(f"lam must be a number or one value per row ({len(x)}), not shape {tuple(lam.shape)}.")
+            lam = lam.detach().to(device=x.device, dtype=torch.float64).reshape(-1).expand(len(x))
         values = torch.as_tensor(lam, dtype=torch.float64)
         if not bool((torch.isfinite(values) & (values >= 0)).all()):
             raise BadInput("lam must be finite and at least 0.")
@@ -107,7 +101,7 @@ class Lasso:
     def lipschitz(self) -> float:
         """||D||_2^2, exact; computed once a problem."""
         if "L" not in self.shared:
-            self.shared["L"] = lipschitz(self.atoms) if self.L is None else self.L
+            self.shared["L"] = lipschitz(self.atoms)
         return float(self.shared["L"])
 
     def __getitem__(self, rows: slice | Tensor) -> Lasso:
