@@ -191,9 +191,11 @@ def test_an_index_that_leads_elsewhere_gives_a_reason_and_not_what_lies_there(pa
     before = Path.cwd()
     os.chdir(tmp_path)
     try:
-        main(["evaluate", "--output-dir", str(tmp_path)])
+        with pytest.raises(SystemExit) as stopped:
+            main(["evaluate", "--output-dir", str(tmp_path)])
     finally:
         os.chdir(before)
+    assert stopped.value.code == 1  # the row says why
     (row,) = pd.read_parquet(tmp_path / "metrics.parquet").to_dict("records")
     assert row["note"] and "root:" not in str(row) and "NMSE" not in row
     tally.refused()
