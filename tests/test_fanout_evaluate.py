@@ -137,13 +137,16 @@ def test_the_estimated_memory_holds_a_measured_peak(d, m, n):
 )
 def test_ctrl_c_stops_and_the_same_command_goes_on(engine, listed, alone, capsys):
     out, evaluate = listed
-    fresh(out)
     words = [sys.executable, "-m", "repro", *evaluate, "--workers", "2", "--threads", "1", "--engine", *engine]
-    with (out / "log").open("w") as log:
-        run = subprocess.Popen(words, stderr=log, start_new_session=True)
-        until(lambda: any("running" in p.read_text() for p in out.glob("tasks/*.json")))
-        os.killpg(run.pid, signal.SIGINT)  # what a terminal does: every process of the group is told
-        assert run.wait(60) == 1
+    for _ in range(3):  # a fast run may end before it is interrupted: then once more
+        fresh(out)
+        with (out / "log").open("w") as log:
+            run = subprocess.Popen(words, stderr=log, start_new_session=True)
+            until(lambda: any("running" in p.read_text() for p in out.glob("tasks/*.json")))
+            os.killpg(run.pid, signal.SIGINT)  # what a terminal does: every process of the group is told
+            if run.wait(60):
+                break
+    assert run.returncode == 1
     said = (out / "log").read_text()
     assert "repro: stopped; what was finished is kept" in said
     assert "Traceback" not in said or engine != ("local",)  # processes of dask and submitit may print their own

@@ -336,7 +336,7 @@ def test_the_commands_on_a_bare_file(x, tmp_path):
         sae_path=str(out), out_dir=str(tmp_path), acts=str(tmp_path / "acts.npy"), max_tokens=500, device="cpu"
     )
     file = evaluate(report)
-    assert file.name == "tiny_loc_amt_sae_metrics.json"
+    assert file.name == f"{tmp_path.name}_out_loc_amt_sae_metrics.json"  # no language model is named
     found = json.loads(file.read_text())
     assert list(found["amortized"]) == [
         "NMSE", "DeadRate", "DenseRate@0.1", "DenseRate@0.2", "F1@1", "F1@2", "ΔF1", "AbsorptionRate"

@@ -67,7 +67,8 @@ def test_padding_on_the_right_changes_nothing_at_real_tokens(models, tok, family
     padded = loaded.activations(TOKENS.masked_fill(~mask, 2), mask)
     for row, length in enumerate((11, 4, 1)):
         alone = loaded.activations(TOKENS[row : row + 1, :length])
-        torch.testing.assert_close(padded[row, :length], alone[0], rtol=1e-5, atol=1e-6)
+        # token by token: float32 rounds by the shape of the batch, at the scale of the token and not of each number
+        assert ((padded[row, :length] - alone[0]).norm(dim=1) <= 2e-6 * alone[0].norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("family", language_models.FAMILIES)
