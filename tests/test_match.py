@@ -265,3 +265,19 @@ def test_tables_fit_a_terminal():
     table = lines(rows, ("claim", "statement", "corrected", "verdict", "NMSE"))
     assert max(map(len, table)) <= 80 and "0.1235" in table[2]
     assert " ".join(" ".join(table).split()).count("latents") == 6  # nothing is cut
+
+
+def test_the_notebook_of_your_sae_can_allow_a_mismatch(tmp_path, capsys):
+    from repro.checkpoints import load_sae
+    from repro.sections import your_sae
+    from repro.sections.scales import scale_of
+
+    scale, own = scale_of("tiny", sweep_steps=[1], bootstrap=4), load_sae(sae(tmp_path / "t"))
+    file = str(acts(tmp_path / "acts_layer12.npy"))
+    with pytest.raises(BadInput, match="layer 8, but the activations are of layer 12"):
+        your_sae.data(scale, file, own)
+    data = your_sae.data(scale, file, own, allow_mismatch=True)
+    assert "as allowed" in capsys.readouterr().out
+    with pytest.raises(BadInput, match="layer 12"):
+        list(your_sae.sweep(own, data, scale))
+    assert len(list(your_sae.sweep(own, data, scale, allow_mismatch=True))) > 1

@@ -26,17 +26,17 @@ def trained(scale: Scale) -> str:
     return str(prepare(scale).finals("batch_topk")[0]["path"])
 
 
-def data(scale: Scale, acts: str, sae: SAE) -> EvalData:
+def data(scale: Scale, acts: str, sae: SAE, allow_mismatch: bool = False) -> EvalData:
     """Tokens of your activation file (`repro collect`, or a float .npy [n, d]) with its labels, or those of the scale.
 
-    Prints what SAE and activations do not state; BadInput where they contradict each other.
+    Prints what SAE and activations do not state; BadInput where they contradict each other, unless `allow_mismatch`.
     """
     if acts:
         metrics = MetricsConfig(max_tokens=scale.eval_tokens, max_norm_ratio=scale.max_norm_ratio)
         out = open_data(acts, metrics, acts if open_store(acts).labels is not None else None)
     else:
         out = prepare(scale).data
-    for note in match(Place.of_sae(sae), Place.of_data(out.tokens.info)):
+    for note in match(Place.of_sae(sae), Place.of_data(out.tokens.info), allow_mismatch):
         print(textwrap.fill(note, 80))
     return out
 
@@ -52,9 +52,9 @@ def proof(best: Inference, guess: Inference) -> str:
     )
 
 
-def sweep(sae: SAE, data: EvalData, scale: Scale) -> Iterator[dict[str, Any]]:
+def sweep(sae: SAE, data: EvalData, scale: Scale, allow_mismatch: bool = False) -> Iterator[dict[str, Any]]:
     """Rows of the semi sweep at the step counts of the scale."""
-    return steps.sweep(sae, data, scale.sweep_steps, options(scale))
+    return steps.sweep(sae, data, scale.sweep_steps, options(scale, allow_mismatch=allow_mismatch))
 
 
 def as_table(rows: Iterable[dict[str, Any]], sae: SAE) -> DataFrame:
