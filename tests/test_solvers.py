@@ -8,7 +8,7 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.solvers import AUTO, SOLVERS, Ista, Lasso, WorkingSet, pursuit, refit, solve
+from repro.solvers import AUTO, SOLVERS, Ista, Lasso, WorkingSet, refit, solve
 from repro.solvers import objective as J
 
 SIGNS = pytest.mark.parametrize("nonneg", [True, False], ids=["nonneg", "signed"])
@@ -313,42 +313,7 @@ def test_auto_takes_the_fast_solver_on_the_cpu():
     assert solve(Lasso(x, atoms, 0.3)).solver == "working_set"
 
 
-# --- pursuit: at most k nonzeros, no shrinkage ---------------------------------------------------------------------
-
-
-def test_pursuit_is_scikit_learns_where_signs_are_free():
-    from sklearn.linear_model import orthogonal_mp
-
-    x, atoms = correlated(d=30, m=80)
-    for k in (1, 4, 9):
-        ours = pursuit(x, atoms, k, nonneg=False)
-        theirs = orthogonal_mp(atoms.double().numpy().T, x.double().numpy().T, n_nonzero_coefs=k).T
-        np.testing.assert_allclose(ours.to_dense().numpy(), theirs, atol=1e-4)
-
-
-def test_nonnegative_pursuit_recovers_planted_codes():
-    g = torch.Generator().manual_seed(0)
-    atoms, z = unit(torch.randn(60, 40, generator=g)), torch.zeros(20, 60)
-    for i in range(20):
-        z[i, torch.randperm(60, generator=g)[:4]] = 1 + torch.rand(4, generator=g)
-    found = pursuit(z @ atoms, atoms, 4)
-    torch.testing.assert_close(found.to_dense(), z, rtol=0, atol=1e-4)
-    assert pursuit(torch.zeros(2, 40), atoms, 4).l0.max() == 0
-    assert pursuit(-(z @ atoms), -atoms.abs() * 0, 3).l0.max() == 0  # nothing to use
-
-
-@SIGNS
-@pytest.mark.parametrize("rounds", [64, 3])
-def test_pursuit_keeps_k_and_is_least_squares_on_its_support(nonneg, rounds):
-    x, atoms = correlated(d=20, m=90)
-    errors = []
-    for k in (1, 5, 10):
-        codes = pursuit(x, atoms, k, nonneg, rounds)
-        assert codes.l0.max() <= k and (not nonneg or (codes.values >= 0).all())
-        c = (x - codes.decode(atoms)) @ atoms.T
-        assert (c.gather(1, codes.indices)[codes.values != 0]).abs().max() < 1e-4  # normal equations on the support
-        errors.append((x - codes.decode(atoms)).square().sum(1))
-    assert (errors[1] <= errors[0] + 1e-5).all() and (errors[2] <= errors[1] + 1e-5).all()
+# --- least squares on a support, and pursuit as a solver -------------------------------------------------------------
 
 
 def test_refit_is_nnls_on_the_support():

@@ -20,13 +20,15 @@ from repro.codes import SparseCodes
 from repro.solvers.fista import Fista
 from repro.solvers.ista import Ista
 from repro.solvers.loop import Callback, iterate
+from repro.solvers.omp import Pursuit
 from repro.solvers.problem import Lasso, Solution
-from repro.solvers.pursuit import Pursuit, pursuit
+from repro.solvers.pursuit import PURSUITS, pursuit
 from repro.solvers.refit import refit
 from repro.solvers.working_set import WorkingSet
 
 __all__ = [
-    "AUTO", "SOLVERS", "Fista", "Ista", "Lasso", "Pursuit", "Solution", "WorkingSet", "pursuit", "refit", "solve",
+    "AUTO", "PURSUITS", "SOLVERS", "Fista", "Ista", "Lasso", "Pursuit", "Solution", "WorkingSet", "pursuit", "refit",
+    "solve",
 ]  # fmt: skip
 
 SOLVERS: dict[str, Any] = {"ista": Ista, "fista": Fista, "working_set": WorkingSet, "pursuit": Pursuit}

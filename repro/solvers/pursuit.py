@@ -1,111 +1,107 @@
-"""Codes with at most k nonzeros and no shrinkage: orthogonal matching pursuit."""
+"""Codes with at most k nonzeros and no shrinkage: `pursuit`, and the methods that it has by name.
+
+A method is a function of a `KSparse` problem that returns codes, and an entry of PURSUITS.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from repro.base.errors import BadInput
+from repro.base.errors import BadInput, nearest
 from repro.codes import SparseCodes
-from repro.solvers.base import Solver, State
-from repro.solvers.loop import iterate
+from repro.solvers import greedy
+from repro.solvers.greedy import KSparse
 from repro.solvers.problem import Lasso
-from repro.solvers.refit import least_squares
+from repro.solvers.refit import refit
+
+NUMBERS = {"cpu": 2**22, "cuda": 2**28}  # correlations of a block, and float64 numbers of its atoms and matrices
 
 
-class PursuitState(State):
-    """k slots a row: atoms S [b, k], codes u [b, k], which slots are in use; Gram matrices in float64."""
-
-    def __init__(self, problem: Lasso, k: int):
-        self.problem = problem
-        b = problem.n
-        self.S = torch.zeros(b, k, dtype=torch.long, device=problem.device)
-        self.u = torch.zeros(b, k, dtype=torch.float64, device=problem.device)
-        self.used = torch.zeros(b, k, dtype=torch.bool, device=problem.device)
-        self.G = torch.zeros(b, k, k, dtype=torch.float64, device=problem.device)
-        self.b = torch.zeros(b, k, dtype=torch.float64, device=problem.device)
-        self.A = torch.zeros(b, k, problem.x.shape[1], dtype=torch.float64, device=problem.device)
-        self.r = problem.x.clone()
-
-    def place(self, atoms: Tensor, which: Tensor) -> None:
-        """Put the atoms [b, t] for which `which` [b, t] is True into free slots, with code 0."""
-        p, t = self.problem, atoms.shape[1]
-        free = (~self.used).to(torch.int8).topk(t, dim=1).indices  # which is False where no slot is free
-        which = which & ~self.used.gather(1, free)
-        self.S.scatter_(1, free, torch.where(which, atoms, self.S.gather(1, free)))
-        self.used.scatter_(1, free, which | self.used.gather(1, free))
-        index = free.unsqueeze(2).expand(-1, -1, self.A.shape[2])
-        new = torch.where(which.unsqueeze(2), p.atoms[atoms].double(), self.A.gather(1, index))
-        self.A.scatter_(1, index, new)
-        rows = new @ self.A.mT
-        index = free.unsqueeze(2).expand_as(rows)
-        self.G.scatter_(1, index, rows)
-        self.G.scatter_(2, index.mT, rows.mT)
-        self.b.scatter_(1, free, (new @ p.x.double().unsqueeze(2)).squeeze(2))
-
-    def fit(self) -> None:
-        """Least squares on the slots in use, and the residual that it leaves."""
-        p = self.problem
-        self.u, self.used = least_squares(self.G, self.b, self.u, self.used, p.nonneg)
-        self.r = (p.x.double() - (self.u.unsqueeze(1) @ self.A).squeeze(1)).to(p.x.dtype)
-
-    def codes(self) -> SparseCodes:
-        values = torch.where(self.used, self.u, 0).to(self.problem.x.dtype)
-        return SparseCodes.packed(values, self.S, self.problem.m)
+def encoder_refit(p: KSparse) -> SparseCodes:
+    """Least squares on the support of z0."""
+    assert p.z0 is not None
+    return refit(p.x, p.atoms, p.z0, p.nonneg)
 
 
-@dataclass(frozen=True)
-class Pursuit(Solver):
-    """Orthogonal matching pursuit (Pati et al. 1993), nonnegative as Bruckstein, Elad & Zibulevsky (2008).
+PURSUITS: dict[str, Callable[[KSparse], SparseCodes]] = {
+    "omp": greedy.omp,
+    "ompr": greedy.ompr,
+    "mp": greedy.mp,
+    "gradient": greedy.gradient,
+    "refit": encoder_refit,
+}
 
-    A step adds the atoms that correlate most with the residual and solves least squares on the support; nonnegative
-    problems drop atoms on the way there, as the inner loop of Lawson & Hanson does. It starts from zero, whatever z0.
+
+@torch.no_grad()
+def pursuit(
+    target: Tensor,
+    atoms: Tensor,
+    k: int | Tensor,
+    method: str = "omp",
+    z0: SparseCodes | None = None,
+    rounds: int | None = None,
+    nonneg: bool = True,
+    shared: dict[str, Any] | None = None,
+) -> SparseCodes:
+    """Codes with at most k nonzeros a row that explain the target [n, d] well; atoms [m, d] of any norm.
+
+    k: a number, or one for each row ([n], 0 allowed). Codes are >= 0 if nonneg.
+    method: "omp", orthogonal matching pursuit; "ompr", OMP with replacement, from the support of z0 (the k largest
+    codes of the encoder, say) or from nothing, never worse than least squares on that start; "mp", matching pursuit
+    by SAELens's rule; "gradient", gradient pursuit; "refit", the k largest codes of z0 and least squares on them.
+    rounds: of ompr, 8 if not given. shared: a dict to keep between calls with the same atoms.
+    Raises BadInput for what `Lasso` refuses, negative k, codes z0 of another shape, and arguments without a use.
     """
-
-    k: int = 32
-    """Nonzeros a row may have."""
-    per_step: int = 1
-    """Atoms added in one step."""
-
-    name: ClassVar[str] = "pursuit"
-    check_every: ClassVar[int] = 1
-    patience: ClassVar[int] = 1_000_000  # its codes do not aim at the LASSO, whose gap need not fall
-
-    @property
-    def default_max_steps(self) -> int:  # type: ignore[override]
-        return -(-self.k // self.per_step)
-
-    def block(self, problem: Lasso) -> int:
-        k, d = self.k, problem.x.shape[1]
-        return max(1, min(2**22 // problem.m, 2**24 // (k * (d + k))))
-
-    def init(self, problem: Lasso, z0: Tensor | SparseCodes | None = None) -> PursuitState:
-        if self.k < 1 or self.per_step < 1:
-            raise BadInput(f"Pursuit needs k >= 1 and per_step >= 1, not {self.k} and {self.per_step}.")
-        return PursuitState(problem, min(self.k, problem.m))
-
-    def step(self, state: PursuitState) -> None:
-        p, k = state.problem, state.S.shape[1]
-        c = state.r @ p.atoms.T
-        if "norms" not in p.shared:
-            p.shared["norms"] = p.atoms.norm(dim=1)
-        norms = p.shared["norms"]
-        c = (c if p.nonneg else c.abs_()) / norms.clamp_min(torch.finfo(c.dtype).tiny)
-        c = torch.nn.functional.pad(c, (0, 1)).scatter_(1, torch.where(state.used, state.S, p.m), -torch.inf)[:, : p.m]
-        value, best = c.topk(min(self.per_step, k), dim=1)
-        room = (k - state.used.sum(1, keepdim=True)) > torch.arange(best.shape[1], device=c.device)
-        noise = 1e-6 * p.x.norm(dim=1, keepdim=True)
-        state.place(best, room & (value > noise))
-        state.fit()
+    problem = Lasso(target, atoms, 0.0, nonneg, shared={} if shared is None else shared)
+    if method not in PURSUITS:
+        raise BadInput(f"No pursuit '{method}'{nearest(method, PURSUITS)}; there are {', '.join(PURSUITS)}.")
+    if (method == "refit" and z0 is None) or (method not in ("refit", "ompr") and z0 is not None):
+        raise BadInput(f"Pursuit '{method}' {'needs' if z0 is None else 'takes no'} codes z0 to start from.")
+    if rounds is not None and (method != "ompr" or rounds < 0):
+        raise BadInput(f"rounds = {rounds}: only 'ompr' has rounds, 0 or more.")
+    most = _per_row(k, problem)
+    whole = KSparse(problem.x, problem.atoms, _scale(problem), most, nonneg, _largest(z0, most, problem), rounds)
+    parts = [PURSUITS[method](whole[rows]) for rows in _blocks(whole)]
+    return SparseCodes.cat(parts)
 
 
-def pursuit(x: Tensor, atoms: Tensor, k: int, nonneg: bool = True, rounds: int = 64) -> SparseCodes:
-    """Codes with at most k nonzeros a row that explain x [n, d] well; atoms [m, d]. One atom a step up to k = rounds,
-    then several. Raises BadInput for k < 1 and for what `Lasso` refuses.
-    """
-    solver = Pursuit(k, max(1, -(-k // rounds)))
-    problem = Lasso(x, atoms, 0.0, nonneg)
-    return iterate(problem, solver, tol=None, max_steps=solver.default_max_steps, proof=False).codes
+def _per_row(k: int | Tensor, problem: Lasso) -> Tensor:
+    """k [n] as int64, at most m."""
+    if isinstance(k, Tensor) and (k.is_floating_point() or k.numel() not in (1, problem.n)):
+        raise BadInput(f"k must be whole numbers, one or one a row ({problem.n}), not {k.dtype} {list(k.shape)}.")
+    most = torch.as_tensor(k, dtype=torch.long, device=problem.device).reshape(-1).expand(problem.n)
+    least = int(most.min()) if problem.n else 1
+    if least < 0 or (not isinstance(k, Tensor) and k < 1):
+        raise BadInput(f"Pursuit needs k >= 1, or 0 in some rows, not {least if isinstance(k, Tensor) else k}.")
+    return most.clamp_max(problem.m)
+
+
+def _scale(problem: Lasso) -> Tensor:
+    """1 / the norm of each atom, [m]; 0 for a zero atom."""
+    if "scale" not in problem.shared:
+        norms = torch.cat([part.double().norm(dim=1) for part in problem.atoms.split(4096)])
+        problem.shared["scale"] = torch.where(norms > 0, 1 / norms, 0).to(problem.atoms.dtype)
+    return problem.shared["scale"]
+
+
+def _largest(z0: SparseCodes | None, k: Tensor, problem: Lasso) -> SparseCodes | None:
+    """The k largest codes of each row of z0, those of feasible sign."""
+    if z0 is None:
+        return None
+    if len(z0) != problem.n or z0.m != problem.m:
+        raise BadInput(f"z0 is [{len(z0)}, {z0.m}]; it must be [n, m] = [{problem.n}, {problem.m}].")
+    values = z0.values.clamp_min(0) if problem.nonneg else z0.values
+    slots = values.abs().argsort(dim=1, descending=True, stable=True)[:, : int(k.max()) if len(k) else 0]
+    keep = torch.arange(slots.shape[1], device=k.device) < k.unsqueeze(1)
+    return SparseCodes(torch.where(keep, values.gather(1, slots), 0), z0.indices.gather(1, slots), z0.m)
+
+
+def _blocks(p: KSparse) -> list[slice]:
+    n, d, width = len(p.x), p.x.shape[1], p.most + greedy.ENTER
+    numbers = NUMBERS.get(p.x.device.type, 2**22)
+    size = max(1, min(numbers // len(p.atoms), 4 * numbers // (width * (d + width))))
+    return [slice(start, start + size) for start in range(0, max(n, 1), size)]
