@@ -38,7 +38,19 @@ class Command:
     markers: tuple[str, ...] = ()
     """Of tyro.conf: how the fields become flags."""
 
+    @property
+    def exits(self) -> str:
+        """What each exit status means."""
+        return f"Exit status: 0 {EXITS.get(self.run, DONE)}, 2 bad input (one sentence on stderr)."
 
+
+DONE = "done, 1 anything else"
+EXITS = {
+    "many:index": "all files read, 1 some were refused (rows with a reason)",
+    "many:evaluate": "all checkpoints evaluated, 1 some failed (rows with a reason in the column note)",
+    "check:check": "nothing looks wrong, 1 a sentence says what looks wrong",
+}
+"""Function of a command -> what its exit statuses 0 and 1 mean, where they say more than DONE."""
 _CONFIG = "repro.base.config:RunConfig"
 _PLAIN = ("OmitArgPrefixes",)  # --workers, not --fanout.workers
 _NAMED = ("PositionalRequiredArgs",)
@@ -96,7 +108,7 @@ def usage(group: str = "") -> str:
             f"usage: repro {group and group + ' '}COMMAND [--flags]",
             "",
             "The price of amortized inference in sparse autoencoders: reproduced, and asked of your own SAE.",
-            "`repro COMMAND --help` documents every flag with its default and unit.",
+            "`repro COMMAND --help` documents every flag with its default and unit, and each exit status.",
             "",
             *lines,
         ]
@@ -129,7 +141,12 @@ def parse(args: list[str]) -> tuple[Command, Any]:
         more = " Reads a YAML file with --config FILE; flags override it."
     markers = tuple(getattr(tyro.conf, marker) for marker in command.markers)
     return command, tyro.cli(
-        config, args=rest, prog=f"repro {name}", description=command.help + more, config=markers, **default
+        config,
+        args=rest,
+        prog=f"repro {name}",
+        description=f"{command.help}{more} {command.exits}",
+        config=markers,
+        **default,
     )
 
 
@@ -169,15 +186,18 @@ def _outside(error: Exception) -> tuple[int, str]:
 def main(args: list[str] | None = None) -> None:
     """Entry point of `repro` and `python -m repro`."""
     args = list(sys.argv[1:] if args is None else args)
-    if not args or (args[-1] in ("--help", "-h") and args[:-1] in ([], ["loca"])):
-        print(usage(*args[:-1]), file=sys.stdout if args else sys.stderr)
-        raise SystemExit(0 if args else 2)
     try:
+        if not args or (args[-1] in ("--help", "-h") and args[:-1] in ([], ["loca"])):
+            print(usage(*args[:-1]), file=sys.stdout if args else sys.stderr, flush=True)
+            raise SystemExit(0 if args else 2)
         command, config = parse(args)
         written = load(command.run)(config)
     except KeyboardInterrupt:
         status = 1
         sentence = "stopped; what was finished is kept, and the same command goes on from there."
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(1) from None
     except (BadInput, NotebookFailed, TasksFailed) as error:
         status, sentence = 2 if isinstance(error, BadInput) else 1, str(error)
     except Exception as error:

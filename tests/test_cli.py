@@ -335,6 +335,13 @@ def test_help_and_refused_flags_import_nothing_heavy(args, status):
     assert done.stdout.splitlines()[-1] == f"end {status} []"
 
 
+def test_a_pipe_that_closes_early_is_no_traceback():
+    for words in ("collect --help", "--help"):
+        command = f"{sys.executable} -m repro {words} | head -1"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith("usage: repro") and not done.stderr
+
+
 def test_every_command_is_there():
     for command in COMMANDS.values():
         for place in filter(None, (command.flags, command.run)):

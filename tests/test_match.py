@@ -201,6 +201,29 @@ def test_tasks_hold_no_relative_path(grid, monkeypatch):
         assert Path(config.stage) == grid / "copies"
 
 
+def test_what_index_refuses_is_a_row_with_its_reason_and_status_1(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    acts(tmp_path / "out" / "acts_layer8.npy")
+    sae(tmp_path / "saes" / "good")
+    (sae(tmp_path / "saes" / "cut") / "ae.pt").write_bytes(b"PK cut off")
+    config = {"output_dir": "out", "sae_checkpoints": {"topk": {"roots": ["saes"]}}, "eval_modes": ["amortized"]}
+    Path("c.yaml").write_text(yaml.safe_dump(config | {"protocol": "corrected", "metrics": {"bootstrap": 4}}))
+    assert run("index", "--config", "c.yaml") == 1
+    assert "1 of 2 files are refused" in capsys.readouterr().err.strip().splitlines()[-1]
+    table = pd.read_parquet("out/checkpoint_index.parquet").set_index("status")
+    assert table.loc["refused", "reason"] and not table.loc["ok", "reason"]
+    assert run("evaluate", "--config", "c.yaml") == 0
+    assert "No rows for 1 of 2 files" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["index", "evaluate", "compare", "check"])
+def test_help_says_what_each_exit_status_means(command, capsys):
+    assert run(command, "--help") == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(f"{status} " in said.partition("Exit status: ")[2] for status in (0, 1, 2))
+
+
 RELEASE = """
 output_dir: out
 model_name: EleutherAI/pythia-160m-deduped

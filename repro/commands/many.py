@@ -47,7 +47,7 @@ def acts_file(config: RunConfig) -> Path:
 
 
 def index(config: RunConfig) -> Path:
-    """Write output_dir/checkpoint_index.parquet; how many are refused is said on stderr."""
+    """Write output_dir/checkpoint_index.parquet; TasksFailed where it lists files that were refused."""
     import pandas as pd
 
     from repro.checkpoints.index import index_checkpoints
@@ -63,11 +63,15 @@ def index(config: RunConfig) -> Path:
         raise BadInput(
             f"No checkpoint of {name} below {', '.join(map(str, roots[name]))}; correct its roots, or drop it."
         )
+    out = Path(config.output_dir) / "checkpoint_index.parquet"
+    written = write_atomically(out, lambda path: table.to_parquet(path, index=False))
     refused = table.loc[table["status"] == "refused", "reason"]
     if len(refused):
-        say(f"{len(refused)} of {len(table)} files are refused, such as: {refused.iloc[0]}")
-    out = Path(config.output_dir) / "checkpoint_index.parquet"
-    return write_atomically(out, lambda path: table.to_parquet(path, index=False))
+        raise TasksFailed(
+            f"{len(refused)} of {len(table)} files are refused, the others can be evaluated; {written} has the reasons "
+            f"in its column reason, such as: {refused.iloc[0]}"
+        )
+    return written
 
 
 def evaluate(config: RunConfig) -> Path:
@@ -81,11 +85,13 @@ def evaluate(config: RunConfig) -> Path:
     listing = folder / "checkpoint_index.parquet"
     if not listing.is_file():
         raise BadInput(f"There is no {listing}; run `repro index` with the same config first.")
-    table = read_table(listing, ("path",))
+    listed = table = read_table(listing, ("path",))
     if "reason" in table:
         table = table[table["reason"].isna() | (table["reason"] == "")]
     if len(table) == 0:
         raise BadInput(f"{listing} lists no readable checkpoint; check sae_checkpoints.*.roots and run `repro index`.")
+    if missing := len(listed) - len(table):
+        say(f"No rows for {missing} of {len(listed)} files, which `repro index` refused: {listing} has the reasons.")
     entries = [{str(k): v for k, v in row.items() if pd.notna(v)} for row in table.to_dict("records")]
     for entry in entries:
         entry["path"] = str(Path(entry["path"]).absolute())
