@@ -74,7 +74,7 @@ print("last notebook:", contents.notebooks()[-1])
 print(front.markdown(contents.pages(Path("book").resolve()))[0])
 """
     printed = python(checkout, "-c", script)
-    assert re.search(r"^ *N1a +The number", printed, re.M)  # how far the sentence goes on this line depends on the others
+    assert re.search(r"^ *N1a +The number", printed, re.M)  # how far it goes on this line depends on the others
     assert "last notebook: 99_norms" in printed
     assert "**N1** Tokens with a larger norm take more latents.<br><small>[](executed/99_norms.ipynb)" in printed
 
