@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
+from repro.activations.held_out import open_meter
+from repro.activations.language_models.loss import LossMeter
 from repro.activations.store import open_store
 from repro.base.errors import BadInput
 from repro.checkpoints import load_sae
@@ -21,7 +23,7 @@ from repro.commands.training_flags import TrainConfig
 from repro.loca.grouped import LocaJob
 from repro.sae import VARIANTS
 from repro.sae.matryoshka import group_sizes
-from repro.training.language import CrossEntropy, of_store
+from repro.training.language import loss_recovered
 from repro.training.losses import LOSSES, Situation, auxk, general
 from repro.training.places import Dense, Sparse
 from repro.training.recipe import TRAINED, Job, Recipe, sparsity_grid
@@ -560,34 +562,28 @@ def test_cross_entropy_recovered(tiny_lm):
     """The identity recovers everything, zeros nothing; the losses are transformers' own, by another path."""
     text = "A library is a collection of books. People borrow books there, read them and bring them back. " * 12
     ids = torch.tensor(tiny_lm.tokenizer(text).input_ids[:192]).view(4, 48)
-    d, layer = tiny_lm.d, tiny_lm.layer
-    same = CrossEntropy(tiny_lm, layer, ids)(mirror(d, 1.0))
+    d, layer, docs = tiny_lm.d, tiny_lm.layer, torch.arange(4)[:, None].expand(4, 48)
+    every = torch.ones_like(ids, dtype=torch.bool)
+    meter = LossMeter(tiny_lm, layer, ids, every, docs)
+    same = loss_recovered(meter, mirror(d, 1.0))
     assert same["frac_recovered"] == pytest.approx(1, abs=1e-5)
     assert same["loss_original"] == pytest.approx(float(tiny_lm.model(input_ids=ids, labels=ids).loss), rel=1e-5)
-    nothing = CrossEntropy(tiny_lm, layer, ids, batch_size=3)(mirror(d, 0.0))
+    nothing = loss_recovered(meter, mirror(d, 0.0))
     assert nothing["frac_recovered"] == pytest.approx(0, abs=1e-5)
     assert nothing["loss_zero"] == pytest.approx(same["loss_zero"], rel=1e-5) and same["loss_zero"] > 5
-    part = CrossEntropy(tiny_lm, layer, ids)(mirror(d, 0.8))
+    part = loss_recovered(meter, mirror(d, 0.8))
     assert 0.5 < part["frac_recovered"] < 1 and part["loss_reconstructed"] > part["loss_original"]
 
-    keep = torch.zeros_like(ids, dtype=torch.bool)
-    keep[:, 0] = True  # position 0 keeps its activation, in the ablation too
-    assert CrossEntropy(tiny_lm, layer, ids, keep=keep)(mirror(d, 0.0))["loss_zero"] < same["loss_zero"]
-    everything = CrossEntropy(tiny_lm, layer, ids, keep=~torch.zeros_like(keep))(mirror(d, 0.0))
-    assert everything["loss_zero"] == pytest.approx(same["loss_original"], rel=1e-5)
+    first = every.clone()
+    first[:, 0] = False  # position 0 keeps its activation, in the ablation too
+    assert loss_recovered(LossMeter(tiny_lm, layer, ids, first, docs), mirror(d, 0.0))["loss_zero"] < same["loss_zero"]
 
-    mask = torch.ones_like(keep)
+    mask = every.clone()
     mask[:, 30:] = False  # padding counts nowhere
-    padded = torch.where(mask, ids, 0)
-    assert CrossEntropy(tiny_lm, layer, padded, mask=mask)(mirror(d, 1.0))["loss_original"] == pytest.approx(
+    padded = LossMeter(tiny_lm, layer, torch.where(mask, ids, 0), every, torch.where(mask, docs, -1))
+    assert loss_recovered(padded, mirror(d, 1.0))["loss_original"] == pytest.approx(
         float(tiny_lm.model(input_ids=ids[:, :30], labels=ids[:, :30]).loss), rel=1e-5
     )
-    for bad, word in (
-        (lambda: CrossEntropy(tiny_lm, 9, ids)(mirror(d, 1.0)), "none is layer 9"),
-        (lambda: CrossEntropy(tiny_lm, layer, ids[:, :1])(mirror(d, 1.0)), "at least two tokens"),
-    ):
-        with pytest.raises(BadInput, match=word):
-            bad()
 
 
 def test_finished_runs_report_the_loss_recovered(tiny_lm, tmp_path):
@@ -600,11 +596,15 @@ def test_finished_runs_report_the_loss_recovered(tiny_lm, tmp_path):
     (folder,) = run(config, progress=False)
     out = results(folder)
     assert out["loss_original"] < out["loss_reconstructed"] < out["loss_zero"] and 0.2 < out["frac_recovered"] < 1
-    found = of_store(open_store(acts), open_store(acts).select(), 3000, 128, "cpu")
+    store, rows = open_store(acts), open_store(acts).select()
+    found = open_meter(dataclasses.replace(rows, index=rows.index[3000:]), 128, "cpu")
     first = 3000 * 64 // 63 // 64  # position 0 of each sequence is left out
-    assert torch.equal(found.ids, torch.as_tensor(open_store(acts).tokens[first + 1 : first + 3].astype("int64")))
-    assert found.keep[:, 0].all() and not found.keep[:, 5].any()
-    assert of_store(open_store(acts), open_store(acts).select(), 3900, 128, "cpu") == "no held-out sequence is left"
+    assert torch.equal(found.ids, torch.as_tensor(store.tokens[first + 1 : first + 3].astype("int64")))
+    assert not found.patched[:, 0].any() and found.patched[:, 5].all()
+    last = int((rows.index < (len(store.x) - 1) * 64).sum())
+    assert len(open_meter(dataclasses.replace(rows, index=rows.index[last:]), 128, "cpu").ids) == 1
+    with pytest.raises(BadInput, match="No whole sequence"):
+        open_meter(dataclasses.replace(rows, index=rows.index[last + 1 :]), 128, "cpu")
     quiet = run(dataclasses.replace(config, output_dir=str(tmp_path / "quiet"), ce_tokens=0), progress=False)
     assert "frac_recovered" not in results(quiet[0])
 

@@ -50,7 +50,7 @@ def train(config: LocaTrain, progress: bool = True) -> Path:
         config.layer if config.layer is not None else store.meta.get("layer"),
         config.device,
         held_out=rest.take(rest.n).x if rest.n else None,
-        language=language(store, rows, part.n, config.ce_tokens, config.device),
+        language=language(rows, part.n, config.ce_tokens, config.device),
         state_every=config.state_every,
         progress=progress,
     )

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from repro.activations.held_out import open_meter
+from repro.activations.language_models.loss import LossMeter
 from repro.activations.stage import staged
-from repro.activations.store import ActivationStore, Rows, open_store
+from repro.activations.store import Rows, open_store
 from repro.base.config import Device
 from repro.base.errors import BadInput, TasksFailed
 from repro.base.machine import pick_device
@@ -16,7 +19,7 @@ from repro.commands.training_flags import TrainConfig
 from repro.jobs.run import fan_out
 from repro.jobs.task import Task
 from repro.sae import SAE
-from repro.training.language import of_store
+from repro.training.language import loss_recovered
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
 from repro.training.train import alone, train
 from repro.training.watchers import watcher
@@ -85,7 +88,7 @@ def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progres
         config.device,
         only=only,
         held_out=rest.take(rest.n).x if rest.n else None,
-        language=language(store, rows, part.n, config.ce_tokens, config.device),
+        language=language(rows, part.n, config.ce_tokens, config.device),
         state_every=config.state_every,
         watch=watch,
         progress=progress,
@@ -115,20 +118,25 @@ def with_defaults(config: TrainConfig, tokens: int, d: int) -> TrainConfig:
     return dataclasses.replace(config, m=config.m or (4096 if d >= 512 else 2 * d), steps=steps, batch_size=batch)
 
 
-def language(
-    store: ActivationStore, rows: Rows, skip: int, tokens: int, device: Device
-) -> Callable[[SAE], dict[str, Any]] | None:
-    """What the language model's loss adds to eval_results.json, or why it could not be had; lazily."""
-    if store.tokens is None or tokens < 1:
+def language(rows: Rows, skip: int, tokens: int, device: Device) -> Callable[[SAE], dict[str, Any]] | None:
+    """What the language model's loss on the text behind the first `skip` rows adds to eval_results.json, lazily.
+
+    loss_note says why it cannot be had; None where the activations do not say their tokens, or none are asked for.
+    """
+    if rows.store.tokens is None or tokens < 1:
         return None
-    found: list[Any] = []
+    behind = dataclasses.replace(rows, index=rows.index[skip:])
+
+    @cache
+    def meter() -> LossMeter | str:
+        try:
+            return open_meter(behind, tokens, device)
+        except BadInput as error:
+            return str(error)
 
     def results(sae: SAE) -> dict[str, Any]:
-        if not found:
-            found.append(of_store(store, rows, skip, tokens, device))
-        if found[0] is None or isinstance(found[0], str):
-            return {} if found[0] is None else {"loss_note": found[0]}
-        return found[0](sae)
+        opened = meter()
+        return {"loss_note": opened} if isinstance(opened, str) else loss_recovered(opened, sae)
 
     return results
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from repro import ops
+from repro.base.sums import Sums
 from repro.codes import SparseCodes
-from repro.metrics.sums import Sums
 
 DEAD_RATE = 1e-6  # a latent is dead if it fires on at most this share of the evaluated tokens (released code)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -34,6 +34,30 @@ def jackknife(blocks: Sequence[Any]) -> dict[str, tuple[float, float]]:
         if name == "dead_rate" or name.startswith("dense"):
             low, high = max(low, 0.0), min(high, 1.0)
         out[name] = (low, high)
+    return out
+
+
+def by_document(
+    sums: Mapping[str, np.ndarray], statistic: Callable[[dict[str, Any]], Mapping[str, Any]]
+) -> dict[str, float]:
+    """Statistics of sums over documents, each with its 95 % interval as <name>_low and <name>_high.
+
+    sums: arrays [documents]. statistic: totals by name, numbers or arrays alike -> values by name. Documents are left
+    out one at a time, and the interval is Student's t with documents - 1 degrees of freedom; NaN for one document.
+    Source: Efron & Tibshirani 1993, chapter 11 (delete-one jackknife).
+    """
+    from scipy.stats import t
+
+    whole = statistic({name: values.sum() for name, values in sums.items()})
+    left_out = statistic({name: values.sum() - values for name, values in sums.items()})
+    out: dict[str, float] = {}
+    for name, value in whole.items():
+        others = np.asarray(left_out[name], dtype=float)
+        n, half = len(others), float("nan")
+        if n > 1:
+            variance = (n - 1) / n * np.square(others - others.mean()).sum()
+            half = float(t.ppf(0.975, n - 1) * np.sqrt(variance))
+        out |= {name: float(value), f"{name}_low": float(value) - half, f"{name}_high": float(value) + half}
     return out
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from repro.metrics.sums import Sums
+from repro.base.sums import Sums
 
 
 @dataclass(frozen=True)
