@@ -69,6 +69,7 @@ COMMANDS = {
         ("visualize", _CONFIG, "visualize:visualize", "Draw metrics.parquet: fig_*.html and fig_*.png."),
         ("compare", "flags:CompareConfig", "one:compare", "One SAE, three modes: {model}_{variant}_3modes.json."),
         ("sweep", "flags:SweepConfig", "one:sweep", "One SAE, many step counts: {model}_{variant}_semi_sweep.json."),
+        ("price", "flags:PriceConfig", "price:run", "What one SAE's guess costs: price.json, price.html."),
         ("train", "training_flags:TrainConfig", "train:run", "Train SAEs, in dictionary_learning's layout.", _PLAIN),
         ("loca train", "training_flags:LocaTrain", "loca:train", "LocA-SAE's four phases: multi_encoder_sae.pt, …"),
         ("loca convert", "training_flags:LocaConvert", "loca:convert", "A LocA folder as one SAE in one file: ae.pt."),

@@ -23,6 +23,7 @@ checkpoints metrics
 inference
 released training
 evaluate loca
+price
 sections
 book
 commands

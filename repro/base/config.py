@@ -16,6 +16,7 @@ from repro.base.files import LATER
 
 Protocol = Literal["as_released", "corrected", "both"]
 Device = Literal["auto", "cpu", "cuda"]
+Dtype = Literal["auto", "float32", "bfloat16"]
 Grouping = Literal["angular_variance", "frequency", "random", "none"]
 Service = Literal["tensorboard", "wandb"]
 Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
@@ -31,7 +32,7 @@ class ModelConfig:
     """A preset (tiny, smollm2-135m, gemma-3-270m, pythia-160m-deduped, gemma-2-2b), a hub id, or a folder."""
     layer_index: int | None = None
     """Block L that is read; the preset's layer if not given."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    dtype: Dtype = "auto"
     """Precision of the forward pass; auto = the preset's."""
     revision: str | None = None
     """Hub revision to pin; recorded in the provenance."""

@@ -38,14 +38,20 @@ class OneSae:
     """Positions that are not evaluated, out of pad, bos, eos, first."""
     max_norm_ratio: float | None = None
     """Drop tokens beyond this many median norms; the preset's if not given."""
-    protocol: Protocol = "both"
-    """as_released, corrected, or both."""
     allow_mismatch: bool = False
     """Go on where SAE and activations state another layer, site, model or unit."""
     seed: int = 0
     """Seed of every random draw."""
     device: Device = "auto"
     """auto = cuda where there is one."""
+
+
+@dataclass(frozen=True)
+class Protocols:
+    """Which protocols a command follows."""
+
+    protocol: Protocol = "both"
+    """as_released, corrected, or both."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class OneVariant(OneSae):
 
 
 @dataclass(frozen=True)
-class CompareConfig(OneVariant):
+class CompareConfig(OneVariant, Protocols):
     """One SAE, three modes, both protocols."""
 
     eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
@@ -73,11 +79,22 @@ class CompareConfig(OneVariant):
 
 
 @dataclass(frozen=True)
-class SweepConfig(OneVariant):
+class SweepConfig(OneVariant, Protocols):
     """Semi-amortized inference at several numbers of ISTA steps, both protocols."""
 
     steps: str = "5,10,15,20,25,30"
     """Numbers of steps, separated by commas."""
+
+
+@dataclass(frozen=True)
+class PriceConfig(OneVariant):
+    """What one SAE's guess costs, and what buys it back; corrected protocol only."""
+
+    sample_tokens: int = 1000
+    """Tokens, spread evenly over all, for the modes that take long (semi, optimum) and for the frontier."""
+    lm_tokens: int | None = None
+    """Tokens of whole sequences on which the language model's loss is measured; 1,000, or 0 (no loss) where --acts
+    gives the activations, if not given."""
 
 
 @dataclass(frozen=True)

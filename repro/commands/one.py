@@ -12,7 +12,7 @@ from repro.base.errors import BadInput
 from repro.base.files import write_json
 from repro.base.machine import pick_device
 from repro.commands.files import RELEASED_MODES, about, plain, released_keys
-from repro.commands.flags import CompareConfig, OneVariant, SweepConfig
+from repro.commands.flags import CompareConfig, SweepConfig
 from repro.commands.inputs import find_data, find_sae, measure, name_of, safe
 from repro.commands.many import protocols
 from repro.commands.show import show
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from repro.sae import SAE
 
 
-def _options(config: OneVariant) -> EvalOptions:
+def _options(config: CompareConfig | SweepConfig) -> EvalOptions:
     return EvalOptions(
         protocols=protocols(config.protocol),
         semi_steps=config.semi_steps,
@@ -34,7 +34,7 @@ def _options(config: OneVariant) -> EvalOptions:
     )
 
 
-def _checked(config: OneVariant) -> tuple[SAE, EvalData, str]:
+def _checked(config: CompareConfig | SweepConfig) -> tuple[SAE, EvalData, str]:
     """The SAE, its tokens, and how the file's name begins."""
     for name, needs in (("tol", "corrected"), ("non_steps", "as_released")):
         idle = needs not in protocols(config.protocol) and hasattr(config, name)
@@ -45,7 +45,7 @@ def _checked(config: OneVariant) -> tuple[SAE, EvalData, str]:
     return sae.to(pick_device(config.device)), data, f"{name_of(config, sae)}_{safe(config.sae_variant or sae.name)}"
 
 
-def _head(config: OneVariant, sae: SAE, data: EvalData) -> dict[str, Any]:
+def _head(config: CompareConfig | SweepConfig, sae: SAE, data: EvalData) -> dict[str, Any]:
     model = config.model_name or data.tokens.info.get("model") or sae.source.lm_name
     return {"model_name": model, "sae_variant": config.sae_variant or sae.name}
 

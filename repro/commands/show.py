@@ -14,7 +14,12 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int =
     """Print these columns of rows, and below them, once each, their notes."""
     print("\n".join(lines(rows, columns, width)))
     for note in dict.fromkeys(str(row["note"]) for row in rows if row.get("note")):
-        print(textwrap.fill(f"Note: {note}", width, break_long_words=False, break_on_hyphens=False))
+        print(paragraph(f"Note: {note}", width))
+
+
+def paragraph(text: str, width: int = WIDTH) -> str:
+    """Text in lines of at most `width` characters, words left whole."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def lines(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], width: int = WIDTH) -> list[str]:

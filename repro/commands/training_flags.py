@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from repro.base.config import EXCLUDE, Device, Service
-from repro.commands.flags import OneSae
+from repro.commands.flags import OneSae, Protocols
 from repro.jobs.task import Fanout
 from repro.loca.method import Method
 
@@ -100,7 +100,7 @@ class LocaConvert:
 
 
 @dataclass(frozen=True)
-class LocaEvaluate(OneSae):
+class LocaEvaluate(OneSae, Protocols):
     """A LocA-SAE's own codes: as released (converted, a plain ReLU) and corrected (a top-k in every group)."""
 
     sae_path: str | None = None

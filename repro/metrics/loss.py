@@ -50,10 +50,11 @@ def price(encoder: PatchedLoss, encoder_refit: PatchedLoss, pursuit: PatchedLoss
     share_of_increase = (encoder − pursuit) / (encoder − clean), the share that the guess makes.
     """
     sums = _paired({"encoder": encoder, "refit": encoder_refit, "pursuit": pursuit})
-    return {name: by_document(sums, partial(_parts, name)) for name in PRICED}
+    return {name: by_document(sums, partial(parts, name)) for name in PRICED}
 
 
-def _parts(name: str, total: Mapping[str, Any]) -> dict[str, Any]:
+def parts(name: str, total: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts of NMSE, CE or KL from totals named step + field: encoder, refit, pursuit; as in `PatchedLoss`."""
     numerator, denominator = PRICED[name]
     means = [total[f"{step}{numerator}"] / total[f"encoder{denominator}"] for step in ("encoder", "refit", "pursuit")]
     encoder, fitted, pursuit = means

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from repro.base.config import Device, from_mapping
+from repro.base.config import Device, Dtype, from_mapping
 from repro.base.errors import BadInput, nearest
 
 
@@ -21,6 +21,8 @@ class Scale:
     """Language model (preset, hub id or folder)."""
     layer: int | None = None
     """Block whose output is read; the preset's if not given."""
+    dtype: Dtype = "auto"
+    """Arithmetic of the language model; CPUs without instructions for bfloat16 are five times faster in float32."""
     dataset: str = "tiny"
     """Text that activations are collected from; training tokens come first, evaluation tokens after them."""
     labelled: str = "tiny-labels"
@@ -134,6 +136,30 @@ TRAJECTORIES: dict[str, Scale] = {
     ),
 }
 """Settings of the trajectories of all variants (§4.3), by scale; SAEBench's grids, moved to what these models need."""
+
+PRICED: dict[str, Scale] = {
+    "small": dataclasses.replace(
+        SCALES["small"],
+        dtype="float32",
+        dataset="debian-descriptions",
+        train_tokens=400_000,  # each seen 1.8 times
+        eval_tokens=30_000,
+        label_docs=40,  # the section has no probes
+        m=2048,
+        steps=700,
+        batch_size=1024,
+        grid={
+            "standard": (0.05, 0.1),
+            "gated": (0.08, 0.2),
+            "topk": (16.0, 64.0),
+            "batch_topk": (16.0, 64.0),
+            "matryoshka_batch_topk": (16.0, 64.0),
+            "jumprelu": (16.0, 64.0),
+        },
+    ),
+}
+"""Settings of the SAEs of the section on the price, where they are not the scale's own: all variants, held-out text of
+the same source as the training text."""
 
 
 def scale_of(name: str, **changes: Any) -> Scale:

@@ -39,7 +39,7 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
     """Collect (or find) the activations of a scale: (folder, store of general text, store of labelled text)."""
     from repro.activations.collect import collect
 
-    model = ModelConfig(name=scale.model, layer_index=scale.layer)
+    model = ModelConfig(name=scale.model, layer_index=scale.layer, dtype=scale.dtype)
     key = digest(
         model, scale.dataset, scale.labelled, scale.train_tokens, scale.eval_tokens, scale.label_docs, scale.seq_len
     )

@@ -22,7 +22,7 @@ from repro.activations.language_models.placement import (
     places_of,
     read_device_map,
 )
-from repro.activations.language_models.presets import Preset, layer_of
+from repro.activations.language_models.presets import Preset, layer_of, of_hub
 from repro.activations.language_models.sites import STREAM, check_sum, read, site_of
 from repro.base.config import ModelConfig
 from repro.base.errors import BadInput, optional
@@ -174,6 +174,19 @@ def load_model(
         pre, attn, mlp, post = (ready.at(s, some) for s in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
         check_sum(pre, attn, mlp, post, type(model).__name__)
     return ready
+
+
+def find_tokenizer(name: str, download: bool = False) -> Any | None:
+    """The tokenizer of a preset, hub id or folder; None where it is not at hand, or on the hub and not to be got."""
+    if not download and of_hub(name):
+        return None
+    try:
+        with optional():
+            import transformers
+        folder = find_model(ModelConfig(name=name)).folder
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (BadInput, OSError, ValueError):
+        return None
 
 
 def as_loaded(

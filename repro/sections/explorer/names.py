@@ -9,20 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.activations.contexts import Context, context_of
 from repro.activations.rows import Rows
 from repro.sae import SAE
 
 BLOCK = 4096  # rows that are encoded at a time
-
-
-@dataclass(frozen=True)
-class Context:
-    """A place where a latent fires: the text before, the token, the text after, and the code."""
-
-    before: str
-    token: str
-    after: str
-    value: float
 
 
 @dataclass
@@ -72,23 +63,9 @@ class Library:
                 break
             if int(docs[row]) not in seen:
                 seen.add(int(docs[row]))
-                out.append(self._context(int(self.rows.index[row]), float(self.value[i]), width))
+                position, value = int(self.rows.index[row]), float(self.value[i])
+                out.append(context_of(self.rows.store, self.tokenizer, position, value, width))
         return out
-
-    def _context(self, position: int, value: float, width: int) -> Context:
-        store = self.rows.store
-        assert store.tokens is not None
-        sequence, column = divmod(position, store.mask.shape[1])
-        tokens, docs = store.tokens[sequence], store.docs[sequence]
-        same = store.mask[sequence] & (docs == docs[column])
-        near = [i for i in range(max(0, column - width), min(len(tokens), column + width + 1)) if same[i]]
-        special = {i for ids in store.meta.get("special_ids", {}).values() for i in ids}
-
-        def text(columns: list[int]) -> str:
-            return str(self.tokenizer.decode([int(tokens[i]) for i in columns if int(tokens[i]) not in special]))
-
-        before, after = [i for i in near if i < column], [i for i in near if i > column]
-        return Context(text(before), text([column]), text(after), value)
 
     def words(self, latent: int, count: int = 3) -> str:
         """A short name: the tokens that activate the latent most, each once; empty if it never fires."""
