@@ -9,11 +9,20 @@ from scipy.optimize import nnls
 
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.solvers import PURSUITS, Lasso, Pursuit, pursuit, refit, solve
+from repro.solvers import PURSUITS, Lasso, Pursuit, pursuit, pursuit_compiled, refit, solve
 
 SIGNS = pytest.mark.parametrize("nonneg", [True, False], ids=["nonneg", "signed"])
 COLD = [name for name in PURSUITS if name != "refit"]  # those that need no codes to start from
 FITTED = ("omp", "ompr")  # those whose codes are least squares on their support
+
+
+@pytest.fixture(autouse=True, params=["gram", "products", "torch"])
+def route(request, monkeypatch):
+    """Compiled on the Gram matrix, compiled without it, and the plain twin."""
+    monkeypatch.setattr(pursuit_compiled, "PAYS", 1e9)
+    monkeypatch.setattr(pursuit_compiled, "GRAM_BYTES", 2**30 if request.param == "gram" else 0)
+    if request.param == "torch":
+        monkeypatch.setattr(pursuit_compiled, "compiles", lambda p: False)
 
 
 def unit(a):
@@ -50,9 +59,9 @@ def test_signed_omp_is_scikit_learns():
 
 
 @SIGNS
-@pytest.mark.parametrize("norms", [False, True], ids=["unit", "norms"])
-def test_omp_is_the_plain_solvers(nonneg, norms):
-    x, atoms = correlated(n=40, d=40, m=300, norms=norms)
+@pytest.mark.parametrize("m", [300, 1100])  # columns of G in one part, and in three of which the last is not whole
+def test_omp_is_the_plain_solvers(nonneg, m):
+    x, atoms = correlated(n=40, d=40, m=m, norms=m == 300)
     ours = pursuit(x, atoms, 12, nonneg=nonneg)
     plain = solve(Lasso(x, atoms, 0.0, nonneg), Pursuit(12), tol=None, max_steps=12, proof=False).codes
     torch.testing.assert_close(ours.to_dense(), plain.to_dense(), rtol=1e-3, atol=1e-4)
@@ -102,7 +111,8 @@ def test_ompr_is_no_worse_than_least_squares_on_its_start(nonneg, rounds):
     z0 = encoded(x, atoms, 14)
     k = z0.l0.clamp_max(6)
     start = pursuit(x, atoms, k, "refit", z0, nonneg=nonneg)
-    largest = torch.where(z0.values >= z0.values.sort(1, descending=True).values[:, 5:6], z0.values, 0)
+    size = z0.values * atoms.norm(dim=1)[z0.indices]
+    largest = torch.where(size >= size.sort(1, descending=True).values[:, 5:6], z0.values, 0)
     torch.testing.assert_close(
         start.to_dense(), refit(x, atoms, SparseCodes(largest, z0.indices, 90), nonneg).to_dense()
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class KSparse:
     """min over z of ||x - z @ atoms||^2 with at most k[i] nonzeros in row i, z >= 0 if nonneg.
 
     x [n, d], atoms [m, d], k [n] int64; scale [m] makes the atoms unit vectors (0 for a zero atom); z0 the codes to
-    start from, of at most k nonzeros a row; rounds of OMPR.
+    start from, of at most k nonzeros a row, the largest first; rounds of OMPR; shared: what is derived from the atoms.
     """
 
     x: Tensor
@@ -32,6 +33,7 @@ class KSparse:
     nonneg: bool = True
     z0: SparseCodes | None = None
     rounds: int | None = None
+    shared: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, rows: slice) -> KSparse:
         z0 = None if self.z0 is None else self.z0[rows]
@@ -77,26 +79,27 @@ def ompr(p: KSparse) -> SparseCodes:
     """OMP with replacement (Jain, Tewari & Dhillon 2011), from z0 or from nothing.
 
     In a round the ENTER atoms that correlate most with the residual enter; then, while more than k are in, the one
-    that is missed least leaves. A row ends with the first round that does not help, and keeps what was best.
+    that is missed least leaves. After a round that does not help a row exchanges half as many from then on; it ends
+    when a single one did not help, or after the rounds that it has, and gets the best codes that it had.
     """
     s = p.support(ENTER)
     if p.z0 is not None:
         start(p, s)
     best, u, S = s.explained, s.u, s.S.clone()
-    active, least = torch.ones_like(p.k, dtype=torch.bool), GAIN * s.x.square().sum(1)
+    enter, least = torch.full_like(p.k, ENTER), GAIN * s.x.square().sum(1)
     for _ in range(ROUNDS if p.rounds is None else p.rounds):
         c = p.correlations(s.residual(), s.S, s.used)
         value, atom = c.topk(min(ENTER, c.shape[1]), dim=1)
         for a in range(value.shape[1]):
-            s.enter(atom[:, a], active & (value[:, a] > p.noise))
+            s.enter(atom[:, a], (a < enter) & (value[:, a] > p.noise))
         while bool((full := s.used.sum(1) > p.k).any()):
             s.leave(full)
         more = s.explained
-        better = active & (more > best)
-        active = active & (more > best + least)
+        better = (more > best) & (enter > 0)
+        enter = torch.where(more > best + least, enter, enter // 2)
         best = torch.where(better, more, best)
         u, S = (torch.where(better.unsqueeze(1), new, old) for new, old in ((s.u, u), (s.S, S)))
-        if not bool(active.any()):
+        if not bool(enter.any()):
             break
     return p.codes(u, S)
 
@@ -104,12 +107,10 @@ def ompr(p: KSparse) -> SparseCodes:
 def start(p: KSparse, s: Support) -> None:
     """Least squares on the support of z0: atoms enter, the largest codes first, until none explains any more."""
     assert p.z0 is not None
-    size, slots = (p.z0.values.abs() / p.scale[p.z0.indices].clamp_min(1e-30)).sort(1, descending=True)
-    atoms = p.z0.indices.gather(1, slots)
     for _ in range(PASSES):
         before = s.used.clone()
-        for a in range(atoms.shape[1]):
-            s.enter(atoms[:, a], size[:, a] > 0)
+        for a in range(p.z0.values.shape[1]):
+            s.enter(p.z0.indices[:, a], p.z0.values[:, a] != 0)
         if bool((before == s.used).all()):
             break
 

@@ -14,11 +14,13 @@ from torch import Tensor
 from repro.base.errors import BadInput, nearest
 from repro.codes import SparseCodes
 from repro.solvers import greedy
-from repro.solvers.greedy import KSparse
+from repro.solvers import pursuit_compiled as compiled
+from repro.solvers.greedy import ENTER, KSparse
 from repro.solvers.problem import Lasso
 from repro.solvers.refit import refit
 
-NUMBERS = {"cpu": 2**22, "cuda": 2**28}  # correlations of a block, and float64 numbers of its atoms and matrices
+NUMBERS = {"cpu": (2**22, 2**26), "cuda": (2**28, 2**29)}
+"""Correlations of a block (at least of 256 rows), and float64 numbers of its gathered atoms and matrices."""
 
 
 def encoder_refit(p: KSparse) -> SparseCodes:
@@ -28,8 +30,8 @@ def encoder_refit(p: KSparse) -> SparseCodes:
 
 
 PURSUITS: dict[str, Callable[[KSparse], SparseCodes]] = {
-    "omp": greedy.omp,
-    "ompr": greedy.ompr,
+    "omp": compiled.omp,
+    "ompr": compiled.ompr,
     "mp": greedy.mp,
     "gradient": greedy.gradient,
     "refit": encoder_refit,
@@ -64,9 +66,10 @@ def pursuit(
     if rounds is not None and (method != "ompr" or rounds < 0):
         raise BadInput(f"rounds = {rounds}: only 'ompr' has rounds, 0 or more.")
     most = _per_row(k, problem)
-    whole = KSparse(problem.x, problem.atoms, _scale(problem), most, nonneg, _largest(z0, most, problem), rounds)
-    parts = [PURSUITS[method](whole[rows]) for rows in _blocks(whole)]
-    return SparseCodes.cat(parts)
+    scale, start = _scale(problem), _largest(z0, most, problem)
+    whole = KSparse(problem.x, problem.atoms, scale, most, nonneg, start, rounds, problem.shared)
+    whole.shared["tokens"] = whole.shared.get("tokens", 0) + problem.n
+    return SparseCodes.cat([PURSUITS[method](whole[rows]) for rows in _blocks(whole)])
 
 
 def _per_row(k: int | Tensor, problem: Lasso) -> Tensor:
@@ -95,13 +98,14 @@ def _largest(z0: SparseCodes | None, k: Tensor, problem: Lasso) -> SparseCodes |
     if len(z0) != problem.n or z0.m != problem.m:
         raise BadInput(f"z0 is [{len(z0)}, {z0.m}]; it must be [n, m] = [{problem.n}, {problem.m}].")
     values = z0.values.clamp_min(0) if problem.nonneg else z0.values
-    slots = values.abs().argsort(dim=1, descending=True, stable=True)[:, : int(k.max()) if len(k) else 0]
+    size = values.abs() / _scale(problem)[z0.indices].clamp_min(1e-30)  # codes of unit atoms
+    slots = size.argsort(dim=1, descending=True, stable=True)[:, : int(k.max()) if len(k) else 0]
     keep = torch.arange(slots.shape[1], device=k.device) < k.unsqueeze(1)
     return SparseCodes(torch.where(keep, values.gather(1, slots), 0), z0.indices.gather(1, slots), z0.m)
 
 
 def _blocks(p: KSparse) -> list[slice]:
-    n, d, width = len(p.x), p.x.shape[1], p.most + greedy.ENTER
-    numbers = NUMBERS.get(p.x.device.type, 2**22)
-    size = max(1, min(numbers // len(p.atoms), 4 * numbers // (width * (d + width))))
+    n, d, width = len(p.x), p.x.shape[1], p.most + ENTER
+    correlations, numbers = NUMBERS.get(p.x.device.type, NUMBERS["cpu"])
+    size = max(1, min(max(256, correlations // len(p.atoms)), numbers // (width * (d + width))))
     return [slice(start, start + size) for start in range(0, max(n, 1), size)]
