@@ -68,8 +68,8 @@ def sampled(result: Mapping[str, Any]) -> str:
         return ""
     n = next(iter(few.values()))
     return (
-        f"{', '.join(NAMES[name] for name in few)} and the frontier are of {n:,} tokens spread evenly over all "
-        f"{result['data']['n_tokens']:,} (--sample-tokens); 'of encoder' is the error beside the encoder's on the "
+        f"{'; '.join(NAMES[name] for name in few)}; and the frontier: error of {n:,} tokens spread evenly over all "
+        f"{result['data']['n_tokens']:,} (--sample-tokens). 'Of encoder' is the error beside the encoder's on the "
         "same tokens."
     )
 
