@@ -33,6 +33,11 @@ def checkout(tmp_path_factory) -> Path:
         file.parent.mkdir(exist_ok=True)
         if path.startswith("repro/sections/"):
             file.write_text(source)
+    margins = copy / "repro" / "sections" / "margins.py"
+    (line,) = re.findall(r'^    "r": Margin.*$', (root / "book" / "contribute.md").read_text(), re.M)
+    margins.write_text(
+        margins.read_text().replace("MARGINS: dict[str, Margin] = {\n", f"MARGINS: dict[str, Margin] = {{\n{line}\n")
+    )
     cells = [nbformat.v4.new_code_cell(part.strip()) for part in files["notebooks/99_norms.ipynb"].split("# ---")]
     cells[0].metadata["tags"] = ["parameters"]
     title = nbformat.v4.new_markdown_cell("# Do tokens with a larger norm take more latents?")

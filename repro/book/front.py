@@ -1,8 +1,7 @@
-"""The ledger on the first page of the book: a sentence a claim, its parts, and a verdict in words for every model."""
+"""The ledger on the first page of the book: a word and a sentence a claim and model, and every part with its effect."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -12,20 +11,13 @@ if TYPE_CHECKING:
 MODELS = {"paper": "Pythia-160M and Gemma-2-2B", "small": "SmolLM2-135M", "tiny": "the bundled model"}
 """Scales by what they are run on, the most telling first."""
 
-KINDS = {"holds": "holds", "does not hold": "fails", "not yet run": "waiting"}
-"""Verdict -> class of its chip (book.css); qualified ones are "explained", what is open or untestable "untested"."""
-
-
-def kind(verdict: str) -> str:
-    """The class of a verdict's chip."""
-    if verdict in KINDS:
-        return KINDS[verdict]
-    return "explained" if verdict.startswith("holds") else "untested"
+KINDS = {"supported": "holds", "refuted": "fails", "open": "untested", "not yet run": "waiting"}
+"""Verdict -> class of its chip (book.css)."""
 
 
 def chip(verdict: str) -> str:
     """The verdict in words; colour and sign of the chip only repeat them."""
-    return f'<span class="verdict {kind(verdict)}">{verdict}</span>'
+    return f'<span class="verdict {KINDS[verdict]}">{verdict}</span>'
 
 
 def markdown(pages: Iterable[str], ledgers: dict[str, pd.DataFrame] | None = None) -> tuple[str, str]:
@@ -35,13 +27,15 @@ def markdown(pages: Iterable[str], ledgers: dict[str, pd.DataFrame] | None = Non
     `repro.sections.claims.ledger`, computed where not given.
     """
     from repro.sections import claims
-    from repro.sections.effects import NOT_RUN, group_of
+    from repro.sections.effects import group_of
+    from repro.sections.verdict import NOT_RUN, RULE, WHOLE
 
     ledgers = ledgers or {scale: claims.ledger(scale) for scale in MODELS}
     tables = {scale: ledgers[scale].set_index("claim") for scale in MODELS if scale in ledgers}
     run = [scale for scale, table in tables.items() if (table["verdict"] != NOT_RUN).any()]
     if not run:
         return "*Not computed yet: no table of this checkout has been judged. `make report` does it.*\n", ""
+    summaries = {scale: claims.summary(ledgers[scale]).set_index("claim") for scale in run}
     built = set(pages)
     head = ["", f"| claim | {' | '.join(MODELS[scale] for scale in run)} |", "|---|" + "---|" * len(run)]
     whole, parts = list(head), list(head)
@@ -49,14 +43,15 @@ def markdown(pages: Iterable[str], ledgers: dict[str, pd.DataFrame] | None = Non
         sections = [f"executed/{name}" for name in rows["section"].unique()]
         links = ", ".join(f"[]({page}.ipynb)" for page in sections if page in built)
         sentence = f"**{group}** {claims.SENTENCES.get(str(group), rows['statement'].iloc[0])}"
-        cells = [named(MODELS[scale], counts(tables[scale].loc[rows.index])) for scale in run]
+        cells = [named(MODELS[scale], said(summaries[scale].loc[group])) for scale in run]
         whole.append(f"| {sentence}{f'<br><small>{links}</small>' if links else ''} | {' | '.join(cells)} |")
         for claim, row in rows.iterrows():
             cells = [named(MODELS[scale], effect(tables[scale].loc[claim])) for scale in run]
             parts.append(f"| {part(str(claim), row)} | {' | '.join(cells)} |")
     waiting = [MODELS[scale] for scale in MODELS if scale not in run]
     note = f"Not yet run: {', '.join(waiting)}; `repro report --scale paper` on a GPU computes their column."
-    return framed(whole) + (f"\n{note}\n" if waiting else ""), framed(parts)
+    rule = f"\n{RULE} {WHOLE}\n"
+    return framed(whole) + (f"\n{note}\n" if waiting else ""), framed(parts) + rule
 
 
 def framed(lines: list[str]) -> str:
@@ -64,24 +59,25 @@ def framed(lines: list[str]) -> str:
     return "\n".join([":::{table}", ":class: ledger", *lines, ":::", ""])
 
 
-def counts(table: pd.DataFrame) -> str:
-    """How often each verdict was given, the clear ones first."""
-    order = ["holds", "explained", "fails", "untested", "waiting"]
-    verdicts = sorted(Counter(table["verdict"]).items(), key=lambda item: (order.index(kind(item[0])), -item[1]))
-    return " ".join(f'<span class="verdict {kind(v)}">{v}{f" × {n}" if n > 1 else ""}</span>' for v, n in verdicts)
+def said(row: pd.Series) -> str:
+    """The word and the sentence of a claim, with the SAEs and tokens that it rests on at most."""
+    on = f"<br><small>{row['saes']} SAEs, {row['tokens']:,} tokens</small>" if row["saes"] else ""
+    return f"{chip(str(row['verdict']))}<br>{row['sentence']}{on}"
 
 
 def part(claim: str, row: pd.Series) -> str:
-    """The statement that is tested, and the paper's number for it."""
-    paper = f"<br><small>paper: {row['paper']}</small>" if row["paper"] not in ("", "–") else ""
-    return f"**{claim}** {row['statement']}{paper}"
+    """The statement that is tested, with its margin, and the paper's number for it."""
+    paper = f"; paper: {row['paper']}" if row["paper"] not in ("", "–") else ""
+    return f"**{claim}** {row['statement']}<br><small>margin {row['margin']:g}{paper}</small>"
 
 
 def effect(row: pd.Series) -> str:
-    """The verdict with the corrected effect, or the reason, below it."""
-    below = str(row["corrected"]) if len(str(row["corrected"])) < 48 else str(row["why"])
-    small = f"<br><small>{below}</small>" if below not in ("", "–") else ""
-    return chip(str(row["verdict"])) + small
+    """The verdict of a part with its effect, what else has to be known, and what would settle it."""
+    from repro.sections.ledger import settles
+
+    lines = [str(row["corrected"]), settles(row), str(row["why"])]
+    small = "<br>".join(f"<small>{line}</small>" for line in lines if line not in ("", "–"))
+    return chip(str(row["verdict"])) + (f"<br>{small}" if small else "")
 
 
 def named(model: str, cell: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 from repro.base.errors import TasksFailed
@@ -9,8 +10,9 @@ from repro.base.files import cache_dir
 from repro.book import runner
 from repro.book.contents import notebooks
 from repro.commands.flags import Claims
-from repro.commands.show import show
+from repro.commands.show import WIDTH, show
 from repro.sections import claims as ledger
+from repro.sections.verdict import RULE, WHOLE
 
 
 def claims(config: Claims) -> Path:
@@ -18,6 +20,9 @@ def claims(config: Claims) -> Path:
     failed = _recompute(config) if config.recompute else ""
     table = ledger.ledger(config.scale)
     show(table.to_dict("records"), ("claim", "statement", "as_released", "corrected", "verdict"))
+    print(textwrap.fill(f"{RULE} {WHOLE}", WIDTH, initial_indent="\n"))
+    for _, row in ledger.summary(table).iterrows():
+        print(textwrap.fill(f"{row['claim']} {row['verdict']}. {row['sentence']}", WIDTH, initial_indent="\n"))
     written = ledger.write(config.scale)
     if failed:
         raise TasksFailed(f"{written} reads earlier tables, where there are any, of what failed: {failed}")

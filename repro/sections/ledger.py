@@ -1,61 +1,140 @@
-"""The ledger: claims judged at a scale, each with its effect under both protocols, its rule and its verdict."""
+"""The ledger: claims judged at a scale, part by part, and one word and one sentence for each claim."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+import numpy as np
 
 from repro.base.errors import BadInput, nearest
-from repro.sections.effects import NOT_RUN, Claim, Finding, Tables, order_of
+from repro.sections.effects import Effect, Tables, group_of, order_of
+from repro.sections.margins import margin_of
 from repro.sections.scales import SCALES
 from repro.sections.tables import load_table
-from repro.sections.types import DataFrame
-
-if TYPE_CHECKING:
-    from pandas.io.formats.style import Styler
+from repro.sections.types import DataFrame, Series
+from repro.sections.verdict import MOST, NOT_RUN, OPEN, Claim, Finding, Verdict, judge, whole
 
 
 def ledger(claims: Iterable[Claim], scale: str, tables: Tables | None = None) -> DataFrame:
-    """A row a claim with its verdict at one scale; tables are read where none are given. BadInput: unknown scale."""
+    """A row a part with its verdict at one scale; tables are read where none are given. BadInput: unknown scale.
+
+    Parts of a claim are judged together, so all of them have to be among `claims`.
+    """
     import pandas as pd
 
     if scale not in SCALES:
         raise BadInput(f"No scale '{scale}'{nearest(scale, SCALES)}; there are {', '.join(SCALES)}.")
+    rows: list[dict[str, Any]] = []
+    for _, group in groupby(sorted(claims, key=lambda c: order_of(c.id)), key=lambda c: group_of(c.id)):
+        parts = list(group)
+        findings = {c.id: c.test(present) for c in parts if (present := _tables(c, scale, tables)) is not None}
+        verdicts = judge(parts, findings)
+        rows += [_row(claim, scale, findings.get(claim.id), verdicts[claim.id]) for claim in parts]
+    return pd.DataFrame(rows)
+
+
+def _tables(claim: Claim, scale: str, tables: Tables | None) -> Tables | None:
+    """The tables of a claim that exist; None where one that it needs does not."""
+    names = (*claim.needs, *claim.uses)
+    by_name = {n: tables.get(n) if tables is not None else load_table(n, scale) for n in names}
+    present = {n: t for n, t in by_name.items() if t is not None}
+    return present if set(claim.needs) <= set(present) else None
+
+
+def _row(claim: Claim, scale: str, finding: Finding | None, verdict: Verdict) -> dict[str, Any]:
+    """A row of the ledger."""
+    effect = finding.corrected if finding else Effect(float("nan"), unit="")
+    released = finding.released if finding else "–"
+    numbers = {"value": effect.value, "low": effect.low, "high": effect.high}
+    return {
+        "claim": claim.id,
+        "statement": claim.statement,
+        "paper": claim.paper,
+        "scale": scale,
+        "as_released": str(released),
+        "corrected": str(effect),
+        "verdict": verdict.word,
+        "needed": verdict.needed,
+        "why": finding.why if finding else "",
+        "metric": claim.metric,
+        "claimed": claim.claimed,
+        "margin": margin_of(claim.metric),
+        **{name: float(f"{number:.6g}") for name, number in numbers.items()},
+        "n": effect.n,
+        "unit": effect.unit,
+        "saes": effect.saes,
+        "tokens": effect.tokens,
+        "section": claim.section,
+    }
+
+
+def summary(table: DataFrame, claims: Iterable[Claim], leads: Mapping[str, str]) -> DataFrame:
+    """A row a claim of a ledger: its word, its sentence, and the most SAEs and tokens that a part rests on."""
+    import pandas as pd
+
+    by_id = {claim.id: claim for claim in claims}
     rows = []
-    for claim in claims:
-        names = (*claim.needs, *claim.uses)
-        by_name = {n: tables.get(n) if tables is not None else load_table(n, scale) for n in names}
-        present = {n: t for n, t in by_name.items() if t is not None}
-        finding = claim.test(present) if set(claim.needs) <= set(present) else Finding("–", "–", NOT_RUN)
+    for group, parts in table.groupby(table["claim"].map(group_of), sort=False):
         rows.append(
             {
-                "claim": claim.id,
-                "statement": claim.statement,
-                "paper": claim.paper,
-                "scale": scale,
-                "as_released": str(finding.released),
-                "corrected": str(finding.corrected),
-                "verdict": finding.verdict,
-                "why": finding.why,
-                "rule": claim.rule,
-                "section": claim.section,
+                "claim": group,
+                "scale": parts["scale"].iloc[0],
+                "verdict": whole(list(parts["verdict"])),
+                "sentence": sentence(leads.get(str(group), ""), parts, by_id),
+                "saes": int(parts["saes"].max()),
+                "tokens": int(parts["tokens"].max()),
             }
         )
     return pd.DataFrame(rows)
 
 
-def shown(claims: Iterable[Claim], scale: str) -> Styler:
-    """The verdicts of claims at this scale and every other that has been run, for a notebook: long texts wrap."""
-    import pandas as pd
+def sentence(lead: str, parts: DataFrame, claims: Mapping[str, Claim]) -> str:
+    """What the tables say about a claim: effects that are settled, then what does not change, then what is open."""
+    moved: list[str] = []
+    same: list[str] = []
+    unsettled: list[str] = []
+    told: list[str] = []
+    for _, row in parts.iterrows():
+        claim = claims[str(row["claim"])]
+        if row["verdict"] == NOT_RUN:
+            continue
+        if claim.tell and row["why"]:
+            told.append(str(row["why"]))
+        if row["verdict"] == OPEN:
+            unsettled.append(claim.quantity)
+        else:
+            text = _moved(claim, row)
+            (moved if text else same).append(text or claim.quantity)
+    said = [*moved]
+    if same:
+        said.append(f"no change beyond the margin: {', '.join(same)}")
+    if unsettled:
+        said.append(f"open: {', '.join(unsettled)}")
+    return f"{lead}: {'; '.join([*said, *told])}." if said else "Not computed yet."
 
-    claims = list(claims)
-    table = pd.concat([ledger(claims, s) for s in (scale, *(s for s in SCALES if s != scale))], ignore_index=True)
-    table = table[(table["verdict"] != NOT_RUN) | (table["scale"] == scale)]
-    columns = ["claim", "statement", "scale", "verdict", "corrected", "why", "as_released", "paper"]
-    wrapped = {"white-space": "normal", "min-width": "12rem", "text-align": "left"}
-    table = table.sort_values("claim", kind="stable", key=lambda ids: ids.map(order_of))
-    styled = table[columns].reset_index(drop=True).style.hide(axis="index")
-    # else it is drawn at random, and pages differ from run to run
-    styled = styled.set_uuid(f"verdicts-{'-'.join(c.id for c in claims)}")
-    styled = styled.set_properties(subset=["statement", "corrected", "why", "as_released"], **wrapped)
-    return styled.set_properties(subset=["verdict"], **wrapped | {"min-width": "6rem"})
+
+def _moved(claim: Claim, row: Series) -> str:
+    """The settled effect in words; nothing where its interval lies within the margins."""
+    margin = margin_of(claim.metric)
+    interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+    if row["low"] > margin or row["high"] < -margin:
+        verb = claim.verbs[0 if row["value"] > 0 else 1]
+        return f"{claim.quantity} {verb} {abs(row['value']):.3f} {interval}"
+    if row["low"] >= -margin and row["high"] <= margin:
+        return ""
+    direction = "rise" if row["high"] <= margin else "fall"
+    return f"{claim.quantity} does not {direction} ({row['value']:+.3f} {interval})"
+
+
+def settles(row: Series) -> str:
+    """What would settle an open part; nothing for others."""
+    if row["verdict"] != OPEN or row["n"] == 0:
+        return ""
+    if row["n"] < 2:
+        return "one value has no interval"
+    if row["needed"] is None or not np.isfinite(row["needed"]):
+        return "too little there to fall, or two values that agree"
+    more = f"over {MOST:,}" if row["needed"] > MOST else f"{int(row['needed']):,}"
+    return f"{more} {row['unit']} would settle it"

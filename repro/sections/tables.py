@@ -42,7 +42,11 @@ def load_table(name: str, scale: str) -> DataFrame | None:
     import pandas as pd
 
     path = _path(name, scale, "csv")
-    return None if path is None else pd.read_csv(path)
+    if path is None:
+        return None
+    table = pd.read_csv(path)
+    table.attrs["scale"] = about(name, scale).get("scale", {})  # tokens a training step, and so on
+    return table
 
 
 def _path(name: str, scale: str, suffix: str) -> Path | None:

@@ -31,7 +31,7 @@ def effects(table: DataFrame) -> DataFrame:
     rows = []
     for against in [f for f in FORM_NAMES if f in set(table["form"]) and f != "loca"]:
         for metric in COMPARED:
-            effect = Effect.of(differences(table, "loca", against, metric))
+            effect = Effect.of(differences(table, "loca", against, metric), "seeds")
             row = {"against": FORM_NAMES[against], "metric": metric, "effect": effect.value}
             rows.append(row | {"low": effect.low, "high": effect.high, "seeds": effect.n})
     return pd.DataFrame(rows)

@@ -1,0 +1,37 @@
+"""Margins: the smallest change of each metric that counts, and the reason for it; every verdict uses this one table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from repro.base.errors import BadInput, nearest
+
+
+class Margin(NamedTuple):
+    """Changes up to `value` in either direction count as none."""
+
+    value: float
+    reason: str
+
+
+_ERROR = "about a quarter of what half as many nonzeros cost on SmolLM2, a tenth on the bundled model (C1a)"
+MARGINS: dict[str, Margin] = {
+    "NMSE": Margin(0.005, _ERROR),
+    "NMSE_refit": Margin(0.005, _ERROR),
+    "dead_rate": Margin(0.02, "two latents in a hundred: less than what twice as many tokens would wake"),
+    "dense@0.1": Margin(0.01, "one latent in a hundred"),
+    "dense@0.2": Margin(0.01, "one latent in a hundred"),
+    "excess": Margin(0.02, "less than a quarter of the drop in absorption that the paper reports"),
+    "dF1": Margin(0.005, "less than a third of the drop in ΔF1 that the paper reports"),
+    "amort_gap_relative": Margin(0.01, "ten times the tolerance of the optima that the gap is measured against"),
+}
+"""Metric -> its margin. excess = absorption − what latents of the same firing rates absorb by chance."""
+
+
+def margin_of(metric: str) -> float:
+    """The margin of a metric. BadInput for a metric without one: nothing is judged without a margin and its reason."""
+    if metric not in MARGINS:
+        raise BadInput(
+            f"'{metric}' has no margin in repro/sections/margins.py{nearest(metric, MARGINS)}; add one with its reason."
+        )
+    return MARGINS[metric].value
