@@ -63,3 +63,11 @@ def _threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def test_pursuit_rows_are_multiples_of_the_encoder(tmp_path):
+    path = bench.run(["pursuit", "--shapes", "16x40x3", "--tokens", "12", "--repeats", "1", "--out", str(tmp_path)])
+    rows = {row["method"]: row for row in rows_of(path)}
+    assert {"Gram matrix", "omp", "ompr, warm, 1 round", "ompr, cold"} < set(rows)
+    assert float(rows["ompr, warm"]["residual"]) <= float(rows["ompr, warm, 1 round"]["residual"]) <= 1 + 1e-6
+    assert all(float(row["times_the_encoder"]) > 0 for row in rows.values()) and float(rows["omp"]["l0"]) <= 3

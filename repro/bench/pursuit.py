@@ -1,0 +1,114 @@
+"""How fast codes of at most k nonzeros are, as multiples of the encoder's product in the same run, and how good."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from repro.bench.common import Table, flag, metered, timed
+from repro.bench.inference import Data, synthetic
+from repro.codes import SparseCodes
+from repro.solvers import pursuit
+
+
+@dataclass(frozen=True)
+class Pursuit:
+    """Every pursuit on synthetic problems, repeats interleaved with `x @ W_enc`, beside scikit-learn's OMP."""
+
+    shapes: tuple[str, ...] = flag(("576x2048x33", "768x16384x32", "2304x16384x64", "2304x65536x64"), "d x m x k")
+    tokens: int = flag(256, "tokens of a problem")
+    few: int = flag(4, "tokens for scikit-learn, and for OMP where the Gram matrix does not fit")
+    repeats: int = flag(3, "interleaved repeats; the median ratio counts")
+    out: Path | None = flag(None, "folder of pursuit.csv; data/bench if not given")
+    seed: int = flag(0, "seed of the synthetic problems")
+
+    def run(self) -> Path:
+        """Time everything, append the rows; returns the csv."""
+        csv = Table("pursuit", self.out, "numba", "scikit-learn", shown=SHOWN)
+        self._rows(synthetic(8, 64, self.few), 2)  # compiled before the clock starts
+        for shape in self.shapes:
+            d, m, k = (int(size) for size in shape.lower().split("x"))
+            data = synthetic(d, m, self.tokens, self.seed, min(60, m))
+            for row in self._rows(data, k):
+                csv.add({"d": d, "m": m, "k": k} | row)
+        return csv.path
+
+    def _rows(self, data: Data, k: int) -> list[dict[str, Any]]:
+        """One row a method; residuals as shares of that of the encoder's k latents with least squares."""
+        shared: dict[str, Any] = {"tokens": len(data.atoms)}  # enough for the Gram matrix to pay
+        W = data.atoms.T.contiguous()
+        values, indices = (data.x @ W).relu().topk(k, dim=1)
+        z0 = SparseCodes.packed(values, indices, len(data.atoms))
+        gram = metered(lambda: pursuit(data.x[:1], data.atoms, k, "ompr", rounds=0, shared=shared))  # G is built
+        ways = self._ways(data, k, z0, shared)
+        units: list[float] = []
+        times: dict[str, list[float]] = {name: [] for name in ways}
+        found: dict[str, tuple[SparseCodes, float]] = {}
+        for _ in range(self.repeats):
+            units.append(timed(lambda: data.x @ W)[1] / len(data.x))
+            for name, (n, how) in ways.items():
+                codes, seconds, _, extra = metered(how)
+                times[name].append(seconds / n)
+                found[name] = codes, max(extra, found[name][1] if name in found else 0.0)
+        prepared = {"method": "Gram matrix", "tokens": 1, "extra_mib": gram.extra}
+        prepared |= {"ms_per_token": 1000 * gram.seconds, "times_the_encoder": gram.seconds / statistics.median(units)}
+        start = left(data, found["least squares on the encoder's"][0])
+        rows = [prepared] if "pursuit_gram" in shared else []
+        for name, (codes, extra) in found.items():
+            n = len(codes)
+            rows.append({
+                "method": name,
+                "tokens": n,
+                "ms_per_token": 1000 * statistics.median(times[name]),
+                "times_the_encoder": statistics.median(t / unit for t, unit in zip(times[name], units)),
+                "encoder_ms_per_token": 1000 * statistics.median(units),
+                "residual": float(left(data, codes).sum() / start[:n].sum()),
+                "l0": float(codes.l0.double().mean()),
+                "extra_mib": extra,
+                "gram": "pursuit_gram" in shared,
+            })  # fmt: skip
+        return rows
+
+    def _ways(
+        self, data: Data, k: int, z0: SparseCodes, shared: dict[str, Any]
+    ) -> dict[str, tuple[int, Callable[[], SparseCodes]]]:
+        """name -> (tokens, how)."""
+        gram = shared.get("pursuit_gram")
+
+        def by(method: str, n: int = len(data.x), warm: bool = False, rounds: int | None = None) -> Any:
+            start = z0[:n] if warm else None
+            return n, lambda: pursuit(data.x[:n], data.atoms, k, method, start, rounds, shared=shared)
+
+        ways = {
+            "least squares on the encoder's": by("refit", warm=True),
+            "omp": by("omp", len(data.x) if gram is not None else self.few),
+            "ompr, warm, 1 round": by("ompr", warm=True, rounds=1),
+            "ompr, warm": by("ompr", warm=True),
+            "ompr, cold": by("ompr"),
+        }
+        if gram is not None:
+            few = min(self.few, len(data.x))
+            ways["scikit-learn orthogonal_mp_gram, signed"] = few, lambda: scikit_learn(data, k, gram, few)
+        return ways
+
+
+SHOWN = ("d", "m", "k", "method", "tokens", "ms_per_token", "times_the_encoder", "residual", "extra_mib")
+
+
+def left(data: Data, codes: SparseCodes) -> torch.Tensor:
+    """||x - z @ atoms||^2 of the first rows, as many as there are codes."""
+    return (data.x[: len(codes)] - codes.decode(data.atoms)).double().square().sum(1)
+
+
+def scikit_learn(data: Data, k: int, gram: torch.Tensor, n: int) -> SparseCodes:
+    """scikit-learn's Batch-OMP of n tokens on the same Gram matrix (it copies it once a call)."""
+    from sklearn.linear_model import orthogonal_mp_gram
+
+    products = (data.atoms @ data.x[:n].T).numpy()
+    codes = orthogonal_mp_gram(gram.numpy(), products, n_nonzero_coefs=k, copy_Xy=False)
+    return SparseCodes.from_dense(torch.from_numpy(codes.T.copy()).float())
