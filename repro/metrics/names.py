@@ -31,6 +31,7 @@ LABELS = {
     "FVE": "FVE (higher is better)",
     "FVU": "1 − FVE (error over variance)",
     "L0": "L0 (mean nonzeros a token)",
+    "CE": "cross-entropy with the reconstruction in place (nats a token)",
     "dead_rate": "dead latents (share)",
     "amort_gap_mean": "amortization gap J(z) − J* (units of ‖x‖²)",
     "amort_gap_relative": "amortization gap, share of the objective",

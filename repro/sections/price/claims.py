@@ -1,0 +1,52 @@
+"""Claims about the price itself: how much of the damage the guess makes, in error and in language-model loss."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from repro.sections.effects import Effect, Tables, mean_over, standard_errors
+from repro.sections.price.words import by_part
+from repro.sections.shown import shown
+from repro.sections.types import DataFrame
+from repro.sections.verdict import Claim, Finding
+
+
+def share(table: DataFrame, metric: str, family: str | None = None) -> Effect:
+    """The guess's share of the encoder's increase of a metric, with its interval over SAEs and documents."""
+    rows = by_part(table, metric, "share_of_increase", family)
+    keys = ["variant", "sparsity", "seed"]
+    shared = float(standard_errors(rows).mean()) if len(rows) else 0.0
+    tokens = int(rows["n_tokens"].max()) if len(rows) else 0
+    return mean_over(rows.set_index(keys)["value"], shared, tokens)
+
+
+def finding(tables: Tables, metric: str, family: str | None = None) -> Finding:
+    """The test whether the guess makes part of what the encoder's codes cost in this metric."""
+    table = tables["price_parts"]
+    mean = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
+    parts = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
+    return Finding(share(table, metric, family), why=f"mean increase {sum(mean.values()):.3f}: {parts}")
+
+
+SENTENCES = {"P1": "The guess of the encoder has a price: part of the damage would be gone with better codes."}
+LEADS = {"P1": "Against pursuit with as many latents on each token"}
+
+_price = partial(Claim, section="45_price", claimed="rises", needs=("price_parts",))
+CLAIMS = [
+    _price(
+        id=f"P1{letter}",
+        statement=f"The guess makes part of the {damage}",
+        metric="share_of_increase",
+        quantity=f"its share of the {damage}",
+        verbs=("is", "is below 0 by"),
+        test=partial(finding, metric=metric),
+    )
+    for letter, metric, damage in (
+        ("a", "KL", "divergence from the clean language model"),
+        ("b", "CE", "language model's loss increase"),
+        ("c", "NMSE", "reconstruction's error"),
+    )
+]
+
+verdicts = partial(shown, CLAIMS)
+"""The verdicts of these claims at a scale and the others, to be shown in the notebook."""

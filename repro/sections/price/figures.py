@@ -1,0 +1,176 @@
+"""Figures of the price: what the loss increase consists of, the error it goes with, what a nat costs, training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET, caption, interval
+from repro.price.words import NAMES
+from repro.sections.effects import FAMILIES, FAMILY_NAMES
+from repro.sections.figures import blank, label, names_of
+from repro.sections.price.words import final
+from repro.sections.types import DataFrame, Figure
+
+PART_COLORS = {"values": AMBER, "support": VERMILION, "dictionary": GREY}
+PART_NAMES = {
+    "values": "guess: values on its support",
+    "support": "guess: choice of the support",
+    "dictionary": "what pursuit leaves: the dictionary",
+}
+KIND_COLORS = {
+    "encoder": VERMILION,
+    "encoder_refit": AMBER,
+    "semi": PINK,
+    "optimum": BLUE,
+    "optimum_refit": VIOLET,
+    "pursuit": GREEN,
+    "ompr": "#0f7a43",
+    "random_dictionary": GREY,
+}
+UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the clean model, nats a token"}
+
+
+def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
+    """The increase of the encoder in its three parts, a bar an SAE, a panel a language model.
+
+    tables: `price_parts` by language model, in the order of the panels.
+    """
+    from plotly.subplots import make_subplots
+
+    finals = {model: final(table[table["metric"] == metric]) for model, table in tables.items()}
+    heights = [part.groupby(["variant", "sparsity"]).ngroups for part in finals.values()]
+    figure = make_subplots(
+        rows=len(finals),
+        cols=1,
+        subplot_titles=list(finals),
+        row_heights=heights,
+        vertical_spacing=0.16 / max(len(finals), 1),
+    )
+    for row, part in enumerate(finals.values(), 1):
+        for name, color in PART_COLORS.items():
+            bars = part[part["part"] == name].sort_values(["variant", "sparsity"], ascending=False)
+            figure.add_bar(
+                x=bars["value"].round(5),
+                y=names_of(bars),
+                orientation="h",
+                name=PART_NAMES[name],
+                marker_color=color,
+                legendgroup=name,
+                showlegend=row == 1,
+                hovertext=[f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in zip(*_ends(bars))],
+                row=row,
+                col=1,
+            )
+        figure.update_xaxes(title_text=UNITS[metric], row=row, col=1)
+    figure.update_layout(barmode="relative", height=130 + 26 * sum(heights) + 60 * len(finals))
+    documents, tokens = _size(tables)
+    return caption(
+        figure,
+        f"What the encoder's codes cost ({UNITS[metric]}), in parts that add up: what least squares on the encoder's "
+        "own support buys back, what another support with as many latents on each token buys back (orthogonal "
+        f"matching pursuit), and what is left. {documents} held-out documents, {tokens} tokens.",
+    )
+
+
+def _ends(rows: DataFrame) -> tuple[list[float], list[float], list[float]]:
+    return tuple(rows[name].to_list() for name in ("value", "low", "high"))  # type: ignore[return-value]
+
+
+def _size(tables: Mapping[str, DataFrame]) -> tuple[str, str]:
+    """Numbers of documents and of tokens of each table, in the order of the panels."""
+    return tuple(  # type: ignore[return-value]
+        " and ".join(dict.fromkeys(f"{int(table[name].max()):,}" for table in tables.values()))
+        for name in ("documents", "n_tokens")
+    )
+
+
+def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
+    """Loss increase against NMSE, a marker an SAE and kind of codes: does a smaller error mean a smaller loss?"""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables), horizontal_spacing=0.12)
+    for col, table in enumerate(tables.values(), 1):
+        for kind, rows in final(table.dropna(subset=["CE"])).groupby("mode", sort=False):
+            figure.add_scatter(
+                x=rows["NMSE"].round(5),
+                y=rows["loss_increase"].round(5),
+                mode="markers",
+                name=NAMES[str(kind)],
+                marker={"color": KIND_COLORS[str(kind)], "size": 8, "opacity": 0.85},
+                legendgroup=kind,
+                showlegend=col == 1,
+                hovertext=[f"{name}, L0 {l:.4g}" for name, l in zip(names_of(rows), rows["L0"])],
+                row=1,
+                col=col,
+            )
+    figure.update_xaxes(type="log", title_text=label("NMSE"), dtick="D2")
+    figure.update_yaxes(type="log", dtick="D2")
+    figure.update_yaxes(title_text=UNITS["CE"], col=1)
+    return caption(
+        figure,
+        "Loss increase of the language model against the error of the reconstruction, a marker an SAE and kind of "
+        "codes, all at the encoder's own mean number of nonzeros.",
+    )
+
+
+def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) -> Figure:
+    """A metric against L0 for each kind of codes, one SAE a panel: the middle sparsity of a variant."""
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables), horizontal_spacing=0.12)
+    for col, table in enumerate(tables.values(), 1):
+        rows = table[table["variant"] == variant].dropna(subset=["NMSE"])
+        values = sorted(rows["sparsity"].unique())
+        rows = rows[rows["sparsity"] == values[len(values) // 2]]
+        for kind, color in KIND_COLORS.items():
+            line = rows[(rows["codes"] == kind) & rows["rounds"].isna()].dropna(subset=[metric]).sort_values("L0")
+            if not len(line):
+                continue
+            figure.add_scatter(
+                x=line["L0"].round(3),
+                y=line[metric].round(5),
+                mode="lines+markers",
+                name=NAMES[kind],
+                line_color=color,
+                legendgroup=kind,
+                showlegend=col == 1,
+                row=1,
+                col=col,
+            )
+    figure.update_xaxes(type="log", title_text=label("L0"), dtick="D2")
+    figure.update_yaxes(type="log", dtick="D2")
+    figure.update_yaxes(title_text=label(metric), col=1)
+    return caption(
+        figure, f"{label(metric)} of one {variant} SAE against the number of nonzeros, for each kind of codes."
+    )
+
+
+def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure:
+    """The share of the encoder's increase that the guess makes, along training; a line an SAE, colour = trained by."""
+    colors = {"L1": VERMILION, "gates": PINK, "k": BLUE}
+    figure = blank()
+    part = table[(table["metric"] == metric) & (table["part"] == ("share_of_increase" if share else "values"))]
+    part = part[part["step"] > 0]
+    for family, variants in FAMILIES.items():
+        for i, (_, line) in enumerate(part[part["variant"].isin(variants)].groupby(["variant", "sparsity"])):
+            line = line.sort_values("step")
+            if len(line) < 2:
+                continue
+            figure.add_scatter(
+                x=line["step"],
+                y=line["value"].round(5),
+                error_y=interval(line["value"], line["low"], line["high"]),
+                mode="lines+markers",
+                name=FAMILY_NAMES[family],
+                line_color=colors[family],
+                legendgroup=family,
+                showlegend=i == 0,
+                hovertext=names_of(line),
+            )
+    figure.update_xaxes(type="log", title_text="training step", dtick="D2")
+    figure.update_yaxes(title_text="share of the increase", tickformat=".0%")
+    return caption(
+        figure,
+        f"The share of the encoder's {UNITS[metric]} that the guess makes, along training. Initialisation is left "
+        "out. Bars: 95 % intervals over documents.",
+    )

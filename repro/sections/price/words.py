@@ -1,0 +1,81 @@
+"""The price in tables and sentences: the parts by family of variants, and the kinds of codes side by side."""
+
+from __future__ import annotations
+
+from repro.price.words import NAMES
+from repro.sections.effects import FAMILIES, FAMILY_NAMES, mean_over, standard_errors
+from repro.sections.tables import about, need_table, others, tidy
+from repro.sections.types import DataFrame
+
+
+def final(table: DataFrame) -> DataFrame:
+    """Rows of the fully trained SAEs."""
+    return table[table["step"] == table["step"].max()]
+
+
+def by_part(table: DataFrame, metric: str, part: str, family: str | None = None) -> DataFrame:
+    """Rows of one part of one metric, fully trained SAEs, of the variants of a family if given."""
+    rows = final(table)
+    rows = rows[(rows["metric"] == metric) & (rows["part"] == part)]
+    return rows if family is None else rows[rows["variant"].isin(FAMILIES[family])]
+
+
+def parts_overview(table: DataFrame) -> DataFrame:
+    """A row a metric and family: the encoder's increase, its three parts, and the share that the guess makes.
+
+    Means over SAEs. The interval of the share has the variant (and seed) as its unit and the documents' own error.
+    """
+    import pandas as pd
+
+    out = []
+    for metric in ("CE", "KL", "NMSE"):
+        for family, name in FAMILY_NAMES.items():
+            share = by_part(table, metric, "share_of_increase", family)
+            if not len(share):
+                continue
+            effect = mean_over(
+                share.set_index(["variant", "sparsity"])["value"],
+                float(standard_errors(share).mean()),
+                int(share["n_tokens"].max()),
+            )
+            means = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
+            row = {"increase of": metric, "trained by": name, "encoder": sum(means.values()), **means}
+            row |= {"share of the guess": effect.value, "low": effect.low, "high": effect.high, "SAEs": effect.saes}
+            out.append(row)
+    return tidy(pd.DataFrame(out)).set_index(["increase of", "trained by"])
+
+
+def modes_overview(table: DataFrame) -> DataFrame:
+    """Means over fully trained SAEs, a row a kind of codes."""
+    columns = ["L0", "NMSE", "loss_increase", "KL", "loss_recovered_mean", "dead_rate", "ms_per_token"]
+    rows = final(table)
+    means = rows.groupby("mode")[[c for c in columns if c in rows]].mean()
+    means = tidy(means.reindex([name for name in NAMES if name in means.index]))
+    return means.rename(index=NAMES).rename_axis("codes")
+
+
+def findings(table: DataFrame) -> str:
+    """What the guess makes of the loss increase and of the divergence, all SAEs and each family, in sentences."""
+    out = []
+    for family, name in ((None, "All SAEs"), *FAMILY_NAMES.items()):
+        rows = by_part(table, "KL", "share_of_increase", family)
+        if not len(rows):
+            continue
+        mean = {p: by_part(table, "CE", p, family)["value"].mean() for p in ("values", "support", "dictionary")}
+        increase, left = sum(mean.values()), mean["dictionary"]
+        effect = mean_over(rows.set_index(["variant", "sparsity"])["value"], float(standard_errors(rows).mean()))
+        interval = f" [{effect.low:.0%}, {effect.high:.0%}]" if effect.low == effect.low else ""
+        out.append(
+            f"**{name}.** The encoder's codes raise the loss by {increase:.3f} nats a token, pursuit's by {left:.3f}: "
+            f"the guess makes {1 - left / increase:.0%} of the mean increase ({mean['values']:.3f} nats come back by "
+            f"least squares on the encoder's own support), and {effect.value:.0%}{interval} of the divergence from the "
+            f"clean model ({effect.saes} SAEs, n = {effect.n} {effect.unit})."
+        )
+    return "\n\n".join(out)
+
+
+def side_by_side(name: str, scale: str) -> dict[str, DataFrame]:
+    """A table of every scale that has it, by language model: real ones first, the bundled model last."""
+    tables = others(name, scale) | {scale: need_table(name, scale)}
+    order = sorted(tables, key=lambda s: s == "tiny")
+    return {str(about(name, s)["scale"]["model"]) + (" (bundled)" if s == "tiny" else ""): tables[s] for s in order}
