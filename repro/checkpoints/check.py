@@ -66,6 +66,8 @@ def check_sae(sae: SAE, x_by_layer: Mapping[int, Tensor] | Tensor, lm_name: str 
         *_wrong_units(scale, fve_scaled, fve),
         *_wrong_l0(sae, own["L0"]),
     ]
+    if not own["FVE"] > -float("inf"):
+        wrong.append("These activations do not vary, so nothing can be said of the SAE: give those of a text.")
     if not wrong and own["FVE"] < 0:
         wrong.append(
             f"It explains less than the mean of these activations does (FVE {own['FVE']:.3f}): they are of another "

@@ -110,6 +110,8 @@ class Weights:
         """Take the tensors of a state_dict."""
         tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
         for name, value in tensors.items():
+            if value.layout != torch.strided:
+                raise CheckpointError(f"{name} in {self.path} is a sparse tensor; save it as a dense one.")
             if value.untyped_storage().nbytes() < value.numel() * value.element_size():
                 raise CheckpointError(f"{name} in {self.path} claims more numbers than the file holds; it is damaged.")
         self.other = {k: v for k, v in content.items() if k not in tensors}

@@ -40,6 +40,8 @@ def check(config: Check) -> None:
         notes = match(own, place if alone else beside, config.allow_mismatch)
         print(*notes, sep="\n", end="\n" if notes else "")
         key = (layer or 0) if own.layer is None or not alone else own.layer
+        if key in x_by_layer:
+            raise BadInput(f"{path} is of layer {key}, as a file before it is; give one file of each layer.")
         x_by_layer[key] = rows.take(config.max_tokens).x
         models.add(place.model)
     report = check_sae(sae, x_by_layer, models.pop() if len(models) == 1 else "")

@@ -64,6 +64,8 @@ def find_data(config: OneSae, sae: SAE) -> EvalData:
     """
     from repro.activations.collect import collect
 
+    if config.skip_documents < 0:
+        raise BadInput(f"--skip-documents is {config.skip_documents}; it must be at least 0.")
     own = Place.of_sae(sae)
     if config.acts is not None:
         if config.dataset is not None:

@@ -97,7 +97,10 @@ def evaluate(config: RunConfig) -> Path:
         entry["path"] = str(Path(entry["path"]).absolute())
         for name in ("trainer", "step"):
             if name in entry:
-                entry[name] = int(entry[name])
+                try:
+                    entry[name] = int(entry[name])
+                except ValueError:
+                    raise BadInput(f"{listing} has '{entry[name]}' as a {name}; run `repro index` again.") from None
     asked, config = config, anywhere(config)
     with only_one(folder, "repro evaluate"):
         how = fanout_of(config)

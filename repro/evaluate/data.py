@@ -130,6 +130,11 @@ class EvalOptions:
     """Tokens in memory at a time; by default block x m stays near 2^24 numbers. Changes no result, except of an SAE
     that selects over each batch (eval_activation = "batch_topk"), whose batch is the block."""
 
+    def __post_init__(self) -> None:
+        for name in ("semi_steps", "non_steps", "bootstrap", "tol", "seed"):
+            if not getattr(self, name) >= 0:  # nan is not
+                raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 0.")
+
     def block_of(self, m: int) -> int:
         """Tokens of a block for m latents."""
         return self.block or max(128, min(4096, 2**24 // m))

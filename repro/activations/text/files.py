@@ -67,12 +67,15 @@ def _open(path: Path) -> Any:
 
 
 def _sound(text: str, path: Path, line: int) -> str:
-    """A text that begins in this line of a file; BadInput where its bytes were no UTF-8."""
+    """A text that begins in this line of a file; BadInput where its bytes were no UTF-8, or hold a NUL."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         line += text.count("\n", 0, error.start)
         raise BadInput(f"Line {line} of {path} is not UTF-8: save the file as UTF-8.") from None
+    if "\0" in text:  # UTF-16 without a byte order mark, or no text
+        line += text.count("\n", 0, text.index("\0"))
+        raise BadInput(f"Line {line} of {path} holds a NUL character, as UTF-16 does: save the file as UTF-8.")
     return text
 
 

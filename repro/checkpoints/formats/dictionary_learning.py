@@ -103,11 +103,16 @@ def _place(where: Location, trainer: dict[str, Any]) -> tuple[str, int | None, l
     """(site, layer, notes): trainer.layer, submodule_name, the folder, and whether the buffer read a module's input."""
     name = str(trainer.get("submodule_name") or "")
     site, block = parse_hook(name, str(trainer.get("lm_name") or "")) if name else parse_place(where.weights)
-    block = trainer["layer"] if isinstance(trainer.get("layer"), int) else block
-    notes = []
-    if (where.config.get("buffer") or {}).get("io") == "in":
+    layer, notes = trainer.get("layer"), []
+    if name and isinstance(layer, int) and block not in (None, layer):
+        notes = [f"Its config says layer {layer} and submodule_name {name}; layer {layer} is taken."]
+    block = layer if isinstance(layer, int) else block
+    io = (where.config.get("buffer") or {}).get("io") or "out"
+    if io not in ("in", "out"):
+        raise CheckpointError(f"The config of {where.weights} says buffer.io {io!r}; an SAE reads 'in' or 'out'.")
+    if io == "in":
         if site in ("", "resid_post") and block:
-            notes = [f"Its buffer read the input of block {block}, which is the output of block {block - 1}."]
+            notes += [f"Its buffer read the input of block {block}, which is the output of block {block - 1}."]
         inputs = {"": "resid_pre", "resid_post": "resid_pre", "mlp_out": "mlp_in", "attn_out": "attn_in"}
         site = inputs.get(site, f"input of {site}")
     return *as_output(site, block), notes

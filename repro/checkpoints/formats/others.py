@@ -40,7 +40,8 @@ KINDS: dict[str, tuple[Test, str]] = {
             or bool(c.get("transcode") or c.get("is_transcoder"))
             or {"W_skip", "W_enc"} <= shapes.keys()
             or any(c.get(f"{h}_in") != c.get(f"{h}_out") for h in ("hook_point", "hf_hook_point") if c.get(f"{h}_out"))
-            or _part(c, "buffer").get("io") == "in_and_out"
+            or any(p.get("hook_name_out") not in (None, p.get("hook_name")) for p in (c, _part(c, "metadata")))
+            or _part(c, "buffer").get("io") in ("in_and_out", "in_to_out")
         ),
         _NOT_ITS_INPUT,
     ),

@@ -94,15 +94,20 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
 
 
 def _processing(meta: Mapping[str, Any]) -> list[str]:
-    """A note where the language model was changed before its activations were read."""
+    """Notes where the language model was changed, or not its last version, when its activations were read."""
     options = meta.get("model_from_pretrained_kwargs") or {}
     changes = [name for name in ("center_writing_weights", "fold_ln", "fold_value_biases") if options.get(name)]
-    if not changes:
-        return []
-    return [
-        f"Trained on a TransformerLens model with {' and '.join(changes)}: the activations of the plain model of "
-        "transformers differ from those of training, so collect them with that library and those settings."
-    ]
+    versions = [name for name in ("revision", "checkpoint_index", "checkpoint_value") if options.get(name) is not None]
+    out = []
+    if changes:
+        out.append(
+            f"Trained on a TransformerLens model with {' and '.join(changes)}: the activations of the plain model of "
+            "transformers differ from those of training, so collect them with that library and those settings."
+        )
+    if versions:
+        text = " and ".join(f"{name} {options[name]}" for name in versions)
+        out.append(f"Trained on the language model at {text}: collect activations of those weights (model.revision).")
+    return out
 
 
 def _is_rescaled(weights: Weights, config: Mapping[str, Any], architecture: str) -> bool:

@@ -16,6 +16,7 @@ from repro.activations.language_models.load import LoadedModel
 from repro.activations.rows import Rows
 from repro.activations.store import EXCLUDE
 from repro.base.errors import BadInput
+from repro.checkpoints.match import Place, contradictions
 from repro.codes import SparseCodes
 from repro.inference import MODES, SEMI_STEPS, calibrate_lambda, spread
 from repro.metrics.gap import bracket
@@ -120,6 +121,11 @@ class Explorer:
                 f"The SAE was trained on layer {layer} and the text is read at layer {self.loaded.layer}: "
                 f'set changes = {{"layer": {layer}}}.'
             )
+        here = Place(self.loaded.layer, self.loaded.site, str(self.loaded.provenance.get("name") or ""))
+        if names := contradictions(Place.of_sae(self.sae), here):
+            own = ", ".join(f"{name} {Place.of_sae(self.sae).facts()[name]}" for name in names)
+            read = ", ".join(f"{name} {here.facts()[name]}" for name in names)
+            raise BadInput(f"The SAE was trained on {own}, but the text is read at {read}: give one that fits.")
         self.sae = self.sae.to("cpu").requires_grad_(False)
         self.sae.check_input(self.rows.read(slice(0, 1)))
 
