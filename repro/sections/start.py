@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repro.base.theme import MODE_COLORS, caption
+from repro.sections.conventions import conventions
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
 from repro.sections.tables import save_table, tidy
