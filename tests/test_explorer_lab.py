@@ -3,19 +3,15 @@
 import json
 import os
 import re
-import secrets
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import nbformat
 import pytest
-from chromium import CHROMIUM, FLAGS
+from chromium import CHROMIUM
+from drawn import undrawn
+from lab import lab_tab, run_all, served_lab
 
 from repro.base.files import repo_root
-from repro.book.kernel import own_kernel
 
 NANO = {
     "train_tokens": 6000,
@@ -28,11 +24,6 @@ NANO = {
     "ks": [8],
 }
 TOKENS = ".widget-box:not(.widget-hbox) > .jupyter-button"
-INDICATOR = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status"
-READY = (
-    "(s => s?.isReady && s.session?.kernel?.connectionStatus === 'connected' && s.session.kernel.status === 'idle')"
-    "(window.jupyterapp?.shell.currentWidget?.sessionContext)"
-)
 SHOTS = os.environ.get("REPRO_SHOTS")  # a folder for screenshots
 
 pytestmark = [
@@ -43,81 +34,24 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
-    """Address of a JupyterLab whose folder holds a copy of the notebook; it shares no setting with the user's own."""
+def page(tmp_path_factory):
+    """The explorer, opened at 1500 pixels and run to its end; page.wrong collects what the console complained about."""
     pytest.importorskip("jupyterlab")
     folder = tmp_path_factory.mktemp("lab")
     notebook = nbformat.read(repo_root() / "notebooks" / "90_explorer.ipynb", as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    env = {}
     if os.environ.get("REPRO_LAB_SCALE") != "tiny":  # tiny uses what the checkout has prepared
         cell.source = cell.source.replace("changes = {}", f"changes = {json.dumps(NANO)}")
+        env["REPRO_CACHE"] = str(folder / "cache")
     work = folder / "work"
     work.mkdir()
     nbformat.write(notebook, work / "90_explorer.ipynb")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    token = secrets.token_hex(16)
-    names = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR")
-    env = os.environ | {name: str(folder / name.lower()) for name in names}
-    env |= {"OMP_NUM_THREADS": "1", "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces")}
-    if os.environ.get("REPRO_LAB_SCALE") != "tiny":
-        env["REPRO_CACHE"] = str(folder / "cache")
-    options = {
-        "ServerApp.ip": "127.0.0.1",
-        "ServerApp.port": port,
-        "ServerApp.port_retries": 0,
-        "ServerApp.root_dir": work,
-        "IdentityProvider.token": token,
-        "LabApp.expose_app_in_browser": True,
-        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
-        "LabApp.news_url": "None",
-    }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    with own_kernel(), open(folder / "server.log", "w") as log:
-        env["JUPYTER_PATH"] = os.environ["JUPYTER_PATH"]
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", *flags]
-        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=work)
-        try:
-            home = f"http://127.0.0.1:{port}"
-            for _ in range(240):
-                try:
-                    urllib.request.urlopen(f"{home}/api?token={token}", timeout=5).close()
-                    break
-                except OSError:
-                    assert server.poll() is None, (folder / "server.log").read_text()
-                    time.sleep(0.5)
-            yield home, token
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-@pytest.fixture(scope="module")
-def page(lab):
-    """The notebook, opened and run to its end; page.wrong collects what the console complained about."""
-    from playwright.sync_api import sync_playwright
-
-    home, token = lab
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        context = browser.new_context(viewport={"width": 1440, "height": 1100})
-        context.route(re.compile(rf"^(?!{re.escape(home)}|data:|blob:)http"), lambda route: route.abort())
-        page, page.wrong = context.new_page(), []
-        page.on("pageerror", lambda error: page.wrong.append(f"page error: {error}"))
-        page.on("console", lambda m: m.type == "error" and page.wrong.append(f"console: {m.text} {m.location}"))
-        page.goto(f"{home}/lab/tree/90_explorer.ipynb?token={token}&reset", timeout=120_000)
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
-        page.wait_for_function(READY, timeout=120_000)  # a run that is asked for before is forgotten
-        page.evaluate("void window.jupyterapp.commands.execute('runmenu:run-all')")
-        page.locator(".widget-slider").first.wait_for(state="attached", timeout=200_000)
-        page.wait_for_function(f"{INDICATOR} === 'idle'", timeout=100_000)
-        page.get_by_role("button", name="No", exact=True).click()  # to Jupyter's offer of news
+    with served_lab(folder, work, **env) as address, lab_tab(address, 1500, 1100) as page:
+        run_all(page, address, "90_explorer")
         page.evaluate("document.querySelector('.jp-OutputArea-child .widget-vbox').scrollIntoView()")
         drawn(page)
         yield page
-        context.close()
-        browser.close()
 
 
 def drawn(page) -> None:
@@ -164,6 +98,15 @@ def changed(page, read, before, timeout: float = 20.0):
             return now
         page.wait_for_timeout(50)
     raise AssertionError("nothing changed")
+
+
+@pytest.mark.parametrize("width", [900, 1500])
+def test_every_figure_is_seen(page, width):
+    page.set_viewport_size({"width": width, "height": 1100})
+    page.wait_for_timeout(2500)
+    assert page.locator(".js-plotly-plot").count() == 5
+    assert not undrawn(page)
+    page.evaluate("document.querySelector('.jp-OutputArea-child .widget-vbox').scrollIntoView()")
 
 
 def test_lambda_moves_by_keyboard_and_figure_and_numbers_follow(page):

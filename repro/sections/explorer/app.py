@@ -215,5 +215,5 @@ class App(Widgets):
 
 def _draw(output: Any, figure: Any) -> None:
     """Replace a figure in one message; a FigureWidget would need anywidget."""
-    data = json.loads(figure.to_json()) | {"config": {"displaylogo": False, "responsive": True}}
+    data = json.loads(figure.to_json()) | {"config": {"displaylogo": False}}
     output.outputs = ({"output_type": "display_data", "data": {PLOTLY: data}, "metadata": {}},)
