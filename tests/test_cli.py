@@ -125,7 +125,7 @@ def test_visualize(workflow, monkeypatch, capsys):
 
     out, config = workflow
     monkeypatch.setattr(names, "METRIC_COLUMNS", ("NMSE", "dense@0.1", "F1@1"))
-    monkeypatch.setitem(sys.modules, "kaleido", None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run("visualize", "--config", config) == 2  # says that PNG needs an extra, after writing the HTML
     assert "pip install 'repro[png]'" in capsys.readouterr().err
     drawn = {p.stem for p in out.glob("fig_*.html")}

@@ -146,6 +146,7 @@ def test_visualize_draws_every_checkpoint_by_step_and_sparsity(seed, monkeypatch
     part = table[(table["protocol"] == "corrected") & table["NMSE"].notna()]  # nothing trains an L1 SAE in two steps
     assert part["mode"].value_counts()["amortized"] == 9
     drawn = figures["NMSE_corrected_by_step"]
+    assert (drawn.layout.legend.yref, drawn.layout.legend.y < 1) == ("container", True)  # else it is nowhere
     titles = {a.text for a in drawn.layout.annotations}
     assert titles == {f"{v}, {m}" for v in ("topk", "standard") for m in MODES}
     assert sorted(y for t in drawn.data for y in t.y) == pytest.approx(sorted(part["NMSE"]))
@@ -156,15 +157,16 @@ def test_visualize_draws_every_checkpoint_by_step_and_sparsity(seed, monkeypatch
     assert sorted((x, t.name) for t in markers for x in t.x) == sorted(zip(final["sparsity"], final["mode"]))
 
 
-@pytest.mark.browser
-def test_visualize_writes_html_and_png(seed, monkeypatch):
-    pytest.importorskip("kaleido")
+def test_visualize_writes_html_and_png_without_a_browser(seed, monkeypatch):
+    pytest.importorskip("matplotlib")
     from repro.commands import visualize as figures
     from repro.metrics import names as metric_names
 
     out, config = seed
     monkeypatch.setattr(metric_names, "METRIC_COLUMNS", ("NMSE",))
     monkeypatch.setattr(figures, "GAPS", ())
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("BROWSER_PATH", "")
     run("visualize", "--config", config)
     names = {f"fig_NMSE_{p}_by_{along}" for p in ("as_released", "corrected") for along in ("step", "sparsity")}
     for suffix in ("html", "png"):

@@ -27,7 +27,7 @@ EXTRAS = {
     "cpu": ("numba",),
     "gpu": ("triton",),
     "cluster": ("dask", "distributed", "submitit"),
-    "png": ("kaleido",),
+    "png": ("kaleido", "matplotlib"),
 }
 """Packages that an extra of this one brings."""
 

@@ -32,7 +32,7 @@ def path_of(figure: dict[str, Any], book: Path) -> Path:
 def draw(book: Path, figures: list[dict[str, Any]]) -> int:
     """Draw the pictures that book_dir/_generated/pictures lacks, and delete those of no figure; returns how many.
 
-    Draws nothing where kaleido or a browser is missing: pages then say that a figure needs JavaScript.
+    Draws nothing where kaleido or a browser is missing, and prints so: pages then say that a figure needs JavaScript.
     """
     pictures = {path_of(figure, book): figure for figure in figures}
     for path in (book / FOLDER).glob("*.png"):
@@ -41,7 +41,9 @@ def draw(book: Path, figures: list[dict[str, Any]]) -> int:
     missing = {path: on_white(figure) for path, figure in pictures.items() if not path.is_file()}
     try:
         write(missing, SCALE, WIDTH)
-    except BadInput:
+    except BadInput as error:
+        if missing:
+            print(f"Left out: pictures of {len(missing)} figures for readers without JavaScript. {error}", flush=True)
         return 0
     return len(missing)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from repro.base.config import RunConfig
 from repro.base.errors import BadInput, missing_extra
 from repro.base.files import write_atomically
-from repro.book import pictures
+from repro.book import still
 from repro.commands.files import read_table
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ TOP = 100  # pixels for title, legend and the titles of the panels
 def visualize(config: RunConfig) -> list[Path]:
     """Draw output_dir/metrics.parquet: fig_<metric>_<protocol>_by_step and _by_sparsity, .html and .png.
 
-    Without kaleido or a Chromium for it, the .html are written, and BadInput says what .png need.
+    No browser is needed. Without matplotlib the .html are written, and BadInput says what .png need.
     """
 
     source = Path(config.output_dir) / "metrics.parquet"
@@ -43,7 +43,8 @@ def visualize(config: RunConfig) -> list[Path]:
         write_atomically(path, lambda draft, figure=figure: figure.write_html(draft, include_plotlyjs="directory"))
     images = {path.with_suffix(".png"): figure for path, figure in pages.items()}
     try:
-        pictures.write(images, scale=2)
+        for path, figure in images.items():
+            still.write(figure, path)
     except BadInput as error:
         raise BadInput(f"The .html figures are written; for .png too: {error}") from None
     return [*pages, *images]
@@ -134,7 +135,7 @@ def by_step(rows: pd.DataFrame, metric: str) -> Figure:
     figure.update_xaxes(**axis)
     figure.update_xaxes(title_text="training step", row=place[-1][0])
     figure.update_layout(legend_title_text="k, target L0 or L1 coefficient")
-    return caption(_labelled(figure, rows, metric), _title(rows, metric, "along training"))
+    return _labelled(caption(figure, _title(rows, metric, "along training")), rows, metric)
 
 
 def by_sparsity(rows: pd.DataFrame, metric: str) -> Figure:
@@ -164,7 +165,7 @@ def by_sparsity(rows: pd.DataFrame, metric: str) -> Figure:
         axis = {"type": "log", "tickvals": values, "ticktext": [f"{v:g}" for v in values]}
         unit = UNITS.get(panel["variant"].iloc[0], "k")
         figure.update_xaxes(**axis, title_text=unit, row=where[0], col=where[1])
-    return caption(_labelled(figure, rows, metric), _title(rows, metric, "against sparsity"))
+    return _labelled(caption(figure, _title(rows, metric, "against sparsity")), rows, metric)
 
 
 def _panels(titles: list[str], columns: int) -> tuple[Figure, list[tuple[int, int]]]:
@@ -189,7 +190,7 @@ def _panels(titles: list[str], columns: int) -> tuple[Figure, list[tuple[int, in
 
 
 def _labelled(figure: Figure, rows: pd.DataFrame, metric: str) -> Figure:
-    """Title, legend below it, y axis."""
+    """Title, legend below it, y axis; after `caption`, which would place the legend for a figure without a title."""
     from repro.metrics.names import LABELS
 
     figure.update_yaxes(title_text=LABELS.get(metric, metric), col=1)
