@@ -147,3 +147,11 @@ def test_three_documents_do_not_settle_what_they_differ_on():
         values = documents.mean() + MARGIN / 20 * rng.normal(size=6)
         words.append(word(values, shared=documents.std(ddof=1) / 3**0.5))
     assert words.count(SUPPORTED) <= 20, words.count(SUPPORTED)
+
+
+def test_few_documents_widen_an_interval_as_few_saes_do():
+    """t(0.975) with 2 and with 9 degrees of freedom: 4.302653, 2.262157."""
+    few, many, one = (Effect(-0.1, 0.01, 10, documents=d) for d in (3, 16, 1))
+    assert few.high == pytest.approx(-0.1 + 0.04302653) and many.high == pytest.approx(-0.1 + 0.02262157)
+    assert np.isnan(one.high) and np.isnan(one.p(0.0)) and few.p(0.0) > many.p(0.0)
+    assert needed(few, -0.09) is None and needed(many, -0.09) is not None

@@ -41,6 +41,8 @@ class Effect:
     saes: int = 0
     tokens: int = 0
     """Tokens that it was evaluated on: it is about these, not about all text."""
+    documents: int = 0
+    """Documents whose choice is part of the standard error; 0 where it is not."""
 
     @classmethod
     def of(cls, values: Iterable[float], unit: str = "SAEs", shared: float = 0.0) -> Effect:
@@ -52,11 +54,16 @@ class Effect:
         return cls(float(v.mean()), float(se), len(v), unit, saes=len(v))
 
     @property
+    def freedom(self) -> int:
+        """Degrees of freedom of its standard error: of its fewest independent parts, units or documents."""
+        return min(self.n, self.documents or self.n) - 1
+
+    @property
     def half(self) -> float:
-        """Half the width of the 95 % interval; NaN below two units."""
+        """Half the width of the 95 % interval; NaN below two units or documents."""
         from scipy.stats import t
 
-        return float(t.ppf(0.975, self.n - 1) * self.se) if self.n > 1 else float("nan")
+        return float(t.ppf(0.975, self.freedom) * self.se) if self.freedom > 0 else float("nan")
 
     @property
     def low(self) -> float:
@@ -69,15 +76,15 @@ class Effect:
         return self.value + self.half
 
     def p(self, bound: float) -> float:
-        """Two-sided p of the t test that the effect equals the bound; NaN below two units."""
+        """Two-sided p of the t test that the effect equals the bound; NaN below two units or documents."""
         from scipy.stats import t
 
-        if self.n < 2 or not np.isfinite(self.se) or (self.se == 0 and self.n < 3):  # two that agree by chance
+        if self.freedom < 1 or not np.isfinite(self.se) or (self.se == 0 and self.n < 3):  # two that agree by chance
             return float("nan")
         distance = abs(self.value - bound)
         if self.se == 0:
             return 0.0 if distance > 0 else 1.0
-        return float(2 * t.sf(distance / self.se, self.n - 1))
+        return float(2 * t.sf(distance / self.se, self.freedom))
 
     def __str__(self) -> str:
         if not np.isfinite(self.value):
@@ -167,7 +174,8 @@ def refined(tables: Tables, mode: str, metric: str, family: str | None = None, a
         rows = of_family(rows[rows["variant"] != "all SAEs"], family)
         if len(rows):
             values, shared = rows.set_index(keys_of(rows))["difference"], float(standard_errors(rows).mean())
-            return mean_over(values, shared, int(rows["tokens"].max()))
+            effect = mean_over(values, shared, int(rows["tokens"].max()))
+            return replace(effect, documents=int(rows["documents"].min()))
     table = of_family(by_mode(tables), family)
     tokens = int(table.loc[table["protocol"] == "corrected", "n_tokens"].max()) if "n_tokens" in table else 0
     return mean_over(changes(table, mode, metric, against=against), tokens=tokens)

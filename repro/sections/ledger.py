@@ -120,8 +120,9 @@ def _moved(claim: Claim, row: Series) -> str:
     margin = margin_of(claim.metric)
     interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
     if row["low"] > margin or row["high"] < -margin:
-        verb = claim.verbs[0 if row["value"] > 0 else 1]
-        return f"{claim.quantity} {verb} {abs(row['value']):.3f} {interval}"
+        verb, sign = (claim.verbs[0], 1) if row["value"] > 0 else (claim.verbs[1], -1)
+        low, high = sorted((sign * row["low"], sign * row["high"]))
+        return f"{claim.quantity} {verb} {abs(row['value']):.3f} [{low:.3f}, {high:.3f}]"
     if row["low"] >= -margin and row["high"] <= margin:
         return ""
     direction = "rise" if row["high"] <= margin else "fall"

@@ -112,13 +112,13 @@ def _has_room(claim: Claim, finding: Finding) -> bool:
 
 
 def needed(effect: Effect, bound: float, tests: int = 1) -> int | None:
-    """Units at which a t test against the bound has 80 % power at the observed effect; None where that is unknown.
+    """Units at which a t test against the bound has 80 % power at the observed effect; None where documents are fewer.
 
     The level is that of the first of `tests` tests under Holm's method. Never below the units that there are and one.
     """
     from scipy.stats import nct, t
 
-    if effect.n < 2 or not effect.se > 0:
+    if effect.n < 2 or effect.freedom < effect.n - 1 or not effect.se > 0:
         return None
     shift = abs(effect.value - bound) / (effect.se * effect.n**0.5)
 
