@@ -217,3 +217,27 @@ def test_stores_without_a_loss_are_refused(acts, tmp_path):
     ):
         with pytest.raises(BadInput, match=word):
             open_meter(some, 100, "cpu")
+
+
+def test_compare_has_the_loss_of_each_corrected_row(tmp_path):
+    """On the bundled model; the released protocol has no such loss, and no loss is refused with its reason."""
+    import json
+
+    from repro.checkpoints import save_sae
+    from repro.cli import main
+    from repro.sae import TopK
+
+    sae = TopK(TopK.Config(256, 64, k=5)).requires_grad_(False)
+    sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(64, 256), dim=1))
+    sae.W_enc.copy_(sae.W_dec.T)
+    save_sae(sae, tmp_path / "sae.safetensors")
+    args = ["--sae-path", tmp_path / "sae.safetensors", "--model-name", "tiny", "--layer", 2, "--max-tokens", 1500]
+    args += ["--eval-modes", "amortized", "encoder_refit", "--lm-tokens", 1200, "--out-dir", tmp_path]
+    main(["compare", *map(str, args)])
+    result = json.loads(next(tmp_path.glob("*_3modes.json")).read_text())
+    rows = result["corrected"]
+    for row in rows.values():
+        assert row["CE_clean"] < row["CE"] and row["CE_low"] <= row["CE"] <= row["CE_high"]
+        assert row["loss_increase"] == pytest.approx(row["CE"] - row["CE_clean"])
+        assert row["loss_recovered_zero"] <= 1 and row["lm_tokens"] > 0
+    assert not any("CE" in row for row in result["as_released"].values())

@@ -24,7 +24,7 @@ def open_meter(rows: Rows, tokens: int, device: str = "auto") -> LossMeter:
     Raises BadInput where the activations do not say their tokens or model, are not the output of a block, hold no whole
     sequence, or are not what the model computes.
     """
-    config, block = _model_of(rows)
+    config, block = model_of(rows)
     store = cast(ActivationStore, rows.store)
     assert store.tokens is not None
     sequences = whole(rows)[: _enough(store, whole(rows), tokens)]
@@ -46,8 +46,11 @@ def open_meter(rows: Rows, tokens: int, device: str = "auto") -> LossMeter:
     return meter
 
 
-def _model_of(rows: Rows) -> tuple[ModelConfig, int]:
-    """The model to load, and the block whose output the activations are. Nothing is loaded."""
+def model_of(rows: Rows) -> tuple[ModelConfig, int]:
+    """The model to load, and the block whose output the activations are. Nothing is loaded.
+
+    Raises BadInput where the activations do not say it, or are of another site than a block's output.
+    """
     store, name = rows.store, rows.store.path.name
     about = store.meta.get("model") or {}
     layer, site = store.meta.get("layer"), store.meta.get("site", "resid_post")

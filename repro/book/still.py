@@ -21,7 +21,7 @@ LEGEND = 34  # pixels from the upper edge, below the title
 INK, LINE = INKS["light"][:2]
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "x": "X"}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 12 * PIXEL,
     "text.color": INK,
     "text.parse_math": False,  # names of variants are text, whatever stands in them
@@ -61,7 +61,11 @@ def write(figure: Figure, path: Path, scale: float = 2) -> None:
         for i, trace in enumerate(figure.data):
             _draw(panels[trace.xaxis or "x"], trace, PALETTE[i % len(PALETTE)])
         _write_words(drawing, figure, area)
-        options = {"format": "png", "bbox_inches": "tight", "pad_inches": 0.12}  # labels widen the margins
+        options: dict[str, Any] = {
+            "format": "png",
+            "bbox_inches": "tight",
+            "pad_inches": 0.12,
+        }
         write_atomically(path, lambda draft: drawing.savefig(draft, **options))
 
 
@@ -149,7 +153,7 @@ def _write_legend(drawing: Drawing, title: str | None, corner: tuple[float, floa
     """In as many columns as fit into the width, a share of the figure's, below its upper left corner."""
     from matplotlib.lines import Line2D
 
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in drawing.axes:
         for handle, label in zip(*axes.get_legend_handles_labels()):
             entries.setdefault(label, handle)

@@ -38,6 +38,9 @@ class OneSae:
     """Positions that are not evaluated, out of pad, bos, eos, first."""
     max_norm_ratio: float | None = None
     """Drop tokens beyond this many median norms; the preset's if not given."""
+    lm_tokens: int | None = None
+    """Tokens on which the language model's loss is measured under each reconstruction (corrected only), in whole
+    sequences; none if not given. With --acts: of a file that `repro collect` wrote."""
     allow_mismatch: bool = False
     """Go on where SAE and activations state another layer, site, model or unit."""
     seed: int = 0

@@ -86,9 +86,9 @@ def find_data(config: OneSae, sae: SAE) -> EvalData:
     )
     folder = str(Path(config.out_dir) / f"acts-{safe(name)}")
     acts = collect(RunConfig(output_dir=folder, model=model, dataset=dataset, device=config.device))
-    data = open_data(acts, _metrics(config, name), stream=True)
+    data = open_data(acts, _metrics(config, name), stream=True, device=config.device)
     sae.check_input(data.tokens.x[:1])
-    say(*match(own, Place.of_data(data.tokens.info), config.allow_mismatch))
+    say(*match(own, Place.of_data(data.tokens.info), config.allow_mismatch), *loss_note(data))
     return data
 
 
@@ -101,19 +101,31 @@ def _given(config: OneSae, acts: str, sae: SAE) -> EvalData:
     match(place, flags, config.allow_mismatch, "The activations are of {}, but the flags say {}")
     metrics = _metrics(config, named or place.model)
     skip = tokens_of_first(config.skip_documents, acts, metrics)
-    data = open_data(acts, metrics, acts if store.labels is not None else None, skip=skip, stream=True)
+    data = open_data(
+        acts, metrics, acts if store.labels is not None else None, skip=skip, stream=True, device=config.device
+    )
     info = data.tokens.info
     if place.layer is None:
         info["layer"] = config.layer
     info["model"] = place.model or model
     sae.check_input(data.tokens.x[:1])
-    say(*match(Place.of_sae(sae), Place.of_data(info), config.allow_mismatch))
+    say(*match(Place.of_sae(sae), Place.of_data(info), config.allow_mismatch), *loss_note(data))
     return data
 
 
 def _metrics(config: OneSae, model: str) -> MetricsConfig:
-    ratio = max_norm_ratio(model, config.max_norm_ratio)
-    return MetricsConfig(max_tokens=config.max_tokens, exclude=config.exclude, max_norm_ratio=ratio)
+    ratio, lm_tokens = max_norm_ratio(model, config.max_norm_ratio), config.lm_tokens or 0
+    if lm_tokens < 0:
+        raise BadInput(f"--lm-tokens is {lm_tokens}; give 0 or more.")
+    return MetricsConfig(
+        max_tokens=config.max_tokens, exclude=config.exclude, max_norm_ratio=ratio, lm_tokens=lm_tokens
+    )
+
+
+def loss_note(data: EvalData) -> list[str]:
+    """Why the language model's loss, which was asked for, is not measured; empty where it is, or was not."""
+    note = data.tokens.info.get("loss_note")
+    return [] if note is None else [note]
 
 
 def say(*sentences: str) -> None:

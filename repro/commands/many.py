@@ -19,7 +19,7 @@ from repro.base.machine import pick_device, provenance
 from repro.base.memory import sae_bytes
 from repro.checkpoints.match import Place, match
 from repro.commands.files import read_table
-from repro.commands.inputs import say
+from repro.commands.inputs import loss_note, say
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
 from repro.inference.calibration import CALIBRATION_TOKENS
@@ -119,6 +119,7 @@ def evaluate(config: RunConfig) -> Path:
     reasons = [row["note"] for row in rows if "mode" not in row]
     places = {tuple(row.get(f"sae_{name}") for name in ("layer", "site", "model")) for row in rows if "mode" in row}
     here = Place.of_data(data.tokens.info)
+    say(*loss_note(data))
     say(*dict.fromkeys(note for p in places for note in match(Place(p[0], p[1] or "", p[2] or ""), here, allow=True)))
     if reasons:
         raise TasksFailed(
@@ -141,7 +142,7 @@ def opened(config: RunConfig, stage: str | None = None) -> tuple[EvalData, EvalO
     acts = acts_file(config)
     acts = staged(acts, stage) if stage else acts
     labelled = acts if open_store(acts).labels is not None else None
-    data = open_data(acts, config.metrics, labelled, stream=True)
+    data = open_data(acts, config.metrics, labelled, stream=True, device=config.device)
     options = EvalOptions(
         modes=config.eval_modes,
         protocols=protocols(config.protocol),

@@ -64,7 +64,8 @@ def compare(config: CompareConfig) -> Path:
         else:
             out.setdefault("corrected", {})[mode] = plain(row)
     out["provenance"] = about(config, sae, data)
-    show(rows, ("protocol", "mode", "NMSE", "FVE", "L0", "dead_rate", "F1@1", "absorption"))
+    losses = ("CE", "loss_increase") if config.lm_tokens else ()
+    show(rows, ("protocol", "mode", "NMSE", "FVE", "L0", "dead_rate", "F1@1", "absorption", *losses))
     return write_json(Path(config.out_dir) / f"{name}_3modes.json", out)
 
 

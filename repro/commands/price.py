@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,7 @@ LM_TOKENS = 1000
 def run(config: PriceConfig) -> list[Path]:
     """Write out_dir/price.json and price.html, and print what they say."""
     sae = find_sae(config)
-    data = find_data(config, sae)
+    data = find_data(replace(config, lm_tokens=None), sae)  # its own meter below
     sae = sae.to(pick_device(config.device))
     out, meter = Path(config.out_dir), meter_of(config, data)
     options = PriceOptions(config.sample_tokens, config.semi_steps, config.tol, config.seed)

@@ -18,6 +18,7 @@ from repro.inference import NON_STEPS, SEMI_STEPS
 
 if TYPE_CHECKING:
     from repro.activations.rows import Rows
+    from repro.evaluate.language import LanguageLoss
 
 READ = 8192  # rows that are read at a time where no block size is asked for
 
@@ -94,6 +95,8 @@ class EvalData:
     tokens: Tokens
     labelled: Labelled | None
     key: str
+    language: LanguageLoss | None = None
+    """The language model behind the tokens, where its loss is asked for."""
 
 
 @dataclass(frozen=True)
@@ -154,10 +157,12 @@ def open_data(
     label_docs: int = 1000,
     skip: int = 0,
     stream: bool = False,
+    device: str = "auto",
 ) -> EvalData:
     """Tokens `skip` … `skip + metrics.max_tokens` of an activation store, and whole documents of a labelled one.
 
     stream: leave the activations on disk (`Stored`) instead of reading them into tensors.
+    device: of the language model, where metrics.lm_tokens asks for its loss; info's loss_note says why there is none.
     """
     from repro.activations.store import open_store
 
@@ -168,10 +173,12 @@ def open_data(
             f"{acts} holds {rows.n} usable tokens, but the first {skip} were used for training; collect more."
         )
     info = rows.describe() | store.place | {"skip": skip, "acts": Path(acts).name}
-    tokens = _tokens(part_of(rows, skip, skip + metrics.max_tokens), info, stream)
+    evaluated = part_of(rows, skip, skip + metrics.max_tokens)
+    language = _language(evaluated, metrics.lm_tokens, device, info)
+    tokens = _tokens(evaluated, info, stream)
     checksum = _checksum(tokens.x), tuple(tokens.x.shape)
     if labelled is None:
-        return EvalData(tokens, None, digest(checksum, info))
+        return EvalData(tokens, None, digest(checksum, info), language)
     store = open_store(labelled)
     if store.labels is None:
         raise BadInput(f"{labelled} has no labels; collect it from a data set with dataset.label_column set.")
@@ -185,7 +192,22 @@ def open_data(
         tokens,
         Labelled(probed, labels, train, tuple(store.label_names)),
         digest(checksum, info, n_docs, _checksum(probed.x)),
+        language,
     )
+
+
+def _language(rows: Rows, tokens: int, device: str, info: dict[str, Any]) -> LanguageLoss | None:
+    """The language model behind the rows, which `info` then names with the tokens, or why its loss cannot be had."""
+    from repro.evaluate.language import LanguageLoss
+
+    if tokens < 1:
+        return None
+    info["lm_tokens"] = tokens
+    try:
+        return LanguageLoss(rows, tokens, device)
+    except BadInput as error:
+        info["loss_note"] = f"No loss of the language model: {error}"
+        return None
 
 
 def _tokens(rows: Rows, info: dict[str, Any], stream: bool) -> Tokens:

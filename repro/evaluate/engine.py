@@ -16,7 +16,7 @@ from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.evaluate.probes import probe_row
-from repro.evaluate.rules import Reading, Rules
+from repro.evaluate.rules import CORRECTED, Reading, Rules
 from repro.evaluate.stream import KeptCodes, TokenSums
 from repro.inference import CALIBRATION_TOKENS, GRID9, GRID_EXP5, calibrate_lambda, grid_lambda, spread
 from repro.inference.released import GRID_STEPS, GRID_TOKENS
@@ -181,7 +181,26 @@ class Evaluation:
             for docs, x in self.labelled.tokens.documents(self.size, self.device):
                 for part, z in zip(parts, codes(x, None), strict=True):
                     part.codes.append(pool(z, docs))
+        if self.language is not None:
+            reader = dictionary or self.reading
+            for part, columns in zip(parts, self.language.columns(self._decoded(codes, reader), n), strict=True):
+                part.losses = columns
         return [part.value() for part in parts]
+
+    def _decoded(self, codes: CodesOf, dictionary: Reading | SAE) -> Callable[[Tensor], list[Tensor]]:
+        """The reconstructions of activations [b, d] on any device by each of the codes that `codes` gives."""
+
+        def reconstruct(x: Tensor) -> list[Tensor]:
+            blocks = x.to(self.device).split(self.size)
+            parts = [[dictionary.decode(z, block).detach() for z in codes(block, None)] for block in blocks]
+            return [torch.cat(part) for part in zip(*parts, strict=True)]
+
+        return reconstruct
+
+    @property
+    def language(self) -> Any:
+        """The language model whose loss is measured; the released protocol has none."""
+        return self.data.language if self.rules == CORRECTED else None
 
     @property
     def labelled(self) -> Any:
@@ -198,6 +217,7 @@ class Measured:
         self.sums = TokenSums(docs if job.rules.tokens else torch.zeros_like(docs))
         self.codes = KeptCodes(job.sae.config.m, job.device)
         self.refitted: list[Reconstruction] = []
+        self.losses: dict[str, float] = {}
         self.widest = 0
 
     def add(self, rows: slice, x: Tensor, codes: SparseCodes) -> None:
@@ -220,4 +240,4 @@ class Measured:
             out["fires"] = fired / len(job.tokens)
         if self.refitted and self.widest <= job.sae.config.d:
             out["NMSE_refit"] = reduce(add, self.refitted).value()["NMSE"]
-        return out | probe_row(self.codes.blocks, job.tokens, job.labelled, job.rules.held_out, job.o)
+        return out | self.losses | probe_row(self.codes.blocks, job.tokens, job.labelled, job.rules.held_out, job.o)

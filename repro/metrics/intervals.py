@@ -49,14 +49,15 @@ def by_document(
     from scipy.stats import t
 
     whole = statistic({name: values.sum() for name, values in sums.items()})
-    left_out = statistic({name: values.sum() - values for name, values in sums.items()})
+    documents = len(next(iter(sums.values())))
+    left_out = statistic({name: values.sum() - values for name, values in sums.items()}) if documents > 1 else {}
     out: dict[str, float] = {}
     for name, value in whole.items():
-        others = np.asarray(left_out[name], dtype=float)
-        n, half = len(others), float("nan")
-        if n > 1:
-            variance = (n - 1) / n * np.square(others - others.mean()).sum()
-            half = float(t.ppf(0.975, n - 1) * np.sqrt(variance))
+        half = float("nan")
+        if documents > 1:
+            others = np.asarray(left_out[name], dtype=float)
+            variance = (documents - 1) / documents * np.square(others - others.mean()).sum()
+            half = float(t.ppf(0.975, documents - 1) * np.sqrt(variance))
         out |= {name: float(value), f"{name}_low": float(value) - half, f"{name}_high": float(value) + half}
     return out
 

@@ -23,6 +23,11 @@ METRIC_COLUMNS = (
     "F1@2",
     "dF1",
     "absorption",
+    "CE",
+    "KL",
+    "loss_increase",
+    "loss_recovered_mean",
+    "loss_recovered_zero",
 )
 """Columns that the comparison shows, in order."""
 LABELS = {
@@ -31,13 +36,18 @@ LABELS = {
     "FVE": "FVE (higher is better)",
     "FVU": "1 − FVE (error over variance)",
     "L0": "L0 (mean nonzeros a token)",
-    "CE": "cross-entropy with the reconstruction in place (nats a token)",
     "dead_rate": "dead latents (share)",
     "amort_gap_mean": "amortization gap J(z) − J* (units of ‖x‖²)",
     "amort_gap_relative": "amortization gap, share of the objective",
     "dense@0.1": "latents firing on ≥ 10 % of tokens (share)",
     "dF1": "ΔF1 = F1@2 − F1@1",
     "absorption": "absorption (share of positives)",
+    "CE": "cross-entropy of the patched model (nats a token)",
+    "CE_clean": "cross-entropy of the clean model (nats a token)",
+    "KL": "KL(clean ‖ patched) (nats a token)",
+    "loss_increase": "loss increase (nats a token)",
+    "loss_recovered_mean": "loss recovered (share, mean ablation = 0)",
+    "loss_recovered_zero": "loss recovered (share, zero ablation = 0)",
 }
 """Column -> its words with unit or direction, for an axis; a metric of your own adds its line here."""
 

@@ -140,7 +140,7 @@ class LossMeter:
         size = max(1, min(SEQUENCES, LOGITS // (self.ids.shape[1] * self.model.vocabulary)))
         for i in range(0, len(self.ids), size):
             real = (self.documents[i : i + size] >= 0).any(0).nonzero()
-            if len(real):
+            if bool(self.patched[i : i + size].any()):
                 yield slice(i, i + size), slice(0, int(real[-1]) + 1)
 
     def _logits(self, rows: tuple[slice, slice]) -> Tensor:
