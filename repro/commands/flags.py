@@ -65,7 +65,7 @@ class OneVariant(OneSae):
     """Variant, in the names of files; the SAE's own if not given. Without --sae-path, the variant that is looked for;
     batch_topk if not given."""
     semi_steps: int = 30
-    """ISTA steps of the semi mode, at which lambda is calibrated."""
+    """ISTA steps of the semi mode; the corrected lambda is calibrated at them."""
     tol: float = 1e-3
     """Relative duality gap of the certified optimum (corrected)."""
 

@@ -51,7 +51,7 @@ def _head(config: CompareConfig | SweepConfig, sae: SAE, data: EvalData) -> dict
 
 
 def compare(config: CompareConfig) -> Path:
-    """Write out_dir/{model}_{variant}_3modes.json: the released keys per mode, and everything corrected beside them."""
+    """Write out_dir/{model}_{variant}_3modes.json: released keys per mode; all rows under as_released and corrected."""
     sae, data, name = _checked(config)
     out, rows = _head(config, sae, data), []
     options = replace(_options(config), modes=config.eval_modes, non_steps=config.non_steps)

@@ -111,7 +111,7 @@ class EvalOptions:
     batch_evaluation: bool = True
     """as_released: as the release's batch evaluation (`Rules.batch_evaluation`); False: as its comparison scripts."""
     target_dense: float = 0.1
-    """Density at which the released batch evaluation aims lambda; the comparison scripts take the encoder's."""
+    """Density at which the released batch evaluation aims lambda; comparison scripts take the encoder's Dense@0.1."""
     refit: bool = True
     """corrected: NMSE_refit, after nonnegative least squares on the support of the codes, which undoes L1 shrinkage."""
     gap: bool = True

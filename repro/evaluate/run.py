@@ -92,12 +92,14 @@ def evaluate_sae(
 
 
 ROOMS = ("checkpoints", "evaluate", "inference", "kernels", "metrics", "sae", "solvers")
+FILES = ("base/sums.py", "codes.py", "ops.py", "activations/held_out.py", "activations/language_models/loss.py")
 
 
 def sources() -> list[Path]:
     """The files that rows depend on: all that evaluates, but for reading activations, which the data's key holds."""
     package = Path(__file__).parent.parent
-    return sorted([package / "codes.py", package / "ops.py", *(f for r in ROOMS for f in (package / r).rglob("*.py"))])
+    files = (package / name for name in FILES)
+    return sorted([*files, *(f for room in ROOMS for f in (package / room).rglob("*.py"))])
 
 
 def code_key() -> str:

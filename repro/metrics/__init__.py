@@ -1,4 +1,4 @@
-"""Metrics of codes, one file each; METRICS lists them, `evaluate_codes` computes them."""
+"""Metrics of codes, one file each; METRICS has those that add up over tokens, `probe_metrics` F1 and absorption"""
 
 from __future__ import annotations
 

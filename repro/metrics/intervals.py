@@ -17,7 +17,7 @@ Z95 = 1.959964
 def jackknife(blocks: Sequence[Any]) -> dict[str, tuple[float, float]]:
     """{metric: (low, high)} from the records of disjoint blocks of documents, leaving out one block at a time.
 
-    Works for any record with +, − and value(). Shares are clipped to [0, 1]. Needs at least two blocks.
+    Works for any record with +, − and value(). dead_rate and dense@t are clipped to [0, 1]. Needs at least two blocks.
     Source: Efron & Tibshirani 1993, chapter 11 (delete-one-group jackknife).
     """
     total = reduce(add, blocks)

@@ -29,7 +29,7 @@ METRIC_COLUMNS = (
     "loss_recovered_mean",
     "loss_recovered_zero",
 )
-"""Columns that the comparison shows, in order."""
+"""Columns that tables of the comparison and `repro visualize` show, in order."""
 LABELS = {
     "NMSE": "NMSE (lower is better)",
     "NMSE_refit": "NMSE after least squares on the same support",

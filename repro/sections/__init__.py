@@ -1,1 +1,1 @@
-"""A folder for each section of the paper: run computes the table, figures draws it, claims judges it."""
+"""A folder for each section of the paper, as far as it needs them: run (the table), figures, words, claims"""

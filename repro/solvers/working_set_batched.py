@@ -1,4 +1,4 @@
-"""Working sets of a whole block of tokens at once, through the operations: what `working_set` runs on a GPU."""
+"""Working sets of a whole block of tokens at once, through the operations: `working_set` on a GPU, by name."""
 
 from __future__ import annotations
 

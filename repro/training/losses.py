@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call
 
+from repro.base.errors import BadInput
 from repro.sae import SAE
 from repro.training.places import Places, places_at, places_where
 from repro.training.selection import batch_top_k, row_top_k
@@ -134,6 +135,8 @@ class _Step(nn.Module):
 def general(w: Weights, x: Tensor, at: Situation) -> Loss:
     """Reconstruction from `train_activate`, + l1 * `penalty`, or + AuxK where the sparsity is k; dense, by autograd."""
     tensors = {f"sae.{name}": t for name, t in w.tensors.items() if name != "rows"} | {"sae.W_enc": w.rows.t()}
+    if w.job.sparsity_name == "target_l0":
+        raise BadInput(f"Variant {w.job.variant} aims at an L0: give it a loss of its own in training.losses.LOSSES.")
     z, penalty = functional_call(_Step(w.blank), tensors, (x,))
     error = x - w.b_dec - z @ w.W_dec
     loss = Loss(_mse(error), error.detach(), (z > 0).any(0), int(torch.count_nonzero(z)))
