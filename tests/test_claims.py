@@ -92,7 +92,7 @@ def test_a_rate_with_nothing_to_fall_is_open():
 def test_documents_go_before_the_few_saes_of_the_comparison_and_add_their_error():
     rows = [
         {"variant": v, "sparsity": s, "mode": "semi", "metric": "NMSE", "tokens": 100, "encoder": 0.5, "refined": 0.6}
-        | {"difference": 0.1 + 0.001 * i, "low": 0.1 - 0.0196, "high": 0.1 + 0.0196}
+        | {"difference": 0.1 + 0.001 * i, "low": 0.1 - 0.0196, "high": 0.1 + 0.0196, "documents": 9}
         for i, v in enumerate(FAMILIES["k"])
         for s in (16.0, 32.0)
     ]
