@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def shown(claims: Iterable[Claim], scale: str) -> Styler:
     """The verdicts of claims at this scale and every other that has been run, for a notebook: long texts wrap."""
     import pandas as pd
+    from pandas.io.formats.style import Styler
 
     from repro.sections.claims import ledger as everything
 
@@ -25,11 +26,10 @@ def shown(claims: Iterable[Claim], scale: str) -> Styler:
     table = table[table["claim"].isin(ids) & ((table["verdict"] != NOT_RUN) | (table["scale"] == scale))]
     table = table.assign(needed=[settles(row) for _, row in table.iterrows()])
     columns = ["claim", "statement", "scale", "verdict", "corrected", "margin", "needed", "why", "as_released", "paper"]
-    wrapped = {"white-space": "normal", "min-width": "12rem", "text-align": "left"}
     table = table.sort_values("claim", kind="stable", key=lambda names: names.map(order_of))
-    styled = table[columns].reset_index(drop=True).style.hide(axis="index")
-    # else it is drawn at random, and pages differ from run to run
-    styled = styled.set_uuid(f"verdicts-{'-'.join(ids)}")
-    styled = styled.set_properties(subset=["statement", "corrected", "needed", "why", "as_released"], **wrapped)
-    styled = styled.set_properties(subset=["verdict"], **wrapped | {"min-width": "6rem"})
+    # named, else a name is drawn at random and pages differ from run to run; no cell has an id, which would be long
+    styled = Styler(table[columns].reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False).hide(axis="index")
+    wide = ",".join(f"td.col{columns.index(c)}" for c in ("statement", "corrected", "needed", "why", "as_released"))
+    wrap = "white-space: normal; text-align: left; min-width: 12rem"
+    styled = styled.set_table_styles([{"selector": wide, "props": wrap}])
     return styled.set_caption(f"{RULE} {WHOLE}")
