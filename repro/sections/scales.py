@@ -160,6 +160,8 @@ PRICED: dict[str, Scale] = {
 }
 """Settings of the SAEs of the section on the price, where they are not the scale's own: all variants, held-out text of
 the same source as the training text."""
+PRICE_SEEDS: dict[str, tuple[int, ...]] = {"small": (0, 1, 2)}
+"""Seeds of the SAEs of that section, counted from the scale's; a scale that is not here has its own alone."""
 
 
 def scale_of(name: str, **changes: Any) -> Scale:

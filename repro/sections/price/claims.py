@@ -4,20 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-from repro.sections.effects import Effect, Tables, mean_over, standard_errors
-from repro.sections.price.words import by_part
+from repro.sections.effects import Tables
+from repro.sections.price.words import by_part, share
 from repro.sections.shown import shown
-from repro.sections.types import DataFrame
 from repro.sections.verdict import Claim, Finding
-
-
-def share(table: DataFrame, metric: str, family: str | None = None) -> Effect:
-    """The guess's share of the encoder's increase of a metric, with its interval over SAEs and documents."""
-    rows = by_part(table, metric, "share_of_increase", family)
-    keys = ["variant", "sparsity", "seed"]
-    shared = float(standard_errors(rows).mean()) if len(rows) else 0.0
-    tokens = int(rows["n_tokens"].max()) if len(rows) else 0
-    return mean_over(rows.set_index(keys)["value"], shared, tokens)
 
 
 def finding(tables: Tables, metric: str, family: str | None = None) -> Finding:

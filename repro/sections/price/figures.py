@@ -8,7 +8,7 @@ from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET, 
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
 from repro.sections.figures import blank, label, names_of
-from repro.sections.price.words import final
+from repro.sections.price.words import final, first_seed, over_seeds
 from repro.sections.types import DataFrame, Figure
 
 PART_COLORS = {"values": AMBER, "support": VERMILION, "dictionary": GREY}
@@ -31,13 +31,13 @@ UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the c
 
 
 def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
-    """The increase of the encoder in its three parts, a bar an SAE, a panel a language model.
+    """The increase of the encoder in its three parts, a bar an SAE (mean over seeds), a panel a language model.
 
     tables: `price_parts` by language model, in the order of the panels.
     """
     from plotly.subplots import make_subplots
 
-    finals = {model: final(table[table["metric"] == metric]) for model, table in tables.items()}
+    finals = {model: over_seeds(final(table[table["metric"] == metric]), "part") for model, table in tables.items()}
     heights = [part.groupby(["variant", "sparsity"]).ngroups for part in finals.values()]
     figure = make_subplots(
         rows=len(finals),
@@ -119,7 +119,7 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
 
     figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables), horizontal_spacing=0.12)
     for col, table in enumerate(tables.values(), 1):
-        rows = table[table["variant"] == variant].dropna(subset=["NMSE"])
+        rows = first_seed(table[table["variant"] == variant]).dropna(subset=["NMSE"])
         values = sorted(rows["sparsity"].unique())
         rows = rows[rows["sparsity"] == values[len(values) // 2]]
         for kind, color in KIND_COLORS.items():
@@ -149,6 +149,7 @@ def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure
     """The share of the encoder's increase that the guess makes, along training; a line an SAE, colour = trained by."""
     colors = {"L1": VERMILION, "gates": PINK, "k": BLUE}
     figure = blank()
+    table = first_seed(table)
     part = table[(table["metric"] == metric) & (table["part"] == ("share_of_increase" if share else "values"))]
     part = part[part["step"] > 0]
     for family, variants in FAMILIES.items():

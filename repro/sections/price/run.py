@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tqdm import tqdm
 
+from repro.activations.language_models.loss import LossMeter
 from repro.base.config import MetricsConfig
+from repro.base.errors import BadInput
 from repro.base.files import cache_dir
 from repro.evaluate import EvalData, open_data
 from repro.price import PriceOptions, words
 from repro.price import price as price_of
-from repro.sections.scales import PRICED, Scale
+from repro.sections.scales import PRICE_SEEDS, PRICED, Scale
 from repro.sections.setup import Prepared, prepare
-from repro.sections.tables import save_table
+from repro.sections.tables import about, load_table, save_table
 from repro.sections.types import DataFrame
 
+TABLES = ("price", "price_parts", "price_frontier")
 PARTS = ("values", "support", "dictionary", "share_of_increase")
 SPLIT = ("encoder", "encoder_refit", "pursuit")
 """Kinds of codes that the parts need: all that earlier checkpoints are priced with."""
@@ -30,46 +35,95 @@ FIRST = 0.05
 SAMPLE = 500
 """Tokens on which lambda is calibrated, and of the frontier."""
 
+Rows = dict[str, list[dict[str, Any]]]
+"""Name of a table -> its rows."""
+
 
 def setting_of(scale: Scale) -> Scale:
     """Where a scale has SAEs for this section, their setting with the seed of `scale`; else `scale` itself."""
     return dataclasses.replace(PRICED[scale.name], seed=scale.seed) if scale.name in PRICED else scale
 
 
-def run(scale: Scale, tokens: int) -> list[DataFrame]:
+def run(scale: Scale, tokens: int, seeds: Sequence[int] | None = None) -> list[DataFrame]:
     """Price all SAEs of a scale on whole held-out documents; writes and returns the three tables.
 
     `price`: a row an SAE, training step and kind of codes. `price_parts`: a row an SAE, step, metric (NMSE, CE or KL)
     and part of the encoder's increase. `price_frontier`: a row a point of one SAE. Each finished piece is a file in
-    the cache, from which an interrupted run goes on.
+    the cache, from which an interrupted run goes on. Checkpoints along training and the frontier are of the first seed.
+
+    seeds: of the SAEs; all those of the scale if not given. If given, the tables keep what they hold of other seeds.
+    Raises BadInput if that is of another setting.
     """
     from repro.activations.held_out import open_meter
-    from repro.checkpoints import load_sae
 
     started = time.perf_counter()
     setting = setting_of(scale)
-    ready = prepare(setting)
-    data = held_out(ready, setting, tokens)
-    meter = open_meter(data.tokens.x.rows, tokens, ready.device)
-    modes, parts, points = [], [], []
-    for checkpoint in tqdm(priced(ready), desc="SAEs", unit="SAE"):
-        final, followed = checkpoint["final"], checkpoint is _one(ready, FRONTIER)
-        options = PriceOptions(
-            sample_tokens=SAMPLE,
-            tol=setting.tol,
-            seed=setting.seed,
-            kinds=tuple(words.NAMES) if final else SPLIT,
-            frontier=followed,
-        )
-        sae = load_sae(checkpoint["path"]).to(ready.device)
-        result = price_of(sae, data, cache_dir() / "price", options, meter=meter)
-        head = {k: checkpoint[k] for k in ("variant", "sparsity", "step")} | {"seed": setting.seed}
-        modes += [head | {"mode": mode} | row for mode, row in result["modes"].items()]
-        parts += [head | row for row in rows_of(result, data)]
-        points += [head | row for row in result["frontier"]]
+    tables, facts = stored_rows(setting, tokens, seeds)
+    meter = None
+    for seed in every_seed(scale) if seeds is None else seeds:
+        own = dataclasses.replace(setting, seed=seed)
+        ready = prepare(own)
+        data = held_out(ready, own, tokens)
+        meter = meter or open_meter(data.tokens.x.rows, tokens, ready.device)
+        first = seed == scale.seed
+        for checkpoint in tqdm(priced(ready) if first else ready.finals(), desc=f"SAEs, seed {seed}", unit="SAE"):
+            result = price_one(checkpoint, own, first and checkpoint is _one(ready, FRONTIER), data, meter)
+            head = {k: checkpoint[k] for k in ("variant", "sparsity", "step")} | {"seed": seed}
+            tables["price"] += [head | {"mode": mode} | row for mode, row in result["modes"].items()]
+            tables["price_parts"] += [head | row for row in rows_of(result, data)]
+            tables["price_frontier"] += [head | row for row in result["frontier"]]
+    facts |= {"tokens": tokens, "seeds": sorted({row["seed"] for row in tables["price"]})}
     seconds = time.perf_counter() - started
-    tables = {"price": modes, "price_parts": parts, "price_frontier": points}
-    return [save_table(name, setting, rows, seconds) for name, rows in tables.items()]
+    return [save_table(name, setting, rows, seconds, **facts) for name, rows in tables.items()]
+
+
+def every_seed(scale: Scale) -> tuple[int, ...]:
+    """Seeds of the SAEs of a scale; the first is its own."""
+    return tuple(scale.seed + i for i in PRICE_SEEDS.get(scale.name, (0,)))
+
+
+def stored_rows(setting: Scale, tokens: int, seeds: Sequence[int] | None) -> tuple[Rows, dict[str, Any]]:
+    """Rows of stored tables that are not of these seeds, and when they were computed; nothing if no seeds are given.
+
+    Raises BadInput for rows of another setting or number of tokens.
+    """
+    tables: Rows = {name: [] for name in TABLES}
+    if seeds is None:
+        return tables, {}
+    facts: dict[str, Any] = {}
+    for name in TABLES:
+        table, origin = load_table(name, setting.name), about(name, setting.name)
+        if table is None or (table := table[~table["seed"].isin(list(seeds))]).empty:
+            continue
+        here = json.loads(json.dumps(dataclasses.asdict(setting)))
+        other = [key for key, value in here.items() if key != "seed" and origin["scale"].get(key) != value]
+        if origin.get("tokens", tokens) != tokens:
+            other.append("tokens")
+        if other:
+            raise BadInput(f"The stored table '{name}' has another {', '.join(other)}; price all seeds again.")
+        tables[name] = table.to_dict("records")
+        facts["kept"] = {key: origin[key] for key in ("commit", "finished", "seconds")}
+    return tables, facts
+
+
+def price_one(
+    checkpoint: dict[str, Any], scale: Scale, followed: bool, data: EvalData, meter: LossMeter
+) -> dict[str, Any]:
+    """The price of one SAE: all kinds of codes if it is fully trained, else those of the parts.
+
+    followed: with its frontier.
+    """
+    from repro.checkpoints import load_sae
+
+    options = PriceOptions(
+        sample_tokens=SAMPLE,
+        tol=scale.tol,
+        seed=scale.seed,
+        kinds=tuple(words.NAMES) if checkpoint["final"] else SPLIT,
+        frontier=followed,
+    )
+    sae = load_sae(checkpoint["path"]).to(meter.model.device)
+    return price_of(sae, data, cache_dir() / "price", options, meter=meter)
 
 
 def held_out(ready: Prepared, scale: Scale, tokens: int) -> EvalData:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+
 from repro.price.words import NAMES
-from repro.sections.effects import FAMILIES, FAMILY_NAMES, mean_over, standard_errors
+from repro.sections.effects import FAMILIES, FAMILY_NAMES, Effect, mean_over
 from repro.sections.tables import about, need_table, others, tidy
-from repro.sections.types import DataFrame
+from repro.sections.types import DataFrame, Series
 
 
 def final(table: DataFrame) -> DataFrame:
@@ -20,24 +24,60 @@ def by_part(table: DataFrame, metric: str, part: str, family: str | None = None)
     return rows if family is None else rows[rows["variant"].isin(FAMILIES[family])]
 
 
+def share(table: DataFrame, metric: str, family: str | None = None) -> Effect:
+    """The guess's share of the encoder's increase of a metric, with its interval over variants, seeds and documents.
+
+    The unit is the variant: SAEs of one variant are averaged over sparsities and seeds first. To the error between
+    variants come two that all SAEs share: of the documents, and of the seeds, which set the order of the text. Where
+    all SAEs are of one variant, the unit is the seed if there are several, else the SAE.
+    """
+    rows = by_part(table, metric, "share_of_increase", family).replace([np.inf, -np.inf], np.nan)
+    rows = rows.dropna(subset=["value"])
+    if not len(rows):
+        return Effect(float("nan"))
+    values = rows.set_index(["variant", "sparsity", "seed"])["value"]
+    saes = values.groupby(["variant", "sparsity"])
+    moved = (values - saes.transform("mean")).groupby("seed").mean()
+    documents, several = float(document_errors(rows).mean()), len(moved) > 1
+    tokens = int(rows["n_tokens"].max())
+    if several and rows["variant"].nunique() == 1:
+        effect = replace(mean_over(values, documents, tokens), unit="seeds")
+    else:
+        seeds = float(moved.std(ddof=1)) / len(moved) ** 0.5 if several else 0.0
+        effect = mean_over(saes.mean(), float(np.hypot(documents, seeds)), tokens)
+    return replace(effect, saes=len(rows), documents=int(rows["documents"].min()))
+
+
+def document_errors(rows: DataFrame) -> Series:
+    """Standard error over documents of each row, from its t interval."""
+    from scipy.stats import t
+
+    return (rows["high"] - rows["low"]) / (2 * t.ppf(0.975, rows["documents"] - 1))
+
+
+def over_seeds(table: DataFrame, *keys: str) -> DataFrame:
+    """Means over seeds, a row a variant, sparsity and value of the other keys."""
+    return table.groupby(["variant", "sparsity", *keys], as_index=False, sort=False).mean(numeric_only=True)
+
+
+def first_seed(table: DataFrame) -> DataFrame:
+    """Rows of the first seed: the one whose SAEs are followed along training and over their nonzeros."""
+    return table[table["seed"] == table["seed"].min()]
+
+
 def parts_overview(table: DataFrame) -> DataFrame:
     """A row a metric and family: the encoder's increase, its three parts, and the share that the guess makes.
 
-    Means over SAEs. The interval of the share has the variant (and seed) as its unit and the documents' own error.
+    Means over SAEs; the interval of the share is that of `share`.
     """
     import pandas as pd
 
     out = []
     for metric in ("CE", "KL", "NMSE"):
         for family, name in FAMILY_NAMES.items():
-            share = by_part(table, metric, "share_of_increase", family)
-            if not len(share):
+            effect = share(table, metric, family)
+            if not effect.saes:
                 continue
-            effect = mean_over(
-                share.set_index(["variant", "sparsity"])["value"],
-                float(standard_errors(share).mean()),
-                int(share["n_tokens"].max()),
-            )
             means = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
             row = {"increase of": metric, "trained by": name, "encoder": sum(means.values()), **means}
             row |= {"share of the guess": effect.value, "low": effect.low, "high": effect.high, "SAEs": effect.saes}
@@ -58,12 +98,11 @@ def findings(table: DataFrame) -> str:
     """What the guess makes of the loss increase and of the divergence, all SAEs and each family, in sentences."""
     out = []
     for family, name in ((None, "All SAEs"), *FAMILY_NAMES.items()):
-        rows = by_part(table, "KL", "share_of_increase", family)
-        if not len(rows):
+        effect = share(table, "KL", family)
+        if not effect.saes:
             continue
         mean = {p: by_part(table, "CE", p, family)["value"].mean() for p in ("values", "support", "dictionary")}
         increase, left = sum(mean.values()), mean["dictionary"]
-        effect = mean_over(rows.set_index(["variant", "sparsity"])["value"], float(standard_errors(rows).mean()))
         interval = f" [{effect.low:.0%}, {effect.high:.0%}]" if effect.low == effect.low else ""
         out.append(
             f"**{name}.** The encoder's codes raise the loss by {increase:.3f} nats a token, pursuit's by {left:.3f}: "

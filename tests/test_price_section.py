@@ -1,0 +1,164 @@
+"""The section on the price over several seeds: intervals by hand arithmetic, and which rows a run prices and keeps."""
+
+import dataclasses
+import importlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.stats import t
+
+from repro.base.errors import BadInput
+from repro.evaluate import EvalData, Tokens
+from repro.sections.price import claims, figures, run, words
+from repro.sections.scales import PRICED, SCALES
+from repro.sections.setup import Prepared
+from repro.sections.tables import about
+
+PARTS = ("values", "support", "dictionary", "share_of_increase")
+
+
+def planted(shares, half=0.0, documents=30):
+    """A table `price_parts`: shares {(variant, sparsity, seed): share}; ± `half` is the interval over documents."""
+    rows = []
+    for (variant, sparsity, seed), share in shares.items():
+        for part, value in zip(PARTS, (share / 2, share / 2, 1 - share, share)):
+            row = {"variant": variant, "sparsity": sparsity, "step": 700, "seed": seed, "metric": "KL", "part": part}
+            rows.append(row | {"value": value, "low": value - half, "high": value + half})
+    return pd.DataFrame(rows).assign(n_tokens=2000, documents=documents)
+
+
+def grid(share_of):
+    return {
+        (v, s, seed): share_of(i, seed) for i, v in enumerate(("a", "b", "c")) for s in (1, 2) for seed in (0, 1, 2)
+    }
+
+
+def test_the_unit_is_the_variant_however_many_seeds():
+    """Means of the variants .2, .3, .4 (sd .1): .3 ± t(2) .1 / √3, the same with one seed and with three equal ones."""
+    half = t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
+    three = grid(lambda i, seed: 0.2 + 0.1 * i)
+    for shares in (three, {key: value for key, value in three.items() if key[2] == 0}):
+        effect = words.share(planted(shares), "KL")
+        assert (effect.n, effect.unit, effect.saes) == (3, "variants", len(shares))
+        assert (effect.value, effect.low, effect.high) == pytest.approx((0.3, 0.3 - half, 0.3 + half))
+
+
+def test_what_seeds_share_and_documents_add_to_the_error():
+    """Seeds at −.1, 0, +.1 on all variants (sd .1), an error of .05 over documents: variance .01/3 + .01/3 + .05²."""
+    effect = words.share(
+        planted(grid(lambda i, seed: 0.2 + 0.1 * i + 0.1 * (seed - 1)), half=t.ppf(0.975, 29) * 0.05), "KL"
+    )
+    assert effect.value == pytest.approx(0.3)
+    assert effect.se == pytest.approx(np.sqrt(0.01 / 3 + 0.01 / 3 + 0.05**2))
+    assert effect.freedom == 2
+
+
+def test_seeds_that_move_variants_apart_add_nothing_twice():
+    """Deviations of a seed that cancel over variants are no error of the seed; they are in the variants' means."""
+    wiggle = {(0, 0): 0.1, (0, 1): -0.1, (1, 1): 0.1, (1, 0): -0.1}
+    effect = words.share(planted(grid(lambda i, seed: 0.2 + 0.1 * i + wiggle.get((i, seed), 0.0))), "KL")
+    assert effect.se == pytest.approx(0.1 / np.sqrt(3))
+
+
+def test_one_variant_has_the_seed_as_its_unit():
+    """Seed means .2, .3, .4 of one variant at two sparsities."""
+    shares = {("standard", s, seed): 0.2 + 0.1 * seed + 0.01 * s - 0.015 for s in (1, 2) for seed in (0, 1, 2)}
+    effect = words.share(planted(shares), "KL", "L1")
+    assert (effect.n, effect.unit, effect.saes) == (3, "seeds", 6)
+    assert (effect.value, effect.se) == pytest.approx((0.3, 0.1 / np.sqrt(3)))
+
+
+def test_an_increase_of_zero_is_left_out():
+    """A share of nothing is not finite: the SAE does not count."""
+    shares = grid(lambda i, seed: 0.2 + 0.1 * i)
+    shares["a", 1, 0] = float("inf")
+    effect = words.share(planted(shares), "KL")
+    assert np.isfinite(effect.se) and effect.saes == len(shares) - 1
+    assert effect.value == pytest.approx(0.3)
+
+
+def test_few_documents_bound_the_degrees_of_freedom():
+    table = planted(grid(lambda i, seed: 0.2 + 0.1 * i), documents=2)
+    assert claims.finding({"price_parts": table}, "KL").corrected.freedom == 1
+
+
+def test_a_bar_is_an_sae_and_not_the_sum_of_its_seeds():
+    table = planted(grid(lambda i, seed: 0.2 + 0.1 * i + 0.1 * (seed - 1)))
+    figure = figures.parts_figure({"model": table}, "KL")
+    by_name = {bar.legendgroup: dict(zip(bar.y, bar.x)) for bar in figure.data}
+    assert by_name["dictionary"] == pytest.approx(
+        {f"{v} {s}": 0.8 - 0.1 * i for i, v in enumerate("abc") for s in (1, 2)}
+    )
+
+
+class SavedRows:
+    rows = None
+
+    def __len__(self):
+        return 4
+
+
+class Planted:
+    """`prepare`, the tokens and the price of one SAE in place of real ones; `calls` lists what was priced."""
+
+    def __init__(self):
+        self.calls = []
+        self.head = {"variant": "topk", "trainer": 0, "sparsity": 16.0}
+        self.tokens = Tokens(SavedRows(), torch.tensor([0, 0, 1, 1]), {})
+
+    def prepare(self, scale):
+        steps = [self.head | {"step": s, "final": s == 700, "path": f"{scale.seed}"} for s in (70, 700)]
+        return Prepared(EvalData(self.tokens, None, "key"), steps, None, Path(), "cpu")
+
+    def price(self, checkpoint, scale, followed, data, meter):
+        assert checkpoint["path"] == str(scale.seed)
+        self.calls.append((scale.seed, checkpoint["step"], followed))
+        split = dict.fromkeys((f"{part}{end}" for part in PARTS for end in ("", "_low", "_high")), 0.1 * scale.seed)
+        frontier = [{"codes": "encoder", "NMSE": 0.5}] * followed
+        return {"modes": {"encoder": {"NMSE": 0.5}}, "price": {"KL": split}, "frontier": frontier}
+
+
+@pytest.fixture
+def world(monkeypatch, tmp_path):
+    out, module = Planted(), importlib.import_module("repro.sections.price.run")
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    monkeypatch.setattr("repro.sections.tables.committed", lambda: tmp_path / "committed")
+    monkeypatch.setattr("repro.activations.held_out.open_meter", lambda *args: object())
+    monkeypatch.setattr(module, "prepare", out.prepare)
+    monkeypatch.setattr(module, "held_out", lambda *args: EvalData(out.tokens, None, "key"))
+    monkeypatch.setattr(module, "price_one", out.price)
+    return out
+
+
+def test_all_seeds_are_priced_and_the_first_is_followed(world):
+    tables = run(SCALES["small"], 4)
+    assert world.calls == [(0, 700, True), (0, 70, False), (1, 700, False), (2, 700, False)]
+    assert [sorted(set(table["seed"])) for table in tables] == [[0, 1, 2], [0, 1, 2], [0]]
+    assert about("price_parts", "small")["seeds"] == [0, 1, 2]
+    assert about("price_parts", "small")["scale"]["seed"] == 0
+    world.calls.clear()
+    run(SCALES["tiny"], 4)
+    assert {seed for seed, *_ in world.calls} == {0}
+
+
+def test_seeds_join_those_that_the_tables_hold(world):
+    whole = run(SCALES["small"], 4)
+    run(SCALES["small"], 4, seeds=(0,))
+    run(SCALES["small"], 4, seeds=(2,))
+    for table, joined in zip(whole, run(SCALES["small"], 4, seeds=(2, 1))):
+        order = [c for c in ("seed", "step", "metric", "part") if c in table]
+        pd.testing.assert_frame_equal(*(t.sort_values(order, ignore_index=True) for t in (table, joined)))
+    facts = about("price", "small")
+    assert facts["seeds"] == [0, 1, 2] and facts["kept"]["finished"] <= facts["finished"]
+
+
+@pytest.mark.parametrize(("tol", "tokens", "named"), [(1e-3, 3, "tokens"), (0.1, 4, "tol")])
+def test_rows_of_another_setting_do_not_mix(world, tol, tokens, named, monkeypatch):
+    run(SCALES["small"], 4, seeds=(0,))
+    monkeypatch.setitem(PRICED, "small", dataclasses.replace(PRICED["small"], tol=tol))
+    with pytest.raises(BadInput, match=f"another {named};"):
+        run(SCALES["small"], tokens, seeds=(1,))
+    run(SCALES["small"], tokens)  # all seeds: nothing is kept
