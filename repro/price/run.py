@@ -34,6 +34,9 @@ CHECKED = 4096  # tokens that check_sae reads
 WHOLE = ("encoder", "encoder_refit", "pursuit", "ompr", "random_dictionary")
 """Kinds of codes that are computed for all tokens; the others for the sample."""
 
+SHOWING = ("charts", "page", "style", "words")
+"""Modules of this folder that show results: no number depends on them."""
+
 
 @dataclass(frozen=True)
 class PriceOptions:
@@ -149,7 +152,8 @@ class Pricing:
 
 def key_of(sae: SAE, data: EvalData, options: PriceOptions, meter: LossMeter | None = None) -> str:
     """Hash of all that a price depends on: weights, how they are read, tokens, options, sources."""
-    own = [file_sha256(file) for file in (*sorted(Path(__file__).parent.glob("*.py")), Path(loss.__file__))]
+    sources = sorted(file for file in Path(__file__).parent.glob("*.py") if file.stem not in SHOWING)
+    own = [file_sha256(file) for file in (*sources, Path(loss.__file__))]
     text = None if meter is None else (tuple(meter.ids.shape), int(meter.patched.sum()))
     return digest(code_key(), own, sae.describe(), data.key, options, text)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,7 @@ def decomposition(split: Mapping[str, Any]) -> str:
 def sampled(result: Mapping[str, Any]) -> str:
     """Which rows are of a sample of the tokens; empty where all are of all."""
     modes = result["modes"]
-    few = {name: row["n_tokens"] for name, row in modes.items() if row.get("n_tokens", 0) < result["data"]["n_tokens"]}
+    few = {k: row["n_tokens"] for k, row in modes.items() if row.get("n_tokens", math.inf) < result["data"]["n_tokens"]}
     if not few:
         return ""
     n = next(iter(few.values()))
