@@ -263,7 +263,7 @@ def test_ten_claims_do_not_merge_with_one():
     assert sorted(ids, key=order_of) == ["C1a", "C1b", "C2", "C10a", "C10b", "T1"]
     assert [group_of(i) for i in ids] == ["C10", "C2", "C1", "C10", "C1", "T1"]
     listed = [claim.id for claim in claims.CLAIMS]
-    assert len(set(listed)) == len(listed) and listed[:3] == ["C1a", "C1b", "C1c"] and listed[-1] == "P1c"
+    assert len(set(listed)) == len(listed) and listed[:3] == ["C1a", "C1b", "C1c"] and listed[-1] == "P1d"
 
 
 def test_every_claim_has_a_margin_and_a_notebook():
@@ -292,3 +292,44 @@ def test_the_committed_ledger_follows_from_the_committed_tables(scale, monkeypat
         committed = pd.read_csv(repo_root() / "data" / "results" / "claims" / f"{name}.csv", dtype=str)
         part.to_csv(tmp_path / "now.csv", index=False)
         pd.testing.assert_frame_equal(committed, pd.read_csv(tmp_path / "now.csv", dtype=str))
+
+
+def test_the_price_in_nats_is_what_both_parts_of_the_guess_add_up_to():
+    rows = [
+        {
+            "variant": v,
+            "sparsity": s,
+            "seed": 0,
+            "step": 9,
+            "metric": metric,
+            "part": part,
+            "n_tokens": 500,
+            "documents": 9,
+        }
+        | {"value": value + 0.001 * i, "low": value - 0.01, "high": value + 0.01}
+        for i, (v, sparsities) in enumerate(VARIANTS.items())
+        for s in sparsities
+        for metric, by_part in {
+            "CE": {"values": 0.05, "support": 0.07, "dictionary": 0.2, "share_of_increase": 0.375},
+            "KL": {"values": 0.5, "support": 0.5, "dictionary": 0.5, "share_of_increase": 0.5},
+            "NMSE": {"values": 0.5, "support": 0.5, "dictionary": 0.5, "share_of_increase": 0.5},
+        }.items()
+        for part, value in by_part.items()
+    ]
+    found = judged(price_parts=pd.DataFrame(rows)).loc["P1d"]
+    by_hand = -np.mean([0.12 + 0.002 * i for i in range(4)])
+    assert found["value"] == pytest.approx(by_hand, abs=1e-9) and found["n"] == 4
+    assert found["verdict"] == SUPPORTED
+
+
+def test_the_forest_shows_the_ledger():
+    from repro.sections.forest import ROWS, _place, forest_figure
+
+    figure = forest_figure({c.id: c for c in claims.CLAIMS}, "small", "a model")
+    table = claims.ledger("small").set_index("claim")
+    shown_numbers = sorted(text for trace in figure.data if trace.mode == "markers+text" for text in trace.text)
+    parts = table.loc[[part for row in ROWS for part in row.parts.values()]]
+    assert shown_numbers == sorted(f"{v:+.3f}, n = {n}".replace("-", "−") for v, n in zip(parts["value"], parts["n"]))
+    assert [float(_place(x)) for x in (-100, -10, -1, 0, 0.5, 1, 10)] == [-3, -2, -1, 0, 0.5, 1, 2]
+    for trace in figure.data:  # an interval lies around its effect, and a rise lies to the right of a fall
+        assert trace.error_x.array is None or (np.asarray(trace.error_x.arrayminus) >= 0).all()

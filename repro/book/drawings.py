@@ -111,7 +111,25 @@ def plan() -> Figure:
     return plan_figure()
 
 
+def forest() -> Figure:
+    """Effects of refined codes against their margins, on SmolLM2-135M."""
+    from repro.sections.claims import CLAIMS
+    from repro.sections.forest import forest_figure
+
+    return forest_figure({claim.id: claim for claim in CLAIMS}, "small", "SmolLM2-135M")
+
+
+def loss() -> Figure:
+    """What each kind of codes costs the language model, real ones first."""
+    from repro.book.facts import rows
+    from repro.sections.price.figures import loss_figure
+
+    return loss_figure({"SmolLM2-135M": rows("small/price.csv"), "the bundled model": rows("tiny/price.csv")})
+
+
 DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "forest": forest,
+    "loss": loss,
     "protocols": protocols,
     "absorption": absorption,
     "certificate": certificate,

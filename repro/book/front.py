@@ -1,4 +1,4 @@
-"""The ledger on the first page of the book: a word and a sentence a claim and model, and every part with its effect."""
+"""The ledger in the book: a word and a sentence a claim (first page), and every part with its effect (claims.md)."""
 
 from __future__ import annotations
 

@@ -16,6 +16,9 @@ from repro.sections.tables import load_table
 from repro.sections.types import DataFrame, Series
 from repro.sections.verdict import MOST, NOT_RUN, OPEN, Claim, Finding, Verdict, judge, whole
 
+FEW = 3
+"""Open parts up to which the sentence of a claim names them."""
+
 
 def ledger(claims: Iterable[Claim], scale: str, tables: Tables | None = None) -> DataFrame:
     """A row a part with its verdict at one scale; tables are read where none are given. BadInput: unknown scale.
@@ -29,18 +32,18 @@ def ledger(claims: Iterable[Claim], scale: str, tables: Tables | None = None) ->
     rows: list[dict[str, Any]] = []
     for _, group in groupby(sorted(claims, key=lambda c: order_of(c.id)), key=lambda c: group_of(c.id)):
         parts = list(group)
-        findings = {c.id: c.test(present) for c in parts if (present := _tables(c, scale, tables)) is not None}
+        findings = {c.id: found for c in parts if (found := finding_of(c, scale, tables)) is not None}
         verdicts = judge(parts, findings)
         rows += [_row(claim, scale, findings.get(claim.id), verdicts[claim.id]) for claim in parts]
     return pd.DataFrame(rows)
 
 
-def _tables(claim: Claim, scale: str, tables: Tables | None) -> Tables | None:
-    """The tables of a claim that exist; None where one that it needs does not."""
+def finding_of(claim: Claim, scale: str, tables: Tables | None = None) -> Finding | None:
+    """What the test of a claim finds at a scale; None where a table that it needs does not exist."""
     names = (*claim.needs, *claim.uses)
     by_name = {n: tables.get(n) if tables is not None else load_table(n, scale) for n in names}
     present = {n: t for n, t in by_name.items() if t is not None}
-    return present if set(claim.needs) <= set(present) else None
+    return claim.test(present) if set(claim.needs) <= set(present) else None
 
 
 def _row(claim: Claim, scale: str, finding: Finding | None, verdict: Verdict) -> dict[str, Any]:
@@ -95,13 +98,10 @@ def sentence(lead: str, parts: DataFrame, claims: Mapping[str, Claim]) -> str:
     moved: list[str] = []
     same: list[str] = []
     unsettled: list[str] = []
-    told: list[str] = []
     for _, row in parts.iterrows():
         claim = claims[str(row["claim"])]
         if row["verdict"] == NOT_RUN:
             continue
-        if claim.tell and row["why"]:
-            told.append(str(row["why"]))
         if row["verdict"] == OPEN:
             unsettled.append(claim.quantity)
         else:
@@ -111,8 +111,9 @@ def sentence(lead: str, parts: DataFrame, claims: Mapping[str, Claim]) -> str:
     if same:
         said.append(f"no change beyond the margin: {', '.join(same)}")
     if unsettled:
-        said.append(f"open: {', '.join(unsettled)}")
-    return f"{lead}: {'; '.join([*said, *told])}." if said else "Not computed yet."
+        few = len(unsettled) <= FEW
+        said.append(f"open: {', '.join(unsettled)}" if few else f"{len(unsettled)} parts are open")
+    return f"{lead}: {'; '.join(said)}." if said else "Not computed yet."
 
 
 def _moved(claim: Claim, row: Series) -> str:

@@ -24,6 +24,7 @@ MARGINS: dict[str, Margin] = {
     "excess": Margin(0.02, "less than a quarter of the drop in absorption that the paper reports"),
     "dF1": Margin(0.005, "less than a third of the drop in ΔF1 that the paper reports"),
     "share_of_increase": Margin(0.05, "one part in twenty of the damage: below it nobody would pay for better codes"),
+    "loss": Margin(0.01, "nats a token: perplexity changes by one per cent"),
     "amort_gap_relative": Margin(0.01, "ten times the tolerance of the optima that the gap is measured against"),
 }
 """Metric -> its margin. excess = absorption − what latents of the same firing rates absorb by chance."""

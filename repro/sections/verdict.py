@@ -55,8 +55,6 @@ class Claim:
     """The metric in the sentence of the first page."""
     verbs: tuple[str, str] = ("rises by", "falls by")
     """Words of that sentence for an effect above and below the margins."""
-    tell: bool = False
-    """`Finding.why` belongs into that sentence."""
     test: Callable[[Tables], Finding]
     needs: tuple[str, ...]
     """Tables that the test needs."""

@@ -157,7 +157,6 @@ CLAIMS = [
         quantity="it",
         verbs=(f"exceeds {DENSE:g} by", f"stays below {DENSE:g} by"),
         test=very_dense,
-        tell=True,
     ),
     _along(
         id="C2b",
@@ -167,7 +166,6 @@ CLAIMS = [
         quantity="it",
         verbs=("exceeds the initialisation by", "stays below the initialisation by"),
         test=denser_than_at_first,
-        tell=True,
     ),
     *(
         claim(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from repro.sections.effects import Tables
-from repro.sections.price.words import by_part, share
+from repro.sections.price.words import by_part, saved, share
 from repro.sections.shown import shown
 from repro.sections.verdict import Claim, Finding
 
@@ -16,6 +16,11 @@ def finding(tables: Tables, metric: str, family: str | None = None) -> Finding:
     mean = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
     parts = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
     return Finding(share(table, metric, family), why=f"mean increase {sum(mean.values()):.3f}: {parts}")
+
+
+def in_nats(tables: Tables) -> Finding:
+    """The test whether pursuit with as many latents on each token lowers the language model's loss."""
+    return Finding(saved(tables["price_parts"], "CE"))
 
 
 SENTENCES = {"P1": "The guess of the encoder has a price: part of the damage would be gone with better codes."}
@@ -37,6 +42,18 @@ CLAIMS = [
         ("c", "NMSE", "reconstruction's error"),
     )
 ]
+CLAIMS.append(
+    Claim(
+        id="P1d",
+        section="45_price",
+        claimed="falls",
+        needs=("price_parts",),
+        statement="Pursuit with as many latents on each token lowers the language model's loss (nats a token)",
+        metric="loss",
+        quantity="the language model's loss in nats a token",
+        test=in_nats,
+    )
+)
 
 verdicts = partial(shown, CLAIMS)
 """The verdicts of these claims at a scale and the others, to be shown in the notebook."""

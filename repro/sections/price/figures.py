@@ -27,6 +27,7 @@ KIND_COLORS = {
     "ompr": "#0f7a43",
     "random_dictionary": GREY,
 }
+LOSS_KINDS = ("optimum", "encoder", "encoder_refit", "optimum_refit", "pursuit", "ompr")
 UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the clean model, nats a token"}
 
 
@@ -174,4 +175,57 @@ def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure
         figure,
         f"The share of the encoder's {UNITS[metric]} that the guess makes, along training. Initialisation is left "
         "out. Bars: 95 % intervals over documents.",
+    )
+
+
+LOSS_KINDS = ("optimum", "encoder", "encoder_refit", "optimum_refit", "pursuit", "ompr")
+
+
+def loss_figure(tables: Mapping[str, DataFrame]) -> Figure:
+    """Loss increase by kind of codes: the mean as a bar, a dot an SAE, a panel a language model.
+
+    tables: `price` by language model, in the order of the panels.
+    """
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(rows=len(tables), cols=1, subplot_titles=list(tables), vertical_spacing=0.2)
+    for row, table in enumerate(tables.values(), 1):
+        rows = final(table.dropna(subset=["CE"]))
+        kinds = [kind for kind in reversed(LOSS_KINDS) if (rows["mode"] == kind).any()]
+        means = rows.groupby("mode")["loss_increase"].mean()
+        figure.add_bar(
+            x=means[kinds].round(5),
+            y=[NAMES[kind] for kind in kinds],
+            orientation="h",
+            marker_color=[KIND_COLORS[kind] for kind in kinds],
+            opacity=0.55,
+            hovertext=[f"{NAMES[kind]}: mean {means[kind]:.3f} nats a token" for kind in kinds],
+            hoverinfo="text",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+        dots = rows[rows["mode"].isin(kinds)]
+        figure.add_scatter(
+            x=dots["loss_increase"].round(5),
+            y=dots["mode"].map(NAMES),
+            mode="markers",
+            marker={"color": dots["mode"].map(KIND_COLORS), "size": 6},
+            hovertext=[f"{n}: {v:.3f}" for n, v in zip(names_of(dots), dots["loss_increase"])],
+            hoverinfo="text",
+            showlegend=False,
+            row=row,
+            col=1,
+        )
+        ticks = [f"{NAMES[kind]} <b>{means[kind]:.3f}</b>" for kind in kinds]
+        figure.update_yaxes(tickvals=[NAMES[kind] for kind in kinds], ticktext=ticks, row=row, col=1)
+    figure.update_xaxes(title_text=UNITS["CE"])
+    figure.update_layout(height=110 + 230 * len(tables))
+    several = [f"{rows.groupby(['variant', 'sparsity', 'seed']).ngroups}" for rows in map(final, tables.values())]
+    return caption(
+        figure,
+        "What codes of the same dictionary with as many nonzeros cost the language model when the reconstruction "
+        f"takes the place of its residual stream: mean (bar, number) over {' and '.join(several)} SAEs (dots). The "
+        "encoder guesses all latents in one product; pursuit chooses one after the other.",
+        "Bar chart of mean loss increases by kind of codes; the means stand beside the names.",
     )

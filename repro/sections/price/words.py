@@ -11,6 +11,8 @@ from repro.sections.effects import FAMILIES, FAMILY_NAMES, Effect, mean_over
 from repro.sections.tables import about, need_table, others, tidy
 from repro.sections.types import DataFrame, Series
 
+PARTS_OF_GUESS = ("values", "support")
+
 
 def final(table: DataFrame) -> DataFrame:
     """Rows of the fully trained SAEs."""
@@ -25,14 +27,29 @@ def by_part(table: DataFrame, metric: str, part: str, family: str | None = None)
 
 
 def share(table: DataFrame, metric: str, family: str | None = None) -> Effect:
-    """The guess's share of the encoder's increase of a metric, with its interval over variants, seeds and documents.
+    """The guess's share of the encoder's increase of a metric, with the interval of `over_saes`."""
+    return over_saes(by_part(table, metric, "share_of_increase", family))
+
+
+def saved(table: DataFrame, metric: str) -> Effect:
+    """What pursuit takes off the encoder's increase of a metric, below zero, with the interval of `over_saes`.
+
+    Its two parts, values and support, have an interval over documents each; they move together at most.
+    """
+    keys = ["variant", "sparsity", "seed", "documents", "n_tokens"]
+    values, support = (by_part(table, metric, p).set_index(keys)[["value", "low", "high"]] for p in PARTS_OF_GUESS)
+    total = -(values + support)
+    return over_saes(total.rename(columns={"low": "high", "high": "low"}).reset_index())
+
+
+def over_saes(rows: DataFrame) -> Effect:
+    """The mean of a value an SAE, with its interval over variants, seeds and documents.
 
     The unit is the variant: SAEs of one variant are averaged over sparsities and seeds first. To the error between
     variants come two that all SAEs share: of the documents, and of the seeds, which set the order of the text. Where
     all SAEs are of one variant, the unit is the seed if there are several, else the SAE.
     """
-    rows = by_part(table, metric, "share_of_increase", family).replace([np.inf, -np.inf], np.nan)
-    rows = rows.dropna(subset=["value"])
+    rows = rows.replace([np.inf, -np.inf], np.nan).dropna(subset=["value"])
     if not len(rows):
         return Effect(float("nan"))
     values = rows.set_index(["variant", "sparsity", "seed"])["value"]
