@@ -57,12 +57,15 @@ def forest_figure(claims: dict[str, Claim], scale: str, model: str) -> Figure:
     drawn: dict[tuple[str, bool], list[Point]] = {}
     for line, row in enumerate(ROWS):
         for i, (who, part) in enumerate(row.parts.items()):
-            finding, claim = finding_of(claims[part], scale), claims[part]
+            claim = claims[part]
+            finding = finding_of(claim, scale)
+            if finding is None:
+                continue
             y = -line if len(row.parts) == 1 else -line + (APART, -APART)[i]
-            for effect in (finding.corrected, finding.released) if finding else ():
+            for released, effect in enumerate((finding.corrected, finding.released)):
                 if isinstance(effect, Effect) and np.isfinite(effect.value):
-                    released = effect is not finding.corrected
-                    drawn.setdefault((who, released), []).append(Point(y, effect, margin_of(claim.metric)))
+                    point = Point(y, effect, margin_of(claim.metric))
+                    drawn.setdefault((who, bool(released)), []).append(point)
     for (who, released), points in sorted(drawn.items(), key=lambda item: item[0][1]):
         _draw(figure, who, released, points)
     figure.add_vrect(x0=_place(-1), x1=_place(1), fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
