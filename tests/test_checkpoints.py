@@ -593,8 +593,8 @@ REFUSED = {
         "several SAEs would fit: put the config of its training run beside it, or pass variant=",
     ),
     "saelens architecture": (
-        lambda f: save_lens(f, saelens("matching_pursuit")),
-        "is a SAELens matching-pursuit SAE, which is not read here",
+        lambda f: save_lens(f, saelens("hierarchical")),
+        "is a SAELens .hierarchical., which is not one of standard",
     ),
     "saelens activation": (
         lambda f: save_lens(f, saelens(activation_fn_str="tanh-relu")),

@@ -117,8 +117,8 @@ def test_permuting_latents_permutes_codes(variant):
     order = torch.cat([g[torch.randperm(len(g))] for g in torch.arange(M).split(sizes)])
     other = random_sae(variant)
     for name, tensor in other.state_dict().items():
-        if name == "W_enc":
-            other.W_enc.copy_(sae.W_enc[:, order])
+        if tensor.shape == (D, M):
+            tensor.copy_(sae.state_dict()[name][:, order])
         elif tensor.shape[:1] == (M,):
             tensor.copy_(sae.state_dict()[name][order])
     torch.testing.assert_close(other.encode(x), sae.encode(x)[:, order])

@@ -10,14 +10,22 @@ from typing import Any, Literal
 from repro.base.errors import BadInput
 from repro.base.files import file_sha256
 from repro.checkpoints.formats import (
+    attn_saes,
     bare,
     batch_topk_repo,
     dictionary_learning,
     gemma_scope,
+    gemma_scope_2,
+    goodfire,
+    hypothesaes,
+    latentsae,
+    llamascopium,
     loca_release,
     native,
     openai,
+    qwen_scope,
     saelens,
+    saelens_pursuit,
     sparsify,
 )
 from repro.checkpoints.formats.others import SUPPORTED, refuse_known
@@ -30,13 +38,24 @@ from repro.sae import SAE
 BY_CONFIG: tuple[ModuleType, ...] = (
     native,
     dictionary_learning,
+    saelens_pursuit,
     saelens,
+    gemma_scope_2,
+    llamascopium,
     loca_release,
     batch_topk_repo,
+    attn_saes,
+    latentsae,
+    hypothesaes,
     sparsify,
     openai,
 )
 BY_KEYS: tuple[ModuleType, ...] = (
+    goodfire,
+    qwen_scope,
+    gemma_scope_2,
+    llamascopium,
+    hypothesaes,
     dictionary_learning,
     loca_release,
     batch_topk_repo,

@@ -20,11 +20,15 @@ WEIGHT_NAMES = (
     "sae.safetensors",
     "params.npz",
     "sae.pt",
+    "params.safetensors",
+    "final.safetensors",
+    "final.pt",
 )
+_OF_LAYER = re.compile(r"layer\d+\.sae\.pt")  # Qwen-Scope: a file for each layer
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 # files that training leaves beside the weights
 NOT_WEIGHTS = re.compile(
-    r"^(?:optim|sched|lr_sched|state\b|train(?:er|ing)_(?:state|args)|rank_\d|rng|activation|loc_angular_meta|sparsity\.)"
+    r"^(?:optim|sched|lr_sched|state\b|train(?:er|ing)_(?:state|args)|rank_\d|rng|activation|examples\.|loc_angular_meta|sparsity\.)"
 )
 CONFIG_NAMES = ("config.json", "cfg.json", "hyperparams.json")
 
@@ -198,6 +202,7 @@ def _in_folder(folder: Path, step: int | None, layer: int | None, layer_of: Call
         return _at_step(folder, step)
     files = [p for p in files_below(folder) if p.suffix in SUFFIXES and not NOT_WEIGHTS.search(p.name)]
     below = [p for name in WEIGHT_NAMES for p in files if p.name == name]
+    below += [p for p in files if _OF_LAYER.fullmatch(p.name)]
     if not below and len(files) == 1 and step is None:
         return files[0]
     if layer is not None and len(below) > 1:

@@ -3,17 +3,24 @@
 from repro.sae.base import SAE, Config, Source
 from repro.sae.batch_topk import BatchTopK
 from repro.sae.gated import Gated
+from repro.sae.glu import GLU
 from repro.sae.jumprelu import JumpReLU
 from repro.sae.loca import LocA
+from repro.sae.matching_pursuit import MatchingPursuit
 from repro.sae.matryoshka import MatryoshkaBatchTopK
 from repro.sae.standard import Standard, StandardUncentred
 from repro.sae.topk import TopK
 
 VARIANTS: dict[str, type[SAE]] = {
-    cls.name: cls for cls in (Standard, StandardUncentred, TopK, BatchTopK, MatryoshkaBatchTopK, Gated, JumpReLU, LocA)
+    cls.name: cls
+    for cls in (
+        *(Standard, StandardUncentred, TopK, BatchTopK, MatryoshkaBatchTopK, Gated, JumpReLU),
+        *(GLU, MatchingPursuit, LocA),
+    )
 }
 
 __all__ = [
+    "GLU",
     "SAE",
     "VARIANTS",
     "BatchTopK",
@@ -21,6 +28,7 @@ __all__ = [
     "Gated",
     "JumpReLU",
     "LocA",
+    "MatchingPursuit",
     "MatryoshkaBatchTopK",
     "Source",
     "Standard",

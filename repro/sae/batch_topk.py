@@ -25,6 +25,8 @@ class Config(topk.Config):
         super().__post_init__()
         if self.eval_activation not in ("threshold", "batch_topk"):
             raise BadInput(f"eval_activation is '{self.eval_activation}'; it must be threshold or batch_topk.")
+        if self.by_norm and self.eval_activation == "threshold":
+            raise BadInput("A threshold on codes cannot weigh latents by_norm: set eval_activation to batch_topk.")
 
 
 class BatchTopK(topk.TopK):
@@ -46,9 +48,9 @@ class BatchTopK(topk.TopK):
         return p * (p > self._set_threshold())
 
     def encode_block(self, x: Tensor) -> SparseCodes:
-        encoder = self.encoder_input(x), self.W_enc, self.b_enc
+        encoder = self.encoder_input(x), *self.weighted()
         if self.config.eval_activation == "batch_topk":
-            return ops.encode_batch_topk(*encoder, len(x) * self.config.k)
+            return self.unweighted(ops.encode_batch_topk(*encoder, len(x) * self.config.k))
         return ops.encode_above(*encoder, self._set_threshold())
 
     def _set_threshold(self) -> float:
@@ -62,6 +64,7 @@ class BatchTopK(topk.TopK):
 
     def train_activate(self, pre: Tensor) -> Tensor:
         """The n k largest of the whole batch [n, m]."""
-        flat = pre.relu().flatten()
-        best = flat.topk(len(pre) * self.config.k, sorted=False)
-        return torch.zeros_like(flat).scatter(0, best.indices, best.values).view_as(pre)
+        p = pre.relu()
+        scores = (p * self.weight if self.config.by_norm else p).flatten()
+        best = scores.topk(len(pre) * self.config.k, sorted=False).indices
+        return torch.zeros_like(scores).scatter(0, best, p.flatten()[best]).view_as(pre)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ class JumpReLU(base.SAE):
 
     name = "jumprelu"
     per_latent = ("b_enc", "threshold")
-    sparsity = "target_l0"
+    sparsity: ClassVar[Literal["target_l0"] | None] = "target_l0"
     betas = (0.0, 0.999)  # dictionary_learning's
     trainer_class = "JumpReluTrainer"
     Config: ClassVar[type[Any]] = Config

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,8 @@ class Config(base.Config):
 
     k: int
     """Latents a token may use."""
+    by_norm: bool = False
+    """Do latents compete by what they contribute, their score times the norm of their atom? Codes are the scores."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,9 +48,25 @@ class TopK(base.SAE):
         super().__init__(config, source)
         self.register_buffer("threshold", torch.tensor(-1.0))
 
+    @property
+    def weight(self) -> Tensor:
+        """What a score is multiplied by before latents compete if config.by_norm: the norm of its atom, [m]."""
+        return self.W_dec.norm(dim=1).clamp_min(1e-30)
+
     def activate(self, pre: Tensor) -> Tensor:
-        best = pre.relu().topk(self.config.k, dim=-1, sorted=False)
-        return torch.zeros_like(pre).scatter(-1, best.indices, best.values)
+        p = pre.relu()
+        best = (p * self.weight if self.config.by_norm else p).topk(self.config.k, dim=-1, sorted=False).indices
+        return torch.zeros_like(pre).scatter(-1, best, p.gather(-1, best))
 
     def encode_block(self, x: Tensor) -> SparseCodes:
-        return ops.encode_topk(self.encoder_input(x), self.W_enc, self.b_enc, self.config.k)
+        return self.unweighted(ops.encode_topk(self.encoder_input(x), *self.weighted(), self.config.k))
+
+    def weighted(self) -> tuple[Tensor, Tensor]:
+        """W_enc and b_enc of the scores by which latents compete."""
+        if not self.config.by_norm:
+            return self.W_enc, self.b_enc
+        return self.W_enc * self.weight, self.b_enc * self.weight
+
+    def unweighted(self, codes: SparseCodes) -> SparseCodes:
+        """Codes from the scores by which latents compete."""
+        return replace(codes, values=codes.values / self.weight[codes.indices]) if self.config.by_norm else codes

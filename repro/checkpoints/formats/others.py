@@ -10,7 +10,8 @@ from typing import Any
 from repro.checkpoints.weights import CheckpointError, Weights
 
 SUPPORTED = (
-    "SAEs of dictionary_learning, SAELens, sparsify, Gemma Scope, BatchTopK and matryoshka_sae, OpenAI, LocA and repro"
+    "SAEs of dictionary_learning, SAELens, sparsify, Gemma Scope 1 and 2, Qwen-Scope, Llama Scope and llamascopium, "
+    "Goodfire, attn-saes, latentsae, HypotheSAEs, BatchTopK and matryoshka_sae, OpenAI, LocA and repro"
 )
 
 _NOT_ITS_INPUT = "it predicts another activation than the one it reads, so no inference here applies to it"
@@ -51,33 +52,8 @@ KINDS: dict[str, tuple[Test, str]] = {
         ),
         "its codes depend on the tokens before, so they are no function of one activation",
     ),
-    "a SAELens matching-pursuit SAE": (
-        lambda shapes, c: c.get("architecture") == "matching_pursuit",
-        "it has no encoder; `infer(sae, x, mode='non')` on a supported SAE searches codes for given atoms",
-    ),
-    "a Gemma Scope 2 SAE": (
-        lambda shapes, c: "hf_hook_point_in" in c or ("w_enc" in shapes and "threshold" in shapes),
-        "",
-    ),
-    "a Llama Scope SAE (llamascopium, Language-Model-SAEs)": (
-        lambda shapes, c: "W_E" in shapes or {"act_fn", "norm_activation"} <= c.keys(),
-        "",
-    ),
-    "a latentsae SAE of another type than TOPK": (
-        lambda shapes, c: {"sae_type", "expansion_factor", "d_in"} <= c.keys() and c["sae_type"] != "TOPK",
-        "",
-    ),
-    "a latentsae SAE with skip or mean_center": (
-        lambda shapes, c: "sae_type" in c and bool(c.get("use_skip") or c.get("mean_center")),
-        "",
-    ),
-    "a HypotheSAEs SAE": (lambda shapes, c: {"input_bias", "neuron_bias"} <= shapes.keys(), ""),
     "an SAE of e2e_sae": (lambda shapes, c: any(name.endswith("encoder.0.weight") for name in shapes), ""),
     "an SAE of mistral-sae": (lambda shapes, c: {"w_enc", "b_pre"} <= shapes.keys(), ""),
-    "an attention SAE of attn-saes (act_name in its config)": (
-        lambda shapes, c: {"act_name", "dict_size"} <= c.keys(),
-        "",
-    ),
 }
 
 

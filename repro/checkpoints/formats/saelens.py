@@ -13,7 +13,7 @@ from repro.base.errors import nearest
 from repro.checkpoints.locate import Location, read_config, site_of_hook
 from repro.checkpoints.plan import Options, Plan, scaled, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
-from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
+from repro.sae import SAE, BatchTopK, Config, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
 
 CLASSES: dict[str, type[SAE]] = {
     "standard": Standard,
@@ -24,7 +24,7 @@ CLASSES: dict[str, type[SAE]] = {
     "batchtopk": BatchTopK,
     "matryoshka_batchtopk": MatryoshkaBatchTopK,
 }
-_NORMALISATIONS = {
+NORMALISATIONS = {
     "none": "none",
     "expected_average_only_in": "none",  # one factor for all tokens, folded into the weights below
     "constant_norm_rescale": "sqrt_d_norm",
@@ -80,17 +80,31 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
         _fold_decoder_norms(tensors)
     centred = bool(config.get("apply_b_dec_to_input", True))
     sae_config = cls.Config(d, m, centred=centred, normalisation=normalisation, **top_k)
-    meta = {**config, **(config.get("metadata") or {})}
+    sparsity = None if k is None else float(k)
+    return described(cls, sae_config, where, architecture, tensors, sparsity, [*folded, *notes])
+
+
+def described(
+    cls: type[SAE],
+    sae_config: Config,
+    where: Location,
+    architecture: str,
+    tensors: dict[str, Lazy],
+    sparsity: float | None,
+    notes: list[str],
+) -> Plan:
+    """The plan with what a cfg.json says of hook, language model and training."""
+    meta = {**where.config, **(where.config.get("metadata") or {})}
     hook, lm_name = str(meta.get("hook_name") or meta.get("hook_point") or ""), str(meta.get("model_name") or "")
     site, layer = site_of_hook(hook, lm_name) if hook else (where.site, where.layer)
     if (head := meta.get("hook_head_index")) is not None:
         hook, site = f"head {head} of {hook}", f"{site}, head {head}"
-    known = {"site": site, "layer": layer, "lm_name": lm_name, "sparsity": None if k is None else float(k)}
+    known = {"site": site, "layer": layer, "lm_name": lm_name, "sparsity": sparsity}
     source = source_of(where, sae_config, "saelens", architecture, **known)
     source.extra["hook"] = hook
-    if UNFOLDED in folded:
-        source.extra["mean_norm"] = d**0.5
-    return Plan(cls, sae_config, source, tensors, notes=[*folded, *notes, *_processing(meta)])
+    if UNFOLDED in notes:
+        source.extra["mean_norm"] = sae_config.d**0.5
+    return Plan(cls, sae_config, source, tensors, notes=[*notes, *_processing(meta)])
 
 
 def _processing(meta: Mapping[str, Any]) -> list[str]:
@@ -194,25 +208,33 @@ def _normalisation(
     name = config.get("normalize_activations") or "none"
     if isinstance(name, bool):  # before version 3
         name = "expected_average_only_in"
-    if name not in _NORMALISATIONS:
+    if name not in NORMALISATIONS:
         raise CheckpointError(
             f"{weights.path} normalises activations by '{name}', which cannot be undone from its files; "
             "save it for inference with SAELens, which folds it into the weights."
         )
     if name != "expected_average_only_in":
-        return _NORMALISATIONS[name], []
-    factors = options.take("norm_scaling_factor"), config.get("norm_scaling_factor"), _scaler(weights.path.parent)
-    factor = next((f for f in factors if f is not None), None)
+        return NORMALISATIONS[name], []
+    factor = scaling_factor(weights, config, options)
     if factor is None:
         return "none", [UNFOLDED]
-    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
-        raise CheckpointError(f"The scaling factor of {weights.path} is {factor!r}; a positive number is needed.")
     tensors["W_enc"] = scaled(tensors["W_enc"], factor)
     for key in ("W_dec", "b_dec"):
         tensors[key] = scaled(tensors[key], 1 / factor)
     if rescaled and "topk_threshold" in weights:
         tensors["threshold"] = scaled(tensors["threshold"], 1 / factor)
     return "none", [f"Scaling of activations by {factor:g} is folded into the weights."]
+
+
+def scaling_factor(weights: Weights, config: Mapping[str, Any], options: Options) -> float | None:
+    """What activations were multiplied by (asked for, in the config, or in a file beside it); None if not known."""
+    factors = options.take("norm_scaling_factor"), config.get("norm_scaling_factor"), _scaler(weights.path.parent)
+    factor = next((f for f in factors if f is not None), None)
+    if factor is None:
+        return None
+    if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < float("inf"):
+        raise CheckpointError(f"The scaling factor of {weights.path} is {factor!r}; a positive number is needed.")
+    return float(factor)
 
 
 def _scaler(folder: Path) -> float | None:
