@@ -30,9 +30,9 @@ def data_of(sae, seed=1, offset=0.0):
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "protocols.json").read_text())
 BESIDES = {"seconds", "ms_per_token", "label", "sha256"}
 BESIDES |= {"layer", "site", "model", "sae_layer", "sae_site", "sae_model"}  # the golden rows are older
-OPTIONS = EvalOptions(released_tokens=60, bootstrap=3, non_steps=40, semi_steps=7)
+OPTIONS = EvalOptions(released_tokens=60, non_steps=40, semi_steps=7)
 COMPARISON = dataclasses.replace(OPTIONS, batch_evaluation=False)
-ABLATION = dataclasses.replace(COMPARISON, gap=False, nulls=True, bootstrap=0)
+ABLATION = dataclasses.replace(COMPARISON, gap=False, nulls=True)
 ALONE = dataclasses.replace(OPTIONS, block=33, target_dense=0.2, lam=0.15, refit=False)
 
 

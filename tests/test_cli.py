@@ -95,7 +95,7 @@ def workflow(tmp_path_factory):
     config.write_text(
         f"output_dir: {out}\nmodel: {{layer_index: 8}}\n"
         f"sae_checkpoints:\n  topk: {{name: topk, roots: ['{SAES / 'TopKTrajectory'}']}}\n"
-        "metrics: {max_tokens: 150, exclude: [pad], bootstrap: 10}\n"
+        "metrics: {max_tokens: 150, exclude: [pad]}\n"
     )
     assert run("index", "--config", config) == 0
     assert run("evaluate", "--config", config) == 0

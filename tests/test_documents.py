@@ -1,4 +1,4 @@
-"""Resampled documents: sums against the metrics of the tokens themselves, and intervals of planted differences."""
+"""Documents left out: sums against the metrics of the tokens themselves, and intervals of planted differences."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,6 @@ import torch
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
 from repro.metrics import Firing, Reconstruction
-from repro.metrics.intervals import centred
 from repro.sections import controls
 from repro.sections.controls import documents
 from repro.sections.controls.documents import PerDocument
@@ -34,57 +33,50 @@ def test_weights_are_documents_that_occur_so_often(sums, weights):
         assert float(found[name][0]) == pytest.approx(wanted[name], rel=1e-5)
 
 
-def test_the_first_draw_is_the_data_and_the_rest_are_resamples():
-    weights = documents.draws(6, 200, seed=3)
-    assert weights.shape == (201, 6) and weights[0].tolist() == [1] * 6
-    assert (weights.sum(1) == 6).all() and weights[1:].double().mean().item() == pytest.approx(1)
-    assert torch.equal(weights, documents.draws(6, 200, seed=3))
+def test_documents_are_left_out_one_at_a_time(sums):
+    """The same for every SAE: the weights know neither a seed nor an SAE, and each row is the text without one."""
+    x, x_hat, _, docs, record = sums
+    weights = documents.left_out(3)
+    assert weights.tolist() == [[1, 1, 1], [0, 1, 1], [1, 0, 1], [1, 1, 0]]
+    for row, d in zip(record.values(weights)["NMSE"][1:], range(3), strict=True):
+        rest = docs != d
+        assert float(row) == pytest.approx(Reconstruction.of(x[rest], x_hat[rest]).value()["NMSE"], rel=1e-5)
 
 
-def planted(shift, spread, saes=12, seed=0):
-    """SAEs whose refined error is `shift` lower, give or take `spread` from SAE to SAE."""
+def planted(shift, spread, variants=6, seed=0):
+    """Two SAEs a variant whose refined error is `shift` lower, give or take `spread` from variant to variant."""
     rng = np.random.default_rng(seed)
     out = []
-    for _ in range(saes):
-        encoder = torch.from_numpy(0.5 + 0.05 * rng.normal(size=1 + documents.DRAWS))
+    for v in range(variants):
         change = -shift + spread * rng.normal()
-        base = dict.fromkeys((*documents.COMPARED, "L0"), encoder)
-        out.append({"amortized": base, "non": {name: v + change for name, v in base.items()}})
+        for sparsity in (1, 2):
+            encoder = torch.from_numpy(0.5 + 0.05 * rng.normal(size=17))
+            base = dict.fromkeys((*documents.COMPARED, "L0"), encoder)
+            values = {"amortized": base, "non": {name: e + change for name, e in base.items()}}
+            out.append(({"variant": f"v{v}", "sparsity": sparsity}, values))
     return out
 
 
 def test_intervals_of_planted_differences():
-    rows = documents.over_saes(planted(0.1, 0.02), seed=0)
+    rows = documents.over_saes(planted(0.1, 0.02))
     assert {row["mode"] for row in rows} == {"non"} and len(rows) == len(documents.COMPARED)
     assert all(row["high"] < 0 and row["low"] < -0.1 < row["high"] for row in rows)
-    assert all(row["low"] < 0 < row["high"] for row in documents.over_saes(planted(0.0, 0.05), seed=0))
-    alone = documents.differences({"variant": "topk"}, planted(0.1, 0.0)[0])
+    assert all(row["difference"] == pytest.approx(row["refined"] - row["encoder"]) for row in rows)
+    alone = documents.differences({"variant": "topk"}, planted(0.1, 0.0)[0][1])
     assert [row["difference"] for row in alone] == pytest.approx([-0.1] * 3)
     assert all(row["low"] == pytest.approx(-0.1) == row["high"] for row in alone)  # paired: the scatter is shared
 
 
-def test_intervals_of_silent_latents_cover_what_other_documents_would_show():
-    """200 latents that a document wakes with a small chance: the expected share that n documents leave silent."""
-    n, chance = 8, {"encoder": 0.05, "refined": 0.15}
-    truth = (1 - chance["refined"]) ** n - (1 - chance["encoder"]) ** n
-    covered = {"centred": 0, "percentiles": 0}
-    for seed in range(100):
-        rng = np.random.default_rng(seed)
-        weights = documents.draws(n, 200, seed).numpy()
-        silent = {name: (weights @ (rng.random((n, 200)) < p) == 0).mean(1) for name, p in chance.items()}
-        change = silent["refined"] - silent["encoder"]
-        low, high = centred(change[1:], change[0])
-        assert low <= change[0] <= high
-        covered["centred"] += low <= truth <= high
-        low, high = np.percentile(change[1:], [2.5, 97.5])
-        covered["percentiles"] += low <= truth <= high
-    assert covered["centred"] >= 90 > covered["percentiles"], covered
+def test_six_variants_are_six_units_however_many_saes():
+    """Nothing changes on average, and variants differ: 95 of 100 intervals hold 0, as t with 5 degrees of freedom."""
+    rows = [documents.over_saes(planted(0, 0.05, seed=seed))[0] for seed in range(300)]
+    assert 0.93 <= np.mean([row["low"] < 0 < row["high"] for row in rows]) <= 0.99
 
 
 def test_a_real_run(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
     nano = {"train_tokens": 2000, "eval_tokens": 4000, "label_docs": 20, "m": 128, "steps": 20, "batch_size": 128}
-    table = documents.resampled(
+    table = documents.compared(
         scale_of("tiny", **nano, grid={"topk": [4, 8], "batch_topk": [8]}, tol=1e-2), tokens=3000
     )
     assert set(table["variant"]) == {"topk", "batch_topk", documents.ALL}

@@ -39,7 +39,7 @@ SAE = GOLDEN / "BatchTopK" / "resid_post_layer_8" / "trainer_0"
 
 
 def table(sae, data, **options):
-    given = {"bootstrap": 5, "released_tokens": 150, "semi_steps": 20, "non_steps": 30} | options
+    given = {"released_tokens": 150, "semi_steps": 20, "non_steps": 30} | options
     return {(r["protocol"], r["mode"]): r for r in evaluate_sae(sae, data, EvalOptions(**given))}
 
 
@@ -189,7 +189,7 @@ def test_rows_survive_a_crash(tmp_path, monkeypatch):
     seen: list[str] = []
     entry = {"path": str(SAE), "variant": "batch_topk", "sparsity": 4}
     data = evaluation(load_sae(entry["path"]))
-    options = EvalOptions(bootstrap=5, protocols=("corrected",), semi_steps=10)
+    options = EvalOptions(protocols=("corrected",), semi_steps=10)
     whole, row = evaluation_run.row_of, lambda job, mode: (seen.append(mode), whole(job, mode))[1]
 
     def dies(job, mode):
@@ -308,7 +308,7 @@ def test_compare_and_evaluate_take_controls(tmp_path):
     config = tmp_path / "config.yaml"
     config.write_text(
         f"output_dir: {tmp_path}\nmodel: {{layer_index: 8}}\neval_modes: [amortized, encoder_refit]\n"
-        f"protocol: corrected\nsae_checkpoints: {{b: {{name: b, roots: ['{SAE}']}}}}\nmetrics: {{bootstrap: 5}}\n"
+        f"protocol: corrected\nsae_checkpoints: {{b: {{name: b, roots: ['{SAE}']}}}}\n"
     )
     main(["index", "--config", str(config)])
     main(["evaluate", "--config", str(config)])

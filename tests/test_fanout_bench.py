@@ -18,7 +18,7 @@ def test_costs_by_hand():
 
 @pytest.mark.parametrize("engines", [(), pytest.param(("local", "dask", "slurm"), marks=pytest.mark.slow)])
 def test_every_engine_makes_the_same_table(engines, tmp_path):
-    sizes = ("--checkpoints", "2", "--tokens", "250", "--d", "16", "--m", "64", "--k", "4", "--bootstrap", "2")
+    sizes = ("--checkpoints", "2", "--tokens", "250", "--d", "16", "--m", "64", "--k", "4")
     before = torch.get_num_threads()
     path = bench.run(["scale", *sizes, "--workers", "2", "--engines", *engines, "--out", str(tmp_path)])
     torch.set_num_threads(before)

@@ -16,7 +16,7 @@ from repro.cli import main
 from repro.commands import many as tables
 from repro.jobs.task import status
 
-SHORT = ("--metrics.max-tokens", "60", "--metrics.bootstrap", "4", "--semi-steps", "2", "--non-steps", "3")
+SHORT = ("--metrics.max-tokens", "60", "--semi-steps", "2", "--non-steps", "3")
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ sae = synthetic_sae(d, m, 16, 0)
 with tempfile.TemporaryDirectory() as folder:
     write_activations(Path(folder) / "acts.npy", sae, n, 0)
     data = open_data(Path(folder) / "acts.npy", MetricsConfig(max_tokens=n, exclude=()), stream=True)
-    rows = list(evaluate_sae(sae, data, EvalOptions(semi_steps=2, non_steps=2, bootstrap=4)))
+    rows = list(evaluate_sae(sae, data, EvalOptions(semi_steps=2, non_steps=2)))
 assert len(rows) == 6
 print(1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) - begin)
 """

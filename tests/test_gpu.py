@@ -247,7 +247,7 @@ def test_a_short_run_learns_as_much_as_on_the_cpu(device, variant):
 def test_rows_of_an_evaluation_are_the_cpus(device):
     sae, x = sae_of()
     data = EvalData(Tokens(x, torch.arange(len(x)) // 11), None, "key")
-    options = EvalOptions(protocols=("corrected", "as_released"), bootstrap=5, non_steps=20, released_tokens=100)
+    options = EvalOptions(protocols=("corrected", "as_released"), non_steps=20, released_tokens=100)
 
     def rows(where):
         return {(r["protocol"], r["mode"]): r for r in evaluate_sae(sae.to(where), data, options)}

@@ -143,7 +143,7 @@ def grid(tmp_path, monkeypatch):
     ):
         sae(tmp_path / "saes" / name / "trainer_0", **knobs, seed=seed)
     config = {"output_dir": "out", "model": {"layer_index": 8}, "sae_checkpoints": {"topk": {"roots": ["saes"]}}}
-    config |= {"eval_modes": ["amortized"], "protocol": "corrected", "device": "cpu", "metrics": {"bootstrap": 4}}
+    config |= {"eval_modes": ["amortized"], "protocol": "corrected", "device": "cpu"}
     Path("c.yaml").write_text(yaml.safe_dump(config))
     assert run("index", "--config", "c.yaml") == 0
     Path("saes/gone").rename("moved")
@@ -208,7 +208,7 @@ def test_what_index_refuses_is_a_row_with_its_reason_and_status_1(tmp_path, monk
     sae(tmp_path / "saes" / "good")
     (sae(tmp_path / "saes" / "cut") / "ae.pt").write_bytes(b"PK cut off")
     config = {"output_dir": "out", "sae_checkpoints": {"topk": {"roots": ["saes"]}}, "eval_modes": ["amortized"]}
-    Path("c.yaml").write_text(yaml.safe_dump(config | {"protocol": "corrected", "metrics": {"bootstrap": 4}}))
+    Path("c.yaml").write_text(yaml.safe_dump(config | {"protocol": "corrected"}))
     assert run("index", "--config", "c.yaml") == 1
     assert "1 of 2 files are refused" in capsys.readouterr().err.strip().splitlines()[-1]
     table = pd.read_parquet("out/checkpoint_index.parquet").set_index("status")
@@ -295,7 +295,7 @@ def test_the_notebook_of_your_sae_can_allow_a_mismatch(tmp_path, capsys):
     from repro.sections import your_sae
     from repro.sections.scales import scale_of
 
-    scale, own = scale_of("tiny", sweep_steps=[1], bootstrap=4), load_sae(sae(tmp_path / "t"))
+    scale, own = scale_of("tiny", sweep_steps=[1]), load_sae(sae(tmp_path / "t"))
     file = str(acts(tmp_path / "acts_layer12.npy"))
     with pytest.raises(BadInput, match="layer 8, but the activations are of layer 12"):
         your_sae.data(scale, file, own)

@@ -16,12 +16,10 @@ from repro.metrics import (
     evaluate_codes,
     norm_label,
     pool,
-    probe_metrics,
     records,
 )
 from repro.metrics.absorption import absorption_of
 from repro.metrics.gap import bracket, gap_summary
-from repro.metrics.intervals import bootstrap_f1, jackknife, wilson
 from repro.metrics.probing import f1_score, probes
 from repro.sae import Standard
 
@@ -128,45 +126,6 @@ def test_norm_label_is_above_the_median():
     x = torch.tensor([[1.0], [2.0], [3.0], [10.0]])
     assert norm_label(x).tolist() == [0, 0, 1, 1]
     assert norm_label(x[:3]).tolist() == [0, 0, 1]  # strictly above: the median itself is negative
-
-
-def test_jackknife_is_the_textbook_standard_error():
-    # for a plain mean the delete-one jackknife gives exactly s / sqrt(n)
-    from dataclasses import dataclass
-
-    @dataclass(frozen=True)
-    class Mean:
-        n: int
-        s: float
-
-        def __add__(self, o):
-            return Mean(self.n + o.n, self.s + o.s)
-
-        def __sub__(self, o):
-            return Mean(self.n - o.n, self.s - o.s)
-
-        def value(self):
-            return {"mean": self.s / self.n}
-
-    v = np.array([1.0, 4.0, 2.0, 8.0, 5.0])
-    low, high = jackknife([Mean(1, a) for a in v])["mean"]
-    half = 1.959964 * v.std(ddof=1) / len(v) ** 0.5
-    assert (low, high) == pytest.approx((v.mean() - half, v.mean() + half))
-
-
-def test_wilson_against_the_known_value():
-    assert wilson(0.5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)  # Brown, Cai & DasGupta 2001
-    assert np.isnan(wilson(0.5, 0)).all()
-
-
-def test_bootstrap_holds_the_estimate_and_is_seeded():
-    z = torch.randn(200, 4).relu()
-    y = (z[:, 0] > 0.5).long()
-    _, probes = probe_metrics(codes_of(z), y, torch.arange(200) < 100, (1, 2))
-    a = bootstrap_f1(probes, (1, 2), 100, seed=3)
-    assert a == bootstrap_f1(probes, (1, 2), 100, seed=3)
-    low, high = a["F1@1"]
-    assert low <= probes[0].f1[1] <= high
 
 
 def test_gap_bracket():

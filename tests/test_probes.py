@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from repro.codes import SparseCodes
-from repro.evaluate import EvalOptions
 from repro.metrics.absorption import AUX
 from repro.metrics.probing import probes as fitted_probes
 from repro.sections.probes import draws as probe_draws
@@ -15,7 +14,7 @@ from repro.sections.probes import scores as ps
 from repro.sections.probes import words as probes_words
 from repro.sections.probes.run import answer, means
 
-O = EvalOptions(bootstrap=50, seed=3)
+DRAWS, SEED = 25, 3
 
 
 def test_labels_are_read_from_ids():
@@ -76,7 +75,7 @@ def planted(sign):
 def test_a_planted_latent_is_found_with_its_sign():
     for sign in (1, -1):
         q, codes, yes = planted(sign)
-        row, found, drawn = answer(q, lambda codes=codes: iter((codes[:100], codes[100:])), O)
+        row, found, drawn = answer(q, lambda codes=codes: iter((codes[:100], codes[100:])), DRAWS, SEED)
         assert (found.latents == 3).all()
         for half in found.r:
             assert half[yes] == pytest.approx(sign, abs=1e-4) and half[1 - yes] == pytest.approx(-sign, abs=1e-4)
@@ -99,7 +98,7 @@ def noise(seed, n_docs, tokens, m, rates, share=0.3):
 
 def test_both_halves_are_scored_by_the_probes_of_the_other():
     q, (codes, _) = noise(1, 40, 8, 20, (0.1, 0.5))
-    row, found, _ = answer(q, lambda: iter((codes,)), O)
+    row, found, _ = answer(q, lambda: iter((codes,)), DRAWS, SEED)
     first, second = (fitted_probes(lambda: iter((codes,)), list(q.ys), (1, 2), half)[0] for half in (q.train, ~q.train))
     for k in (1, 2):
         said = np.zeros(320)
@@ -154,15 +153,22 @@ def test_regressions_are_scikit_learns_even_where_classes_are_apart():
 
 def test_intervals_cover_chance_when_there_is_nothing_to_find():
     """Two sets of codes of the same kind: no change is real, whichever latents each of them happened to pick."""
-    options, names = EvalOptions(bootstrap=80), ("F1@1", "dF1", "absorption")
+    names = ("F1@1", "dF1", "absorption")
     covered = dict.fromkeys(names, 0)
     for seed in range(20):
         q, sets = noise(seed, 60, 1, 40, (0.1, 0.6))
-        a, b = (answer(q, lambda codes=codes: iter((codes,)), options)[2] for codes in sets)
+        a, b = (answer(q, lambda codes=codes: iter((codes,)), 40, 0)[2] for codes in sets)
         for name in names:
-            interval = ps.with_interval({"change": a[name] - b[name]})
+            interval = ps.with_interval({"change": a[name] - b[name]}, 60)
             covered[name] += interval["change_low"] <= 0 <= interval["change_high"]
     assert all(count >= 17 for count in covered.values()), covered  # 95 to 100 of 100 seeds
+
+
+def test_the_seed_draws_the_documents():
+    """The same seed draws the same documents, so that differences between codes are paired; another draws others."""
+    q, (codes, _) = noise(1, 40, 2, 20, (0.1, 0.5))
+    first, again, other = (answer(q, lambda: iter((codes,)), 10, seed)[2]["F1@1"] for seed in (3, 3, 4))
+    assert (first == again).all() and first[0] == other[0] and (first[1:] != other[1:]).any()
 
 
 def test_baselines_by_hand():
@@ -183,6 +189,9 @@ def test_random_latents_fire_where_probes_are_fitted():
     assert len(ps.some_latents(fired, 8, 0)) == 8 and len(ps.some_latents(torch.zeros(4), 6, 0)) == 6
 
 
+ASKED = {"norm": 400, "topic": 400}
+
+
 def draws(change):
     base, noise = (np.append(0.5 * (a + b), np.linspace(a, b, 50)) for a, b in ((0.1, 0.2), (-0.01, 0.01)))
     other = {("norm", "semi"): base - change, ("topic", "semi"): base + change + noise}
@@ -191,13 +200,13 @@ def draws(change):
 
 
 def test_changes_are_paired_and_the_verdict_follows_its_rule():
-    table = pd.DataFrame(means(draws(0.1)))
+    table = pd.DataFrame(means(draws(0.1), ASKED))
     row = table[(table["label"] == "norm") & (table["mode"] == "semi") & (table["metric"] == "dF1")].iloc[0]
     assert (row["change"], row["change_low"]) == pytest.approx((-0.1, -0.1)) and row["falls"] == row["saes"] == 2
     assert row["value_high"] - row["value_low"] > 0.08  # the difference is known better than either
     assert probes_words.depends(table, "dF1", "semi") == ("yes", {"falls": ["norm"], "rises": ["topic"]})
     assert "depends on the label" in probes_words.verdict(table)
-    still = pd.DataFrame(means(draws(0.0)))
+    still = pd.DataFrame(means(draws(0.0), ASKED))
     assert probes_words.depends(still, "dF1", "semi") == ("open", {"open": ["norm", "topic"]})
     same = table[table["label"] == "norm"]
     assert probes_words.depends(same, "absorption", "semi") == ("no", {"falls": ["norm"]})

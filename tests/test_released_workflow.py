@@ -50,7 +50,7 @@ def seed(tmp_path_factory):
         "eval_modes": list(MODES),
         "semi_steps": 3,
         "non_steps": 5,
-        "metrics": {"max_tokens": 150, "bootstrap": 5},
+        "metrics": {"max_tokens": 150},
         "seed": 42,
     }
     file = out / "config.yaml"

@@ -24,7 +24,7 @@ def sae():
 def rows(sae):
     x = torch.randn(120, D, generator=torch.Generator().manual_seed(1)) * 2
     data = EvalData(Tokens(x, torch.arange(120) // 10), None, "key")
-    o = EvalOptions(bootstrap=2, released_tokens=50, block=64)
+    o = EvalOptions(released_tokens=50, block=64)
     return list(steps.sweep(sae, data, STEPS, o, momentum=True)), x
 
 

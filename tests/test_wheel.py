@@ -78,7 +78,7 @@ def test_one_sae(repro, sae):
 def table(repro, sae):
     """What `repro evaluate` writes for that SAE."""
     config = "output_dir: .\nmodel: {layer_index: 8}\nsae_checkpoints: {topk: {roots: [saes]}}\n"
-    (repro.folder / "config.yaml").write_text(config + "metrics: {exclude: [pad], bootstrap: 10}\n")
+    (repro.folder / "config.yaml").write_text(config + "metrics: {exclude: [pad]}\n")
     assert repro("index", "--config", "config.yaml")[0] == 0
     status, said = repro("evaluate", "--config", "config.yaml")
     assert status == 0, said

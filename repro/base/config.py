@@ -96,8 +96,6 @@ class MetricsConfig:
     """Compute the amortization gap of the encoder's codes."""
     probe_ks: tuple[int, ...] = (1, 2)
     """Numbers of latents the sparse probes may use."""
-    bootstrap: int = 200
-    """Bootstrap resamples behind each 95 % interval."""
     lm_tokens: int = field(default=0, metadata=LATER)
     """Tokens on which the language model's loss is measured under each reconstruction (corrected only); 0 = not."""
 

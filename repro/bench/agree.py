@@ -104,7 +104,7 @@ class Agree:
 
     def _rows(self, sae: SAE, data: EvalData, n: int, device: str) -> Iterator[dict[str, Any]]:
         """One row a mode over the first n tokens, each when it is ready."""
-        options = EvalOptions(modes=self.modes, protocols=("corrected",), bootstrap=5)
+        options = EvalOptions(modes=self.modes, protocols=("corrected",))
         part = replace(data, tokens=data.tokens.first(n))
         for row, seconds, peak, _ in metered_items(evaluate_sae(sae.to(device), part, options), device):
             yield {

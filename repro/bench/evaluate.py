@@ -53,7 +53,7 @@ class Evaluate:
             data = open_data(file, MetricsConfig(max_tokens=self.tokens, exclude=()), stream=True)
             before = peak_memory(reset=True, device=self.device)  # the weights, torch and its libraries
             same = {name: getattr(self, name) for name in ("modes", "protocols", "gap", "refit", "block")}
-            rows = evaluate_sae(sae, data, EvalOptions(**same, bootstrap=20))
+            rows = evaluate_sae(sae, data, EvalOptions(**same))
             for row, seconds, peak, _ in metered_items(rows, self.device):
                 total, highest = total + seconds, max(highest, peak - before)
                 csv.add(self._row(row, seconds, peak - before))

@@ -35,7 +35,6 @@ class Scale:
     d: int = flag(64, "width of the activations")
     m: int = flag(1024, "latents")
     k: int = flag(16, "mean L0 of the encoder")
-    bootstrap: int = flag(50, "resamples behind each interval")
     engines: tuple[str, ...] = flag(("local", "dask", "slurm"), "engines; slurm through submitit's local executor")
     workers: tuple[int, ...] = flag((1, 2), "numbers of workers")
     threads: int = flag(1, "threads of each worker, and of the reference")
@@ -74,7 +73,7 @@ class Scale:
         config = RunConfig(
             output_dir=str(folder),
             sae_checkpoints={"batch_topk": CheckpointRoots(roots=(str(folder / "saes"),))},
-            metrics=MetricsConfig(max_tokens=self.tokens, exclude=(), bootstrap=self.bootstrap),
+            metrics=MetricsConfig(max_tokens=self.tokens, exclude=()),
             protocol="corrected",
             device="cpu",
             threads=self.threads,

@@ -152,7 +152,6 @@ def opened(config: RunConfig, stage: str | None = None) -> tuple[EvalData, EvalO
         gap=config.metrics.amortization_gap,
         released_tokens=config.metrics.max_tokens,
         probe_ks=config.metrics.probe_ks,
-        bootstrap=config.metrics.bootstrap,
         allow_mismatch=config.allow_mismatch,
         seed=config.seed,
     )

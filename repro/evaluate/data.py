@@ -121,7 +121,6 @@ class EvalOptions:
     released_tokens: int = 10_000
     """as_released evaluates the first so many tokens."""
     probe_ks: tuple[int, ...] = (1, 2)
-    bootstrap: int = 200
     allow_mismatch: bool = False
     """Evaluate an SAE of another layer, site, model or unit than the activations are of."""
     tol: float = 1e-3
@@ -134,7 +133,7 @@ class EvalOptions:
     that selects over each batch (eval_activation = "batch_topk"), whose batch is the block."""
 
     def __post_init__(self) -> None:
-        for name in ("semi_steps", "non_steps", "bootstrap", "tol", "seed"):
+        for name in ("semi_steps", "non_steps", "tol", "seed"):
             if not getattr(self, name) >= 0:  # nan is not
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 0.")
 

@@ -9,7 +9,7 @@ from repro.evaluate.data import EvalOptions, Labelled, Tokens
 from repro.evaluate.nulls import shuffled_absorption
 from repro.metrics import norm_label_of, probe_metrics
 from repro.metrics.absorption import AUX
-from repro.metrics.intervals import bootstrap_f1, wilson
+from repro.metrics.intervals import of_probes
 from repro.metrics.probing import Blocks
 
 
@@ -22,23 +22,22 @@ def norm_labels(tokens: Tokens) -> Tensor:
 def probe_row(
     codes: Blocks, tokens: Tokens, labelled: Labelled | None, held_out: bool, o: EvalOptions
 ) -> dict[str, float | str]:
-    """Probes and absorption, with intervals where they are held out and `bootstrap` is not 0.
+    """Probes and absorption, with intervals over documents where they are held out.
 
     codes: a row a labelled document, pooled (`metrics.pool`), or, without labelled documents, a row a token.
     """
     if labelled is None:
         labels = norm_labels(tokens)
-        train, name = torch.arange(len(labels)) < len(labels) // 2, "norm above median"
+        train, docs, name = torch.arange(len(labels)) < len(labels) // 2, tokens.docs, "norm above median"
         name += ", held out" if held_out else ", in sample"
     else:
         labels, train, name = labelled.labels, labelled.train, " / ".join(labelled.names)
+        docs = torch.arange(len(labels))
     values, probes = probe_metrics(codes, labels, train if held_out else None, o.probe_ks)
     out: dict[str, float | str] = {"label": name, **values}
-    if held_out and o.bootstrap:
-        for key, (low, high) in bootstrap_f1(probes, (1, 2), o.bootstrap, o.seed).items():
+    if held_out:
+        for key, (low, high) in of_probes(probes, (1, 2), docs[~train].cpu().numpy()).items():
             out |= {f"{key}_low": low, f"{key}_high": high}
-        low, high = wilson(values["absorption"], sum(int((p.y == 1).sum()) for p in probes))
-        out |= {"absorption_low": low, "absorption_high": high}
     if o.nulls:
         on = [p.top[torch.from_numpy(p.y == 1), : 1 + AUX] > 0 for p in probes]
         out |= shuffled_absorption(on, seed=o.seed)

@@ -8,6 +8,11 @@ from torch import Tensor
 AUX = 5  # latents after the main one that may take over (released code)
 
 
+def absorbed(on: Tensor) -> Tensor:
+    """Rows on which the main latent is off while a relative is on: on [n, 1 + AUX] bool -> [n] bool."""
+    return ~on[:, 0] & on[:, 1:].any(1)
+
+
 def absorption_of(on: Tensor) -> dict[str, float]:
     """Absorption from which of the main latent and its relatives are on, [positives, 1 + AUX] bool.
 
@@ -18,6 +23,6 @@ def absorption_of(on: Tensor) -> dict[str, float]:
         return {"absorption": float("nan"), "absorption_null": float("nan")}
     p = on.double().mean(0)
     return {
-        "absorption": float((~on[:, 0] & on[:, 1:].any(1)).double().mean()),
+        "absorption": float(absorbed(on).double().mean()),
         "absorption_null": float((1 - p[0]) * (1 - torch.prod(1 - p[1:]))),
     }

@@ -213,7 +213,7 @@ def _worst(tokens: Iterable[Mapping[str, Any]]) -> str:
 def _about(result: Mapping[str, Any]) -> str:
     facts = {
         "NMSE": "squared error as a share of the activations' energy; FVE: 1 − error over variance",
-        "intervals": "95 %, jackknife over groups of documents",
+        "intervals": "95 %, jackknife over documents, or groups of them",
         "values": "from the encoder's codes to nonnegative least squares on their own support",
         "support": "from there to orthogonal matching pursuit with as many latents on each token",
         "L1 optimum": "certified to a relative gap, at the λ that gives the encoder's L0",

@@ -65,7 +65,7 @@ class Pricing:
         self.meter = meter
         self.sae, self.data, self.o, self.bar = sae, data, options, bar
         sample = sample_of(data.tokens, options.sample_tokens)
-        settings = EvalOptions(semi_steps=options.semi_steps, tol=options.tol, seed=options.seed, bootstrap=0)
+        settings = EvalOptions(semi_steps=options.semi_steps, tol=options.tol, seed=options.seed)
         self.job = Evaluation(sae, EvalData(sample, None, data.key), CORRECTED, settings, bar)
         self.random = random_dictionary(sae, options.seed)
         self.random_shared: dict[str, Any] = {}

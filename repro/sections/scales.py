@@ -58,7 +58,7 @@ class Scale:
     tol: float = 1e-3
     """Relative duality gap of certified codes."""
     bootstrap: int = 200
-    """Bootstrap resamples of the probes' intervals."""
+    """Resamples of the documents behind the intervals of probes that are picked anew."""
     seed: int = 0
     """Seed of every random draw."""
     device: Device = "auto"

@@ -112,7 +112,6 @@ def options(scale: Scale, **changes: Any) -> EvalOptions:
 
     base = EvalOptions(
         released_tokens=scale.released_tokens,
-        bootstrap=scale.bootstrap,
         tol=scale.tol,
         seed=scale.seed,
         batch_evaluation=False,

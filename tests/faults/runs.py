@@ -174,7 +174,7 @@ def prepare(folder):
     options |= {"ce-tokens": 0, "device": "cpu"}
     finish(start(command, "train", "--variant", "topk", "batch_topk", *flags(options)))
     roots = f"sae_checkpoints: {{a: {{roots: {[str(p) for p in sorted((folder / 'saes').rglob('ae.pt'))]}}}}}"
-    metrics = "metrics: {max_tokens: 300, exclude: [pad], bootstrap: 20}"
+    metrics = "metrics: {max_tokens: 300, exclude: [pad]}"
     (folder / "config.yaml").write_text(f"model: {{layer_index: 2}}\n{roots}\n{metrics}\ndevice: cpu\n")
     (folder / "notebooks" / "params").mkdir(parents=True)
     (folder / "notebooks" / "params" / "tiny.yaml").write_text("a: {n: 3}\nb:\n")

@@ -37,7 +37,7 @@ def data(x, labels=None):
 
 
 def rows(made, x, labels=None):
-    given = {"bootstrap": 3, "released_tokens": len(x), "semi_steps": 2, "non_steps": 3, "tol": 1e-2}
+    given = {"released_tokens": len(x), "semi_steps": 2, "non_steps": 3, "tol": 1e-2}
     return list(evaluate_sae(made, data(x, labels), EvalOptions(**given)))
 
 

@@ -103,7 +103,7 @@ def test_an_evaluation_on_a_full_or_closed_disk(disk, capsys, tmp_path):
     ae = next((tmp_path / "saes").rglob("ae.pt"))
     config.write_text(
         f"output_dir: {folder}\nmodel: {{layer_index: 2}}\nsae_checkpoints: {{a: {{roots: ['{ae}']}}}}\n"
-        "metrics: {max_tokens: 100, exclude: [pad], bootstrap: 5}\ndevice: cpu\nprotocol: corrected\n"
+        "metrics: {max_tokens: 100, exclude: [pad]}\ndevice: cpu\nprotocol: corrected\n"
         "eval_modes: [amortized]\n"
     )
     assert run(capsys, "index", "--config", config)[0] == 0

@@ -21,7 +21,8 @@ from repro.checkpoints import load_sae
 from repro.codes import SparseCodes
 from repro.metrics import Firing, Reconstruction
 from repro.metrics.firing import Moments
-from repro.metrics.intervals import wilson
+from repro.metrics.intervals import of_probes
+from repro.metrics.probing import Probe, f1_score
 from repro.sections import claims
 from repro.sections.effects import Effect
 from repro.sections.ledger import ledger
@@ -102,11 +103,15 @@ def test_sums_of_any_parts_are_the_sum_of_the_whole(z, data):
 
 
 @quick
-@given(st.integers(1, 300), st.floats(0, 1))
-def test_an_interval_holds_its_share(n, share):
-    share = round(share * n) / n
-    low, high = wilson(share, n)
-    assert 0 <= low <= share + 1e-12 and share - 1e-12 <= high <= 1
+@given(st.integers(2, 300), st.data())
+def test_an_interval_holds_its_share(n, data):
+    y, first, second = (np.array(data.draw(st.lists(st.integers(0, 1), min_size=n, max_size=n))) for _ in range(3))
+    probe = Probe(torch.arange(6), 0.5, {}, y, {1: first, 2: second}, torch.zeros(n, 6))
+    ends = of_probes([probe], (1, 2), np.arange(n))
+    one, two = f1_score(y, first), f1_score(y, second)
+    for name, value, least in (("F1@1", one, 0), ("F1@2", two, 0), ("dF1", two - one, -1), ("absorption", 0, 0)):
+        low, high = ends[name]
+        assert least <= low <= value + 1e-12 and value - 1e-12 <= high <= 1
 
 
 # --- what is read ---------------------------------------------------------------------------------------

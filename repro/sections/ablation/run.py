@@ -83,7 +83,7 @@ def paths(
 
     ready = prepare(scale)
     sources, released_tokens = Sources(scale, ready, share), round(share * scale.released_tokens)
-    o = options(scale, released_tokens=released_tokens, gap=False, nulls=True, bootstrap=0)
+    o = options(scale, released_tokens=released_tokens, gap=False, nulls=True)
     code = digest(code_key(), file_sha256(__file__))
     rows: list[dict[str, Any]] = []
     grids: list[dict[str, Any]] = []

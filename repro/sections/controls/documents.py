@@ -1,24 +1,24 @@
-"""§5 on many SAEs and held-out documents: what refinement changes at matched L0, resampling documents and SAEs.
+"""§5 on many SAEs and held-out documents: what refinement changes at matched L0, by document and SAE.
 
-The other tables give an interval for a mean over SAEs, which share their text. Here documents are resampled too: each
-draw takes documents with replacement, the same for every SAE and mode, and then SAEs with replacement. What is left is
-the uncertainty about other text and other SAEs of the same training set.
+The other tables give an interval for a mean over SAEs, which share their text. Here documents are left out one at a
+time, the same for every SAE and mode. What is left is the uncertainty about other text and other SAEs of the same
+training set.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.metrics.intervals import centred
+from repro.metrics.intervals import left_out_error, t_half
+from repro.sections.effects import mean_over
 from repro.sections.scales import TRAJECTORIES, Scale
 from repro.sections.setup import prepare
 from repro.sections.tables import save_table
@@ -26,7 +26,6 @@ from repro.sections.types import DataFrame
 
 REFINED = ("semi", "non", "pursuit")
 COMPARED = ("NMSE", "dead_rate", "dense@0.1")
-DRAWS = 1000
 DENSEST = 0.25  # share of d that an encoder's L0 may be: denser codes cost minutes an SAE, and are hardly sparse
 GREEDY = 64  # latents a token that pursuit, which adds one after the other, is asked for at most
 SAMPLE = 400  # tokens on which lambda is calibrated
@@ -35,7 +34,7 @@ ALL = "all SAEs"
 
 @dataclass(frozen=True)
 class PerDocument:
-    """Sums over the tokens of each of D documents: all that resampled documents need."""
+    """Sums over the tokens of each of D documents: all that a jackknife needs."""
 
     tokens: Tensor
     """[D]"""
@@ -78,21 +77,19 @@ class PerDocument:
         }
 
 
-def draws(documents: int, n: int, seed: int) -> Tensor:
-    """How often each document is in each of n resamples, [n, documents]; the first row is the data itself."""
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(documents, [1 / documents] * documents, n)
-    return torch.from_numpy(np.concatenate([np.ones((1, documents), dtype=counts.dtype), counts]))
+def left_out(documents: int) -> Tensor:
+    """Weights [1 + documents, documents]: of all documents, then of all but one."""
+    return torch.cat([torch.ones(1, documents), 1 - torch.eye(documents)])
 
 
 def run_documents(scale: str, tokens: int = 8_000) -> DataFrame:
     """The SAEs of a scale's `TRAJECTORIES` on held-out documents; writes the table `documents`."""
     if scale not in TRAJECTORIES:
         raise BadInput(f"No SAEs are set up for scale '{scale}'; there are {', '.join(TRAJECTORIES)}.")
-    return resampled(TRAJECTORIES[scale], tokens)
+    return compared(TRAJECTORIES[scale], tokens)
 
 
-def resampled(scale: Scale, tokens: int) -> DataFrame:
+def compared(scale: Scale, tokens: int) -> DataFrame:
     """A row a trained SAE, mode and metric, and a row over all SAEs: encoder, refined, difference and its interval.
 
     SAEs whose encoder uses more latents than a quarter of the dimensions are left out.
@@ -103,7 +100,7 @@ def resampled(scale: Scale, tokens: int) -> DataFrame:
     started = time.perf_counter()
     ready = prepare(scale)
     x, docs = held_out(ready, scale, tokens)
-    weights = draws(int(docs.max()) + 1, DRAWS, scale.seed)
+    weights = left_out(int(docs.max()) + 1)
     saes: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]] = []
     for final in tqdm(ready.finals(), desc="documents", unit="SAE"):
         sae = load_sae(final["path"]).to(ready.device)
@@ -114,8 +111,8 @@ def resampled(scale: Scale, tokens: int) -> DataFrame:
         saes.append(({k: final[k] for k in ("variant", "trainer", "sparsity")}, values))
     facts = {"tokens": len(x), "documents": weights.shape[1]}
     rows = [row | facts for sae, values in saes for row in differences(sae, values)]
-    rows += [row | facts for row in over_saes([values for _, values in saes], scale.seed)]
-    return save_table("documents", scale, rows, time.perf_counter() - started, draws=DRAWS)
+    rows += [row | facts for row in over_saes(saes)]
+    return save_table("documents", scale, rows, time.perf_counter() - started)
 
 
 def held_out(ready: Any, scale: Scale, tokens: int) -> tuple[Tensor, Tensor]:
@@ -170,34 +167,37 @@ def by_mode(sae: Any, x: Tensor, docs: Tensor, tol: float, block: int = 2048) ->
 
 
 def differences(sae: dict[str, Any], values: dict[str, dict[str, Tensor]]) -> list[dict[str, Any]]:
-    """Rows of one SAE: each mode against its encoder on the same resampled documents."""
+    """Rows of one SAE: each mode against its encoder on the same documents."""
     rows = []
     for mode in (m for m in REFINED if m in values):
         for metric in COMPARED:
             a, b = values["amortized"][metric], values[mode][metric]
-            low, high = centred((b - a)[1:], float(b[0] - a[0]))
+            change, se = float(b[0] - a[0]), float(left_out_error((b - a)[1:]))
+            half = float(t_half(se, len(a) - 2))
             row = {**sae, "mode": mode, "metric": metric, "encoder": float(a[0]), "refined": float(b[0])}
-            row |= {"difference": float(b[0] - a[0]), "low": low, "high": high, "saes": 1}
+            row |= {"difference": change, "se": se, "low": change - half, "high": change + half, "saes": 1}
             rows.append(row | {"L0_encoder": float(values["amortized"]["L0"][0]), "L0": float(values[mode]["L0"][0])})
     return rows
 
 
-def over_saes(saes: list[dict[str, dict[str, Tensor]]], seed: int) -> list[dict[str, Any]]:
-    """Rows over all SAEs: the mean difference, resampling documents and then SAEs."""
-    rng = np.random.default_rng(seed + 1)
+def over_saes(saes: list[tuple[dict[str, Any], dict[str, dict[str, Tensor]]]]) -> list[dict[str, Any]]:
+    """Rows over all SAEs: means over variants of means over their SAEs, with the error by variants and documents."""
+    import pandas as pd
+
     rows = []
     for mode in REFINED:
-        both = [values for values in saes if mode in values]
+        both = [(sae, values) for sae, values in saes if mode in values]
         if len(both) < 2:
             continue
-        pick = rng.integers(0, len(both), (DRAWS, len(both)))
+        facts = pd.DataFrame([sae for sae, _ in both])
+        index = pd.MultiIndex.from_frame(facts[["variant", "sparsity"]])
+        weight = (1 / facts.groupby("variant")["variant"].transform("size") / facts["variant"].nunique()).to_numpy()
         for metric in COMPARED:
-            a, b = (torch.stack([values[name][metric] for values in both]).numpy() for name in ("amortized", mode))
-            change = b - a  # [SAEs, 1 + DRAWS]
-            drawn = change[pick, np.arange(1, DRAWS + 1)[:, None]].mean(1)
-            estimate = float(change[:, 0].mean())
-            low, high = centred(drawn, estimate)
-            row = {"variant": ALL, "mode": mode, "metric": metric, "encoder": float(a[:, 0].mean())}
-            row |= {"refined": float(b[:, 0].mean()), "difference": estimate}
-            rows.append(row | {"low": low, "high": high, "saes": len(both)})
+            a, b = (torch.stack([v[name][metric] for _, v in both]).numpy() for name in ("amortized", mode))
+            change = b - a  # [SAEs, 1 + documents]
+            shared = float(left_out_error((weight @ change)[1:]))
+            effect = replace(mean_over(pd.Series(change[:, 0], index), shared), documents=change.shape[1] - 1)
+            row = {"variant": ALL, "mode": mode, "metric": metric, "encoder": float(weight @ a[:, 0])}
+            row |= {"refined": float(weight @ b[:, 0]), "difference": effect.value, "se": effect.se}
+            rows.append(row | {"low": effect.low, "high": effect.high, "saes": len(both)})
     return rows

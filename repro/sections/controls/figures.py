@@ -1,4 +1,4 @@
-"""Figures of the controls: each metric by inference mode, and the differences over resampled documents."""
+"""Figures of the controls: each metric by inference mode, and the differences over documents."""
 
 from __future__ import annotations
 
@@ -52,5 +52,5 @@ def documents_figure(table: DataFrame, metric: str) -> Figure:
     return caption(
         figure,
         f"What refinement does to {label(metric)} at the encoder's own L0, an SAE a column of points; "
-        "bars are 95 % intervals over resampled documents. Below the line is better.",
+        "bars are 95 % intervals over documents. Below the line is better.",
     )

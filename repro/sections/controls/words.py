@@ -1,4 +1,4 @@
-"""The controls in tables: means beside the learned codes, and the differences over resampled documents."""
+"""The controls in tables: means beside the learned codes, and the differences over documents."""
 
 from __future__ import annotations
 

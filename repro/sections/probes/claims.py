@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from repro.sections.effects import Tables, changes, listed, mean_over
+from repro.sections.effects import Tables, changes, listed, mean_over, standard_errors
 from repro.sections.shown import shown
 from repro.sections.verdict import Claim, Finding
 
@@ -23,7 +23,8 @@ def over_labels(metric: str, mode: str) -> Callable[[Tables], Finding]:
         released = mean_over(changes(tables["comparison"], mode, raw, "as_released")) if "comparison" in tables else "–"
         means = tables["probe_means"]
         means = means[(means["metric"] == metric) & (means["mode"] == mode)].dropna(subset=["change_low"])
-        shared = float((means["change_high"] - means["change_low"]).mean()) / (2 * 1.959964) if len(means) else 0.0
+        by_label = standard_errors(means.rename(columns={"change_low": "low", "change_high": "high"}))
+        shared = float(by_label.mean()) if len(means) else 0.0
         why = f"by label: {listed(dict(zip(means['label'], means['change'])))}"
         if metric == "excess":
             beside = {name: mean_over(changes(table, mode, name)) for name in ("absorption", "absorption_null")}

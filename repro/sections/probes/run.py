@@ -14,7 +14,7 @@ from tqdm import tqdm
 from repro import ops
 from repro.base.errors import BadInput
 from repro.codes import SparseCodes
-from repro.evaluate import EvalData, EvalOptions, Labelled, Tokens, evaluate_checkpoints
+from repro.evaluate import EvalData, Labelled, Tokens, evaluate_checkpoints
 from repro.evaluate.engine import Evaluation
 from repro.evaluate.modes import WAYS, Way
 from repro.evaluate.probes import norm_labels
@@ -58,6 +58,7 @@ def run(scale: Scale) -> DataFrame:
     }
     free = {q.label: ps.references(x[q.text, q.unit][q.rows], q.ys, q.train, scale.seed) for q in asked}
     o = options(scale, gap=False, refit=False)
+    resamples = max(2, scale.bootstrap // 2)  # of both halves at once
     rows, classes = list[dict[str, Any]](), list[dict[str, Any]]()
     draws: Draws = {(q.label, mode): [] for q in asked for mode in JUDGED}
     finals = ready.finals()
@@ -78,14 +79,14 @@ def run(scale: Scale) -> DataFrame:
                     continue
                 codes = Codes(way, job, text.tokens, glosses)
                 for q in asked:
-                    row, probes, drawn = answer(q, codes.of(q), o)
+                    row, probes, drawn = answer(q, codes.of(q), resamples, scale.seed)
                     rows.append(where | facts_of(q) | {"L0": codes.l0[q.text]} | row | free[q.label])
                     draws[q.label, mode].append(drawn)
                     classes += [where | picked for picked in by_class(q, probes)]
     rows += released(scale, ready)
     seconds, extra = time.perf_counter() - started, {"key": ready.data.key, "documents": len(text.ids)}
     save_table("probe_classes", scale, classes, seconds, **extra)
-    save_table("probe_means", scale, means(draws), seconds, **extra)
+    save_table("probe_means", scale, means(draws, {q.label: documents(q) for q in asked}), seconds, **extra)
     return save_table("probes", scale, rows, seconds, **extra)
 
 
@@ -140,13 +141,20 @@ class Codes:
         return blocks
 
 
-def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float], Crossed, dict[str, np.ndarray]]:
+def documents(q: Question) -> int:
+    """Documents that a question asks about."""
+    return len(q.docs.unique())
+
+
+def answer(
+    q: Question, blocks: Blocks, resamples: int, seed: int
+) -> tuple[dict[str, float], Crossed, dict[str, np.ndarray]]:
     """One row of metrics with intervals, the probes that each half of the documents picked, and the draws.
 
-    Cross-fitted: latents picked and probes fitted on one half are scored on the other, and the other way round; every
-    draw does both, so there are half as many as `bootstrap` says.
+    Cross-fitted: latents picked and probes fitted on one half are scored on the other, and the other way round, in
+    every draw.
     """
-    probes = crossed(blocks, q.ys, q.docs, q.train, max(2, o.bootstrap // 2), o.seed)
+    probes = crossed(blocks, q.ys, q.docs, q.train, resamples, seed)
     drawn = ps.scores(probes.counts.sum(0))
     fired, start = None, 0
     for block in blocks():
@@ -154,13 +162,13 @@ def answer(q: Question, blocks: Blocks, o: EvalOptions) -> tuple[dict[str, float
         fired = here if fired is None else fired + here
         start += len(block)
     assert fired is not None
-    latents = ps.some_latents(fired, len(q.names), o.seed).to(fired.device)
+    latents = ps.some_latents(fired, len(q.names), seed).to(fired.device)
     columns = torch.cat([block.columns(latents).clamp(min=0).cpu() for block in blocks()])
-    row = ps.with_interval(drawn) | ps.signs(probes.r.ravel(), np.concatenate(probes.counts[:, 0]))
+    row = ps.with_interval(drawn, documents(q)) | ps.signs(probes.r.ravel(), np.concatenate(probes.counts[:, 0]))
     return row | {"F1@1_random": ps.random_latents(columns, q.ys, q.train)}, probes, drawn
 
 
-def means(draws: Draws) -> list[dict[str, Any]]:
+def means(draws: Draws, documents: dict[str, int]) -> list[dict[str, Any]]:
     """Mean over SAEs of each metric by label and mode, and its change against the encoder, paired by SAE and document.
 
     Intervals resample documents, pick latents anew each time, and take the SAEs as given; `falls` counts SAEs whose
@@ -171,7 +179,7 @@ def means(draws: Draws) -> list[dict[str, Any]]:
         pairs = [(a, b) for a, b in zip(each, draws[label, "amortized"], strict=True) if a and b]
         for name in ps.SCORES if pairs else ():
             mine, change = [a[name] for a, _ in pairs], [a[name] - b[name] for a, b in pairs]
-            value = ps.with_interval({"value": np.mean(mine, 0), "change": np.mean(change, 0)})
+            value = ps.with_interval({"value": np.mean(mine, 0), "change": np.mean(change, 0)}, documents[label])
             falls = sum(float(c[0]) < 0 for c in change)
             rows.append({"label": label, "mode": mode, "metric": name, **value, "falls": falls, "saes": len(pairs)})
     return rows

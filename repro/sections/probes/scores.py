@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from repro.evaluate.controls import random_directions
-from repro.metrics.intervals import centred
+from repro.metrics.intervals import of_draws
 from repro.metrics.probing import f1_score
 
 DENSE_C = 0.03  # inverse of the ridge penalty of the dense probe, on standardised activations
@@ -80,11 +80,11 @@ def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(SCORES, (first, second, second - first, absorbed, null, absorbed - null), strict=True))
 
 
-def with_interval(draws: dict[str, np.ndarray]) -> dict[str, float]:
-    """{metric, metric_low, metric_high} from draws whose first is the estimate (`intervals.centred`)."""
+def with_interval(draws: dict[str, np.ndarray], documents: int) -> dict[str, float]:
+    """{metric, metric_low, metric_high} from draws whose first is the estimate (`intervals.of_draws`)."""
     out: dict[str, float] = {}
     for name, (estimate, *others) in draws.items():
-        low, high = centred(others, estimate)
+        low, high = of_draws(others, estimate, documents)
         out |= {name: float(estimate), f"{name}_low": low, f"{name}_high": high}
     return out
 
