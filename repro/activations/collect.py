@@ -121,6 +121,8 @@ def write(loaded: LoadedModel, config: RunConfig, draft: Draft, key: str) -> Non
             pending.result()
     seconds = before + time.perf_counter() - begin
     save_json(draft.files.json, _provenance(loaded, config, draft, key, counts, seconds))
+    if counts["text_exhausted"]:
+        _say(f"The text ended after {counts['tokens']} of the {config.dataset.max_tokens} tokens that were asked for.")
 
 
 def _load(path: Path) -> np.ndarray:

@@ -48,6 +48,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         and all(isinstance(f, dict) and type(f.get("bytes")) is int and "sha256" in f for f in files.values())
         and isinstance(special, dict)
         and all(isinstance(ids, list) and all(type(i) is int for i in ids) for ids in special.values())
+        and type(meta.get("layer")) in (int, type(None))
+        and isinstance(meta.get("site", ""), str)
+        and isinstance(meta.get("model") or {}, dict)
         and isinstance(names, list)
         and all(isinstance(name, str) for name in names)
         and type(documents) is int
@@ -55,7 +58,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     )
     if not sound:
         raise BadInput(
-            f"{path} is damaged (its shape, files, special_ids, label_names or documents make no sense): collect again."
+            f"{path} is damaged (its shape, files, special_ids, layer, site, model, label_names or documents make no "
+            "sense): collect again."
         )
     return meta
 

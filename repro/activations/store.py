@@ -141,6 +141,8 @@ class ActivationStore:
             "norm_median": float(np.median(norms)),
             "norm_max": float(norms.max()),
         }
+        if zeros := int((norms == 0).sum()):
+            description["zeros"] = zeros
         return Rows(self, index, description)
 
     def _positions(self, word: str) -> np.ndarray | None:
@@ -174,7 +176,7 @@ def open_store(path: str | Path, verify: bool = False) -> ActivationStore:
     (or rows). Raises BadInput naming the file that is missing, cut off, foreign, of another shape, or not made of
     floats.
     """
-    files = Files(locate_store(Path(path)))
+    files = Files(locate_store(Path(path).expanduser()))
     x = _map(files.acts)
     if x.dtype.kind != "f" or x.ndim not in (2, 3) or not x.size or not x.flags.c_contiguous:
         raise BadInput(
@@ -236,12 +238,14 @@ def locate_store(path: Path) -> Path:
         raise BadInput(f"No activations at {path}; `repro collect` writes them.")
     if path.suffix != ".npy":
         raise BadInput(f"{path} is not a .npy file; give activations saved with numpy.save.")
-    return path
+    target = Files(path.resolve())
+    linked = path.is_symlink() and target.json.is_file() and not Files(path).json.is_file()
+    return target.acts if linked else path  # a link to a collected store means that store, whatever the link's name
 
 
 def _map(path: Path) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy parses a header as Python, and says so in many ways
         raise BadInput(
             f"{path} is not a complete .npy file ({' '.join(str(error).split())}): write it again."

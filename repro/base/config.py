@@ -181,7 +181,7 @@ def from_release(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     def take(path: str) -> Any:
         place, _, key = path.rpartition(".")
         inside = out.get(place, {}) if place else out
-        return inside.pop(key, None) if isinstance(inside, dict) else None
+        return inside.pop(key, ...) if isinstance(inside, dict) else ...
 
     def put(old: str, path: str, value: Any, why: str = "") -> None:
         place, _, key = path.rpartition(".")
@@ -194,16 +194,16 @@ def from_release(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
         notes.append(f"{old} is read as {path}: {value}{why}.")
 
     for old, path in RELEASED.items():
-        if (value := take(old)) is not None:
+        if (value := take(old)) is not ...:
             put(old, path, value)
-    if (count := take("dataset.num_sequences")) is not None:
+    if (count := take("dataset.num_sequences")) is not ...:
         length = out["dataset"].get("seq_len", DatasetConfig.seq_len)
-        if not isinstance(count, int) or not isinstance(length, int):
+        if type(count) is not int or not isinstance(length, int):
             raise BadInput(f"dataset.num_sequences must be int, not {count!r}.")
         put("dataset.num_sequences", "dataset.max_tokens", count * length, f", {count} sequences of {length}")
         out["dataset"].setdefault("packing", False)  # one document a sequence there
     for path, agreeing in FIXED.items():
-        if (value := take(path)) is not None:
+        if (value := take(path)) is not ...:
             if value not in agreeing:
                 raise BadInput(f"{path} is {value}, but here it is always {agreeing[0]}; drop it.")
             notes.append(f"{path} is no option here and changes nothing: what it says is always done.")
@@ -260,8 +260,8 @@ def _convert(hint: Any, value: Any, path: str, types: Any, typing: Any) -> Any:
     return value
 
 
-def load_yaml(cls: type, path: str | Path) -> Any:
-    """Read a YAML file into a config dataclass; what is read under a key of the release is said on stderr."""
+def read_yaml(text: str | bytes, place: str) -> Any:
+    """The value of YAML text found at a place; BadInput where a key is given twice, else what yaml raises."""
     import yaml
 
     class Loader(yaml.SafeLoader):
@@ -269,15 +269,22 @@ def load_yaml(cls: type, path: str | Path) -> Any:
             seen: set[str] = set()
             for key, _ in node.value:
                 if str(key.value) in seen:
-                    raise BadInput(f"{path}, line {key.start_mark.line + 1}: '{key.value}' is given twice; drop one.")
+                    raise BadInput(f"{place}, line {key.start_mark.line + 1}: '{key.value}' is given twice; drop one.")
                 seen.add(str(key.value))
             return super().construct_mapping(node, deep)
 
-    path = Path(path)
+    return yaml.load(text, Loader)
+
+
+def load_yaml(cls: type, path: str | Path) -> Any:
+    """Read a YAML file into a config dataclass; what is read under a key of the release is said on stderr."""
+    import yaml
+
+    path = Path(path).expanduser()
     if not path.is_file():
         raise BadInput(f"No config file at {path}; give --config the path of a YAML file.")
     try:
-        values = yaml.load(path.read_bytes(), Loader) or {}
+        values = read_yaml(path.read_bytes(), str(path)) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if cls is RunConfig and isinstance(values, Mapping):

@@ -83,6 +83,26 @@ def cache_dir() -> Path:
     return _of_user() or _temporary()
 
 
+def at_home(value: Any) -> Any:
+    """A config, or a value of one, with ~ in front of paths as the user's home; BadInput where there is no home.
+
+    A shell does so for words of its command line, but not in --out-dir=~/x, nor in a file. `stage` is another host's.
+    """
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        try:
+            return str(Path(value).expanduser())
+        except RuntimeError:
+            raise BadInput(f"There is no home folder for {value}: set HOME, or name the folder in full.") from None
+    if isinstance(value, tuple):
+        return tuple(at_home(v) for v in value)
+    if isinstance(value, dict):
+        return {k: at_home(v) for k, v in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = [f.name for f in dataclasses.fields(value) if f.init and f.name != "stage"]
+        return dataclasses.replace(value, **{name: at_home(getattr(value, name)) for name in names})
+    return value
+
+
 def writable(path: Path) -> bool:
     """May this process write at a path, or make it?"""
     return os.access(next((p for p in (path, *path.parents) if p.exists()), path), os.W_OK)

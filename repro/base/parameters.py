@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from repro.base.config import read_yaml
 from repro.base.errors import BadInput, nearest
 from repro.base.files import repo_root
 
@@ -25,7 +26,7 @@ def scale_parameters(scale: str, notebooks_dir: Path | None = None) -> dict[str,
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
         raise BadInput(f"No scale '{scale}'{nearest(scale, known)}: there is no {path}.")
     try:
-        values = yaml.safe_load(path.read_text()) or {}
+        values = read_yaml(path.read_text(), str(path)) or {}
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not valid YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(values, Mapping) or not all(isinstance(v, Mapping | None) for v in values.values()):
@@ -76,8 +77,12 @@ def checked(key: str, value: Any, declared: Mapping[str, Any], name: str) -> Any
     if default is ... or default is None:
         return value
     if isinstance(value, str) and not isinstance(default, str):
-        with contextlib.suppress(yaml.YAMLError, RecursionError, ValueError):
-            value = yaml.safe_load(value)
+        try:
+            value = read_yaml(value, f"Parameter '{key}' of {name}")
+        except BadInput:
+            raise
+        except (yaml.YAMLError, RecursionError, ValueError):
+            pass  # what is no YAML stays text, and is judged below
     if isinstance(default, int | float) and isinstance(value, int | float | str):
         with contextlib.suppress(ValueError):  # YAML reads 1e-3 as text
             number = float(value)

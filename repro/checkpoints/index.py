@@ -57,7 +57,7 @@ def _candidates(paths: Sequence[str | Path]) -> Iterator[Path]:
     """Every file that may hold an SAE, once."""
     seen: set[Path] = set()
     for root in (Path(p).expanduser() for p in paths):
-        files = [root] if root.is_file() else [p for p in files_below(root) if p.suffix in SUFFIXES]
+        files = [root] if root.is_file() else [p for p in files_below(root) if p.suffix.lower() in SUFFIXES]
         for file in files:
             if file.resolve() in seen or not file.is_file() or file.name.startswith("."):
                 continue

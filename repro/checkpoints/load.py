@@ -154,6 +154,11 @@ def plan_of(where: Location, options: Options) -> Plan:
     if plan.unit_on_load:
         options.take("normalize")
     source = plan.source = replace(plan.source, path=str(where.weights), trainer=where.trainer)
+    if where.site and source.layer is not None and (where.site, where.layer) != (source.site, source.layer):
+        plan.notes.append(
+            f"Its path says {where.site} of block {where.layer}, its config {source.site or 'block'} of block "
+            f"{source.layer}; the config is taken."
+        )
     options.refuse_rest(f"{where.weights}, a {plan.cls.name} SAE read as {source.extra.get('format')}")
     plan.notes += site_notes(str(source.extra.get("hook") or ""), source.site, source.layer)
     return plan

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ NOT_WEIGHTS = re.compile(
 CONFIG_NAMES = ("config.json", "cfg.json", "hyperparams.json")
 
 _TRAINER = re.compile(r"(?:^|[/_-])trainer[_-]?(\d+)")
-_STEP = re.compile(r"(?:(?:^|[/_-])step[_-]?|(?:^|/)checkpoints/s?ae_)(\d+)")
+_STEP = re.compile(r"(?:(?:^|[/_-])step[_-]?|(?:^|/)checkpoints/s?ae_|(?:^|/)ae_(?=\d+\.pt$))(\d+)")
 _SPARSITY = re.compile(r"(?:^|[/_-])(?:l0|sparsity|k)[_=-](\d+(?:\.\d+)?)(?=[/.]|$)")
 
 # site -> what libraries call it after the number of the block (TransformerLens, transformers) or before it (folders)
@@ -130,13 +131,16 @@ def parse_place(path: str | Path) -> tuple[str, int | None]:
     path = Path(path)
     for above, name in enumerate((path.stem, *(p.name for p in list(path.parents)[:3]))):
         name = name.removesuffix("_checkpoints")
+        blocks = set(_LAYER_ANYWHERE.findall(name))
+        if len(blocks) > 1:
+            return "", None
         match = _FOLDER.fullmatch(name)
         if match and match.group(1) not in _SITE_OF:
             return "", int(match.group(2))
         if match or _BLOCK.fullmatch(name) or _EMBEDDING.fullmatch(name):
             return parse_hook(name)
-        if above < 2 and (blocks := _LAYER_ANYWHERE.findall(name)):
-            return "", int(blocks[-1])
+        if above < 2 and blocks:
+            return "", int(blocks.pop())
     return "", None
 
 
@@ -200,13 +204,17 @@ def _in_folder(folder: Path, step: int | None, layer: int | None, layer_of: Call
         return here if step is None or parse_run(here)["step"] == step else _at_step(folder, step)
     if step is not None and (folder / "checkpoints").is_dir():
         return _at_step(folder, step)
-    files = [p for p in files_below(folder) if p.suffix in SUFFIXES and not NOT_WEIGHTS.search(p.name)]
+    files = [p for p in files_below(folder) if p.suffix.lower() in SUFFIXES and not NOT_WEIGHTS.search(p.name)]
     below = [p for name in WEIGHT_NAMES for p in files if p.name == name]
     below += [p for p in files if _OF_LAYER.fullmatch(p.name)]
     if not below and len(files) == 1 and step is None:
         return files[0]
     if layer is not None and len(below) > 1:
-        below = [p for p in below if layer_of(p) == layer]
+        layers = {p: layer_of(p) for p in below}
+        below = [p for p in below if layers[p] == layer]
+        if not below:
+            others = ", ".join(map(str, sorted(n for n in set(layers.values()) if n is not None))) or "no known layer"
+            raise CheckpointError(f"{folder} holds no checkpoint of layer {layer}; those in it are of {others}.")
     finals = [p for p in below if parse_run(p)["step"] is None]
     if step is None:  # intermediate checkpoints only when asked for
         below = finals or below
@@ -277,8 +285,17 @@ def read_configs(weights: Path) -> list[dict[str, Any]]:
 
 def read_config(file: Path) -> dict[str, Any]:
     """A JSON object in UTF-8, 16 or 32, with or without a byte order mark. CheckpointError for anything else."""
+
+    def by_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+        if twice:
+            raise CheckpointError(f"{file} gives '{twice[0]}' twice; drop one.")
+        return dict(pairs)
+
     try:
-        config = json.loads(file.read_bytes())  # finds the encoding
+        config = json.loads(file.read_bytes(), object_pairs_hook=by_name)  # finds the encoding
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from None
     if not isinstance(config, dict):

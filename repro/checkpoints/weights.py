@@ -65,9 +65,9 @@ class Weights:
             raise CheckpointError(
                 f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` in its repository."
             )
-        if path.suffix == ".safetensors":
+        if path.suffix.lower() == ".safetensors":
             self._open_safetensors()
-        elif path.suffix == ".npz":
+        elif path.suffix.lower() == ".npz":
             self._open_npz()
         else:
             self._open_torch(head)
@@ -102,6 +102,12 @@ class Weights:
             raise CheckpointError(f"{self.path} holds a {type(content).__name__}, not a state_dict; save state_dict().")
         inner = next((content[k] for k in _WRAPPERS if _has_tensors(content.get(k))), None)
         if inner is not None and not _has_tensors(content):
+            names = {k for k, v in inner.items() if isinstance(v, Tensor)}
+            same = [k for k, v in content.items() if _has_tensors(v) and names <= v.keys()]
+            if len(same) > 1:
+                raise CheckpointError(
+                    f"{self.path} holds several SAEs ({', '.join(same)}); save the one you mean alone."
+                )
             self.config = next((content[k] for k in ("cfg", "config") if isinstance(content.get(k), dict)), {})
             content = inner
         self.use(content)
@@ -112,7 +118,7 @@ class Weights:
         for name, value in tensors.items():
             if value.layout != torch.strided:
                 raise CheckpointError(f"{name} in {self.path} is a sparse tensor; save it as a dense one.")
-            if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            if value.is_meta or value.untyped_storage().nbytes() < value.numel() * value.element_size():
                 raise CheckpointError(f"{name} in {self.path} claims more numbers than the file holds; it is damaged.")
         self.other = {k: v for k, v in content.items() if k not in tensors}
         self.shapes = {k: tuple(v.shape) for k, v in tensors.items()}

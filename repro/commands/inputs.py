@@ -88,7 +88,7 @@ def find_data(config: OneSae, sae: SAE) -> EvalData:
     acts = collect(RunConfig(output_dir=folder, model=model, dataset=dataset, device=config.device))
     data = open_data(acts, _metrics(config, name), stream=True, device=config.device)
     sae.check_input(data.tokens.x[:1])
-    say(*match(own, Place.of_data(data.tokens.info), config.allow_mismatch), *loss_note(data))
+    say(*match(own, Place.of_data(data.tokens.info), config.allow_mismatch), *data_notes(data))
     return data
 
 
@@ -109,7 +109,7 @@ def _given(config: OneSae, acts: str, sae: SAE) -> EvalData:
         info["layer"] = config.layer
     info["model"] = place.model or model
     sae.check_input(data.tokens.x[:1])
-    say(*match(Place.of_sae(sae), Place.of_data(info), config.allow_mismatch), *loss_note(data))
+    say(*match(Place.of_sae(sae), Place.of_data(info), config.allow_mismatch), *data_notes(data))
     return data
 
 
@@ -122,10 +122,13 @@ def _metrics(config: OneSae, model: str) -> MetricsConfig:
     )
 
 
-def loss_note(data: EvalData) -> list[str]:
-    """Why the language model's loss, which was asked for, is not measured; empty where it is, or was not."""
-    note = data.tokens.info.get("loss_note")
-    return [] if note is None else [note]
+def data_notes(data: EvalData) -> list[str]:
+    """Sentences on tokens that are all 0, and on why a loss that was asked for is not measured."""
+    info = data.tokens.info
+    notes = [info["loss_note"]] if "loss_note" in info else []
+    if zeros := info.get("zeros"):
+        notes.append(f"{zeros} of {info['kept']} tokens are all 0, as padding is, and count as tokens here.")
+    return notes
 
 
 def say(*sentences: str) -> None:

@@ -19,7 +19,7 @@ from repro.base.machine import pick_device, provenance
 from repro.base.memory import sae_bytes
 from repro.checkpoints.match import Place, match
 from repro.commands.files import read_table
-from repro.commands.inputs import loss_note, say
+from repro.commands.inputs import data_notes, say
 from repro.evaluate import EvalData, EvalOptions, evaluate_checkpoints, open_data
 from repro.evaluate.run import unfinished
 from repro.inference.calibration import CALIBRATION_TOKENS
@@ -112,14 +112,13 @@ def evaluate(config: RunConfig) -> Path:
         names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
         out = pd.DataFrame(rows)
         out.insert(0, "name", out["path"].map(names.get))
-        if "mode" in out:
-            out["mode"] = out["mode"].map(lambda m: spelled.get(m, m))
+        out["mode"] = out["mode"].map(lambda m: spelled.get(m, m)) if "mode" in out else None
         out.attrs = {"config": dataclasses.asdict(asked), "tokens": data.tokens.info, **provenance()}
         written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))
     reasons = [row["note"] for row in rows if "mode" not in row]
     places = {tuple(row.get(f"sae_{name}") for name in ("layer", "site", "model")) for row in rows if "mode" in row}
     here = Place.of_data(data.tokens.info)
-    say(*loss_note(data))
+    say(*data_notes(data))
     say(*dict.fromkeys(note for p in places for note in match(Place(p[0], p[1] or "", p[2] or ""), here, allow=True)))
     if reasons:
         raise TasksFailed(

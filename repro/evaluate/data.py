@@ -136,6 +136,10 @@ class EvalOptions:
         for name in ("semi_steps", "non_steps", "tol", "seed"):
             if not getattr(self, name) >= 0:  # nan is not
                 raise BadInput(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        if min(self.probe_ks, default=1) < 1:
+            raise BadInput(f"probe_ks holds {min(self.probe_ks)}; a probe needs at least 1 latent.")
+        if not 0 < self.target_dense < 1:
+            raise BadInput(f"The target density is {self.target_dense}; it must lie between 0 and 1.")
 
     def block_of(self, m: int) -> int:
         """Tokens of a block for m latents."""
@@ -165,6 +169,8 @@ def open_data(
     """
     from repro.activations.store import open_store
 
+    if metrics.max_tokens < 1:
+        raise BadInput(f"max_tokens is {metrics.max_tokens}; give at least 1.")
     store = open_store(acts)
     rows = store.select(metrics.exclude, metrics.max_norm_ratio)
     if rows.n <= skip:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from repro.base.errors import BadInput
 from repro.base.files import digest, file_sha256, write_atomically
+from repro.checkpoints.locate import locate, read_configs
 from repro.checkpoints.match import Place, columns, match
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.evaluate.engine import Evaluation
@@ -27,6 +28,8 @@ from repro.sae import SAE
 def plan(options: EvalOptions) -> list[tuple[str, str]]:
     """(protocol, mode) of every row, in order. Raises BadInput for names that do not exist."""
     modes = list(dict.fromkeys(check_mode(mode, controls=True) for mode in options.modes))
+    if not modes:
+        raise BadInput("There is no inference mode to evaluate; name one, such as amortized.")
     for protocol in options.protocols:
         check_protocol(protocol)
     learned = [mode for mode in modes if mode not in CONTROLS]
@@ -60,6 +63,8 @@ def evaluate_sae(
     todo = [row for row in plan(options) if row not in done]
     info = data.tokens.info
     match(Place.of_sae(sae), Place.of_data(info), options.allow_mismatch)
+    if max(options.probe_ks, default=0) > sae.config.m:
+        raise BadInput(f"A probe of {max(options.probe_ks)} latents was asked for, but the SAE has {sae.config.m}.")
     sae.check_input(data.tokens.x[:1].to(sae.W_dec.device))
     if len(data.tokens) == 0:
         raise BadInput("There is no token to evaluate on; collect some, or exclude fewer positions.")
@@ -107,10 +112,10 @@ def code_key() -> str:
     return digest([file_sha256(file) for file in sources()])
 
 
-def row_key(code: str, sha256: str, step: Any, data_key: str, options: EvalOptions, protocol: str, mode: str) -> str:
-    """Hash of all that one row depends on: weights, data, the options but for the list of rows, sources."""
+def row_key(code: str, content: str, step: Any, data_key: str, options: EvalOptions, protocol: str, mode: str) -> str:
+    """Hash of all that one row depends on: weights and config (`content`), data, options but for the rows, sources."""
     rest = {k: v for k, v in vars(options).items() if k not in ("modes", "protocols", "block")}
-    return digest(code, sha256, step, data_key, rest, protocol, mode)
+    return digest(code, content, step, data_key, rest, protocol, mode)
 
 
 def evaluate_checkpoints(
@@ -185,20 +190,16 @@ def _job(
 ) -> Job:
     entry = {k: listed[k] for k in ("variant", "trainer", "step", "sparsity", "path") if listed.get(k) is not None}
     try:
-        sha256 = listed.get("sha256") or _sha256(entry["path"])
+        with _readable(entry["path"]):
+            weights = locate(entry["path"]).weights
+            sha256 = listed.get("sha256") or file_sha256(weights)
+            content = digest(sha256, read_configs(weights))  # a corrected config makes another SAE of the same weights
     except BadInput as error:
         return Job(entry, refused=str(error))
-    keys = {pair: row_key(code, sha256, entry.get("step"), data.key, options, *pair) for pair in pairs}
+    keys = {pair: row_key(code, content, entry.get("step"), data.key, options, *pair) for pair in pairs}
     files = {pair: folder / f"{key}.json" for pair, key in keys.items()}
     todo = tuple(pair for pair, file in files.items() if not file.is_file())
     return Job(entry, files, todo, sha256, passes(todo, data, options))
-
-
-def _sha256(path: str) -> str:
-    from repro.checkpoints.locate import locate
-
-    with _readable(path):
-        return file_sha256(locate(path).weights)
 
 
 def _load(path: str, sha256: str) -> SAE:

@@ -53,6 +53,10 @@ class PriceOptions:
     frontier: bool = True
     """Compute error against L0 at eight values around the encoder's."""
 
+    def __post_init__(self) -> None:
+        if self.sample_tokens < 1:
+            raise BadInput(f"sample_tokens is {self.sample_tokens}; give at least 1.")
+
 
 Rows = dict[str, dict[str, Any]]
 """Kind of codes -> its row."""

@@ -52,7 +52,7 @@ def documents(config: DatasetConfig) -> Iterator[Document]:
             continue
         if not isinstance(text, str):
             raise BadInput(f"{place} holds {type(text).__name__} in column '{config.text_column}', not text.")
-        if label_column is not None and label is None:
+        if label_column is not None and (label is None or label == "" or label != label):  # NaN is not itself
             raise BadInput(f"{place} has no label in column '{label_column}'.")
         any_text = True
         yield Document(mended(text, place), None if label is None else mended(str(label), place), number)

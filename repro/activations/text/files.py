@@ -62,7 +62,7 @@ def rows_of(path: Path, text_column: str) -> Rows:
 
 def _open(path: Path) -> Any:
     """Text without a byte order mark; bytes that are no UTF-8 become lone surrogates (`_sound` finds them)."""
-    opener: Any = gzip.open if path.suffix == ".gz" else open
+    opener: Any = gzip.open if path.suffix.lower() == ".gz" else open
     return opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
@@ -158,5 +158,4 @@ READERS: dict[str, Reader] = {".txt": _read_txt, ".jsonl": _read_jsonl, ".csv": 
 
 
 def reader_of(path: Path) -> Reader | None:
-    name = path.name.removesuffix(".gz")
-    return READERS.get(Path(name).suffix.lower())
+    return READERS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
