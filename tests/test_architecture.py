@@ -24,6 +24,7 @@ inference
 released training
 evaluate loca
 price
+adapted
 sections
 book
 commands
