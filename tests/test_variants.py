@@ -1,13 +1,29 @@
 """Every variant: the same properties for all, and hand examples where they differ."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
+from sklearn.linear_model import Lasso
 
 from repro.base.errors import BadInput
 from repro.base.theme import PALETTE, VARIANT_COLORS
-from repro.sae import SAE, VARIANTS, BatchTopK, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, TopK
+from repro.inference import infer
+from repro.sae import (
+    GLU,
+    SAE,
+    VARIANTS,
+    AbsTopK,
+    BatchTopK,
+    Gated,
+    JumpReLU,
+    LocA,
+    MatchingPursuit,
+    MatryoshkaBatchTopK,
+    Standard,
+    TopK,
+)
 
 D, M, N = 7, 30, 13
 KNOBS = {"k": 4, "group_sizes": (6, 8, 16), "group_ks": (1, 2, 3)}
@@ -38,7 +54,8 @@ def test_codes_are_nonnegative_and_the_same_in_blocks(variant):
     sae, x = random_sae(variant), tokens()
     z = sae.encode(x)
     assert z.shape == (N, M)
-    assert (z >= 0).all() and (z > 0).any()
+    assert (z > 0).any()
+    assert (sae.one_sided().encode(x) >= 0).all() and (variant == "abs_topk" or (z >= 0).all())
     sparse = sae.encode_sparse(x, block=5)
     assert torch.equal(sparse.to_dense(), torch.cat([sae.encode(b) for b in x.split(5)]))
     torch.testing.assert_close(sae.decode(sparse, x), sae.decode(sparse.to_dense(), x))
@@ -73,11 +90,11 @@ def test_sparse_encoding_is_the_dense_one_and_never_dense(kind, n, monkeypatch):
         monkeypatch.setattr(type(sae), name, refuse)
     found = sae.encode_sparse(x)
     z = found.to_dense()
-    assert (z > 0).any() and (found.values >= 0).all()
+    assert (z > 0).any() and (variant == "abs_topk" or (found.values >= 0).all())
     if batch:
         z, dense = z.flatten(), dense.flatten()
     if cls.latents_compete:  # of equal scores torch.topk keeps any
-        z, dense = z.sort().values, dense.sort().values
+        z, dense = z.abs().sort().values, dense.abs().sort().values
     assert torch.equal(z > 0, dense > 0)
     torch.testing.assert_close(z, dense, rtol=1e-6, atol=1e-6)
 
@@ -169,6 +186,65 @@ def identity_sae(cls, pre: torch.Tensor, **knobs) -> SAE:
 def test_topk_by_hand():
     x = torch.tensor([[3.0, -9.0, 1.0, 2.0], [-1.0, -2.0, 5.0, -3.0]])
     assert identity_sae(TopK, x, k=2).encode(x).tolist() == [[3, 0, 0, 2], [0, 0, 5, 0]]  # never a negative code
+
+
+def test_latents_compete_by_their_part_of_the_reconstruction():
+    """by_norm: scores 3, 1, 2 times norms 1, 4, 1 are 3, 4, 2, and codes are scores; with k = 2 of two tokens 3, 4."""
+    x = torch.tensor([[3.0, 1.0, 2.0], [0.5, 0.5, 0.25]])
+    for cls, k, knobs in ((TopK, 1, {}), (BatchTopK, 1, {"eval_activation": "batch_topk"})):
+        sae = identity_sae(cls, x, k=k, by_norm=True, **knobs)
+        sae.W_dec[1] *= 4
+        expected = [[0, 1, 0], [0, 0.5, 0]] if cls is TopK else [[3, 1, 0], [0, 0, 0]]
+        assert sae.encode(x).tolist() == sae.encode_sparse(x).to_dense().tolist() == expected
+    with pytest.raises(BadInput, match="cannot weigh latents by_norm"):
+        BatchTopK.Config(4, 5, k=2, by_norm=True)
+
+
+def test_abs_topk_by_hand():
+    x = torch.tensor([[3.0, -9.0, 1.0, 2.0], [-1.0, -2.0, 5.0, -3.0]])
+    sae = identity_sae(AbsTopK, x, k=2)
+    assert sae.encode(x).tolist() == [[3, -9, 0, 0], [0, 0, 5, -3]]
+    one = sae.one_sided()
+    assert one.encode(x).tolist() == [[3, 0, 0, 0, 0, 9, 0, 0], [0, 0, 5, 0, 0, 0, 0, 3]]
+    assert torch.equal(one(x), sae(x))
+
+
+@pytest.mark.parametrize("mode", ["amortized", "semi", "non"])
+def test_signed_codes_take_part_in_all_modes(mode):
+    """The nonnegative optimum over atoms and their negatives is the signed one, which scikit-learn computes."""
+    sae, x = random_sae("abs_topk"), tokens(4)
+    out = infer(sae, x, mode, lam=0.3, tol=1e-6)
+    z = out.codes.to_dense()
+    z = z[:, :M] - z[:, M:]
+    if mode == "amortized":
+        torch.testing.assert_close(z, sae.encode(x))
+    if mode == "non":
+        theirs = Lasso(alpha=0.3 / D, fit_intercept=False, tol=1e-10, max_iter=100_000)
+        theirs.fit(sae.W_dec.T.double().numpy(), sae.target(x).T.double().numpy())
+        x_hat = torch.from_numpy(theirs.coef_).float() @ sae.W_dec + sae.b_dec
+        torch.testing.assert_close(out.x_hat, x_hat, rtol=1e-2, atol=1e-2)
+        assert (z < 0).any()
+
+
+def test_glu_by_hand():
+    """Scores 2 and -1 with gates of one half and three quarters: 1 and, below its threshold of -2, nothing."""
+    x = torch.tensor([[2.0, -1.0, 4.0]])
+    sae = identity_sae(GLU, x)
+    sae.b_gate.copy_(torch.tensor([0.0, math.log(3), 0.0]))
+    sae.threshold.copy_(torch.tensor([0.0, -2.0, 2.0]))
+    torch.testing.assert_close(sae.encode(x), torch.tensor([[1.0, 0.0, 0.0]]))
+    torch.testing.assert_close(sae.pre(x), torch.tensor([[1.0, -0.75, 2.0]]))
+
+
+def test_matching_pursuit_by_hand():
+    """Atoms e1 and (e1 + e2) / sqrt 2: (2, 1) takes 3 / sqrt 2 of the second, then 1/2 of the first, then it again."""
+    x, root = torch.tensor([[2.0, 1.0]]), 2**0.5
+    sae = identity_sae(MatchingPursuit, x, max_iterations=2)
+    sae.W_dec[1] = torch.tensor([1.0, 1.0]) / root
+    torch.testing.assert_close(sae.encode(x), torch.tensor([[0.5, 3 / root]]))
+    stopped = identity_sae(MatchingPursuit, x, max_iterations=2, residual_threshold=0.8)  # |r| is 1 / sqrt 2
+    stopped.W_dec.copy_(sae.W_dec)
+    torch.testing.assert_close(stopped.encode(x), torch.tensor([[0.0, 3 / root]]))
 
 
 def test_batch_topk_by_hand():

@@ -57,6 +57,7 @@ class Evaluation:
         bar: tqdm[Any] | None = None,
         memo: dict[Any, Any] | None = None,
     ):
+        sae = sae.one_sided()
         self.sae, self.data, self.rules, self.o = sae, data, rules, options
         self.bar = bar if bar is not None else tqdm(disable=True)
         self.memo = {} if memo is None else memo

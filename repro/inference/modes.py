@@ -63,11 +63,13 @@ def infer(
     from there, non = `steps` (200) from zero, on x itself; lambda by the released grid of nine (`grid_lambda`).
 
     gap: bracket J(z) - J* per token by a certified solve of the same objective. Released codes are signed, so their
-    optimum is the signed one.
+    optimum is the signed one. An SAE with signed codes is read as its equivalent with two latents for each of its own
+    (`SAE.one_sided`).
     shared: a dict to keep between calls with the same dictionary (`Lasso.shared`); nothing is derived from it twice.
     """
     mode, released = check_mode(mode), check_protocol(protocol) == "as_released"
     sae.check_input(x)
+    sae = sae.one_sided()
     shared = {} if shared is None else shared
     target, atoms = x if released else sae.target(x), sae.W_dec.detach()
     encoder = None

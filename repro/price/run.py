@@ -66,7 +66,7 @@ class Pricing:
     """One SAE, all its tokens, the sample of them, and the language model where it is at hand."""
 
     def __init__(self, sae: SAE, data: EvalData, options: PriceOptions, bar: tqdm[Any], meter: LossMeter | None = None):
-        self.meter = meter
+        self.meter, sae = meter, sae.one_sided()
         self.sae, self.data, self.o, self.bar = sae, data, options, bar
         sample = sample_of(data.tokens, options.sample_tokens)
         settings = EvalOptions(semi_steps=options.semi_steps, tol=options.tol, seed=options.seed)

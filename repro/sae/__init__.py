@@ -1,5 +1,6 @@
 """SAEs: `base.SAE`, and a file for each variant; VARIANTS lists the variants by name."""
 
+from repro.sae.abs_topk import AbsTopK
 from repro.sae.base import SAE, Config, Source
 from repro.sae.batch_topk import BatchTopK
 from repro.sae.gated import Gated
@@ -15,7 +16,7 @@ VARIANTS: dict[str, type[SAE]] = {
     cls.name: cls
     for cls in (
         *(Standard, StandardUncentred, TopK, BatchTopK, MatryoshkaBatchTopK, Gated, JumpReLU),
-        *(GLU, MatchingPursuit, LocA),
+        *(GLU, MatchingPursuit, AbsTopK, LocA),
     )
 }
 
@@ -23,6 +24,7 @@ __all__ = [
     "GLU",
     "SAE",
     "VARIANTS",
+    "AbsTopK",
     "BatchTopK",
     "Config",
     "Gated",

@@ -81,7 +81,8 @@ class SAE(nn.Module):
     Shapes: x [n, d], W_enc [d, m], b_enc [m], W_dec [m, d], b_dec [d], z [n, m], float32.
     encode(x) = activate(pre(x)) is exactly what the training library computes at inference.
     A variant is a subclass: it overrides `activate`, and what else differs of the class variables and methods below.
-    Codes are never negative: metrics, evaluations and the corrected protocol count on it.
+    Codes are never negative: metrics, evaluations and the corrected protocol count on it. A variant with signed codes
+    (AbsTopK) gives them an equivalent of itself, `one_sided`.
     """
 
     name: ClassVar[str] = ""
@@ -232,6 +233,10 @@ class SAE(nn.Module):
         for name in self.per_latent:
             getattr(out, name).mul_(norms)
         return out
+
+    def one_sided(self) -> SAE:
+        """An SAE with codes >= 0 that reconstructs the same: this one, unless its codes are signed."""
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Variant, config and source as plain values."""

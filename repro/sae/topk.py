@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class TopK(base.SAE):
     name = "topk"
     latents_compete = True
     released_topk = True
-    sparsity = "k"
+    sparsity: ClassVar[Literal["k"] | None] = "k"
     trainer_class = "TopKTrainer"
     Config: ClassVar[type[Any]] = Config
     threshold: Tensor

@@ -7,9 +7,9 @@ from typing import Any
 from repro.checkpoints.locate import Location
 from repro.checkpoints.plan import Options, Plan, selection, source_of
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import SAE, JumpReLU, TopK
+from repro.sae import SAE, AbsTopK, JumpReLU, TopK
 
-CLASSES: dict[str, type[SAE]] = {"TOPK": TopK, "MATRYOSHKA": TopK, "JUMPRELU": JumpReLU}
+CLASSES: dict[str, type[SAE]] = {"TOPK": TopK, "MATRYOSHKA": TopK, "ABSTOPK": AbsTopK, "JUMPRELU": JumpReLU}
 
 
 def by_config(weights: Weights, config: dict[str, Any]) -> bool:

@@ -13,13 +13,14 @@ from repro.base.errors import nearest
 from repro.checkpoints.locate import Location, read_config, site_of_hook
 from repro.checkpoints.plan import Options, Plan, scaled, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
-from repro.sae import SAE, BatchTopK, Config, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
+from repro.sae import SAE, AbsTopK, BatchTopK, Config, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
 
 CLASSES: dict[str, type[SAE]] = {
     "standard": Standard,
     "gated": Gated,
     "jumprelu": JumpReLU,
     "topk": TopK,
+    "abstopk": AbsTopK,
     # training checkpoints only: for inference the library saves both as jumprelu
     "batchtopk": BatchTopK,
     "matryoshka_batchtopk": MatryoshkaBatchTopK,
