@@ -144,7 +144,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(engine, listed, alone, capsys
             run = subprocess.Popen(words, stderr=log, start_new_session=True)
             until(lambda: any("running" in p.read_text() for p in out.glob("tasks/*.json")))
             os.killpg(run.pid, signal.SIGINT)  # what a terminal does: every process of the group is told
-            if run.wait(60):
+            if run.wait(300):
                 break
     assert run.returncode == 1
     said = (out / "log").read_text()

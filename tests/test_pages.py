@@ -5,10 +5,12 @@ import json
 import pkgutil
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from repro.base.errors import BadInput
 from repro.base.files import repo_root
@@ -193,3 +195,15 @@ def test_the_metric_is_a_column_of_compare(examples, monkeypatch, tmp_path):
         assert 0 < result["as_released"][mode]["concentration"] <= 1
         corrected = result["corrected"][mode]
         assert corrected["concentration_low"] <= corrected["concentration"] <= corrected["concentration_high"]
+
+
+def test_the_citation_and_the_workflow_say_what_the_repository_is():
+    root = repo_root()
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0" and citation["version"] == project["version"]
+    assert citation["references"][0]["url"] in (BOOK / "cite.md").read_text()
+    jobs = yaml.safe_load((root / ".github" / "workflows" / "book.yml").read_text())["jobs"]
+    assert jobs["publish"]["needs"] in jobs
+    steps = jobs["build"]["steps"]
+    assert {"run": "make report"} in steps and steps[-1]["with"] == {"path": "book/_build/html"}

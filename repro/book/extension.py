@@ -11,6 +11,7 @@ import dataclasses
 import re
 import shutil
 import textwrap
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sphinx.util.logging import getLogger
 from sphinx.util.nodes import make_refnode
 
 from repro.base.errors import BadInput
+from repro.base.machine import commit
 from repro.book.drawings import drawing
 from repro.book.facts import fact
 from repro.book.mime import DATA, figure_nodes, page_scripts, plotly_js_name
@@ -33,6 +35,7 @@ LOG = getLogger(__name__)
 def setup(app: Sphinx) -> dict[str, Any]:
     """Entry point, named in book/_config.yml under sphinx.extra_extensions (which load after Jupyter Book's own)."""
     drop_thebe(app)
+    app.connect("config-inited", sign_the_foot)
     app.connect("builder-inited", add_static_files)
     app.connect("build-finished", copy_plotly)
     app.connect("html-page-context", drop_mathjax, priority=900)  # after Sphinx has added it
@@ -52,6 +55,12 @@ def drop_thebe(app: Sphinx) -> None:
     for listeners in app.events.listeners.values():
         listeners[:] = [entry for entry in listeners if entry.handler.__module__ != "sphinx_thebe"]
     app.registry.css_files[:] = [entry for entry in app.registry.css_files if entry[0] != "sphinx-thebe.css"]
+
+
+def sign_the_foot(app: Sphinx, config: Any) -> None:
+    """Which commit the pages were built from, and on which day, in the foot of each."""
+    made = f"Commit {commit()[:10]}, built on {time.strftime('%Y-%m-%d', time.gmtime())}."
+    config.html_theme_options["extra_footer"] = f"{config.html_theme_options.get('extra_footer', '')} {made}"
 
 
 def add_static_files(app: Sphinx) -> None:

@@ -68,11 +68,13 @@ def forest_figure(claims: dict[str, Claim], scale: str, model: str) -> Figure:
                     drawn.setdefault((who, bool(released)), []).append(point)
     for (who, released), points in sorted(drawn.items(), key=lambda item: item[0][1]):
         _draw(figure, who, released, points)
+    hollow = {"color": GREY, "size": 9, "symbol": "circle-open"}  # one entry of the legend for all colours
+    figure.add_scatter(x=[None], y=[None], mode="markers", name="as released", marker=hollow)
     figure.add_vrect(x0=_place(-1), x1=_place(1), fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
     figure.update_xaxes(
         tickvals=[_place(t) for t in TICKS],
         ticktext=[f"{t:+d}".replace("-", "−") if t else "0" for t in TICKS],
-        title_text="change, in margins",
+        title_text="← less  ·  multiples of the margin  ·  more →",
         tickangle=0,
     )
     figure.update_yaxes(
@@ -104,11 +106,10 @@ def _draw(figure: Figure, who: str, released: bool, points: list[Point]) -> None
         y=[p.y for p in points],
         mode="markers" if released else "markers+text",
         name=name,
-        showlegend=not released or all(trace.name != name for trace in figure.data),
-        legendgroup=name,
+        showlegend=not released,
         marker={"color": COLORS[who], "size": 9, "symbol": "circle-open" if released else "circle"},
         text=[f"{p.effect.value:+.3f}, n = {p.effect.n}".replace("-", "−") for p in points],
-        textposition="top center",
+        textposition=["bottom center" if p.y % 1 > 0.5 else "top center" for p in points],
         textfont_size=11,
         hovertext=[f"{who}{', as released' if released else ''}: {p.effect}" for p in points],
         hoverinfo="text",
@@ -120,8 +121,9 @@ def _draw(figure: Figure, who: str, released: bool, points: list[Point]) -> None
 
 def _words(model: str) -> str:
     return (
-        f"{model}: what refined codes change against the encoder's at equal L0, with 95 % intervals; left is less. "
-        "In the grey band a change counts as none: it is within the margin of its metric. Hollow: as the released code "
-        "computes it, at no equal L0. * minus the same for a random dictionary's optimum; † minus what latents of the "
-        "same firing rates give by chance. Loss: of the language model, in nats a token. n: SAEs or variants."
+        f"{model}: what refined codes change against the encoder's at equal L0, with 95 % intervals. The axis is "
+        "logarithmic beyond the grey band, in which a change counts as none: within the margin of its metric. Numbers: "
+        "the change itself, and n, SAEs or variants. Hollow: as the released code computes it, at no equal L0. * minus "
+        "the same for a random dictionary's optimum; † minus what latents of the same firing rates give by chance. "
+        "Loss: in nats a token. A verdict below also corrects for the number of parts of its claim."
     )

@@ -226,6 +226,7 @@ def loss_figure(tables: Mapping[str, DataFrame]) -> Figure:
         figure,
         "What codes of the same dictionary with as many nonzeros cost the language model when the reconstruction "
         f"takes the place of its residual stream: mean (bar, number) over {' and '.join(several)} SAEs (dots). The "
-        "encoder guesses all latents in one product; pursuit chooses one after the other.",
+        "encoder guesses all latents in one product; pursuit chooses one after the other. The L1 optimum is the best "
+        "code under a penalty that makes all its values too small; refitted codes get their values by least squares.",
         "Bar chart of mean loss increases by kind of codes; the means stand beside the names.",
     )
