@@ -193,6 +193,18 @@ def test_initialisation_is_not_training():
     assert late["verdict"] == SUPPORTED and "3 of 3 SAEs, from step 1000" in late["why"]  # over all of training
 
 
+def test_what_no_step_has_trained_counts_for_nothing():
+    """Wild values at step 0, in one metric after the other, change no number of a claim about training."""
+    table = training(FLAT | {"absorption": (0.1, -0.2), "dF1": (0.0, 0.2), "amort_gap_relative": (-0.4, 0.1)})
+    wild = table.copy()
+    wild.loc[wild["step"] == 0, [*FLAT, "absorption_null"]] = [-5.0, 7.0, 9.0, -3.0, 8.0, 2.0]
+    kept = [f"C3{p}" for p in "abcd"] + [f"C4{p}" for p in "abcdefg"]
+    first, second = (judged(dynamics=t).loc[kept, ["value", "low", "high", "why"]] for t in (table, wild))
+    pd.testing.assert_frame_equal(first, second)
+    at_first = training(FLAT, dense=(0.95, 0.1, 0.9, 0.4, 0.0))
+    assert "3 of 3 SAEs, from step 10 " in judged(dynamics=at_first).loc["C2a", "why"]
+
+
 def sweep(dead, nmse, ks=(16.0, 32.0, 64.0, 128.0)):
     rows = []
     for protocol in ("as_released", "corrected"):

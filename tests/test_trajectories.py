@@ -47,6 +47,12 @@ def test_metrics_that_move_against_the_gap_lie_at_minus_one(known):
     assert all(y == -1 for trace in figure.data for y in trace.y)
 
 
+def test_what_no_step_has_trained_is_no_point_of_a_correlation(known):
+    wild = known.assign(amort_gap_relative=known["amort_gap_relative"].where(known["step"] > 0, 9000.0))
+    wild.loc[wild["step"] == 0, "NMSE"] = 500.0
+    assert all(y == -1 for trace in dynamics.gap_figure(wild).data for y in trace.y)
+
+
 def test_no_trajectories_for_a_scale():
     with pytest.raises(BadInput, match="No trajectories are set up for scale 'paper'"):
         dynamics.run_variants("paper")
