@@ -1,4 +1,4 @@
-"""Random three-block models of the six families and a small tokenizer, as saved folders, for the tests."""
+"""Random three-block models of eleven families and a small tokenizer, as saved folders, for the tests."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import torch
 
 TEXT = "the quick brown fox jumps over the lazy dog and then it sleeps in the sun until the evening comes again"
 FAMILIES = ("gpt_neox", "gemma2", "gemma3", "llama", "gpt2", "opt")
+ALIKE = ("qwen2", "qwen3", "mistral", "phi3", "olmo2")  # built as llama is, but for the norms of olmo2
 BLOCKS = 3
 
 
@@ -45,6 +46,11 @@ def model(family: str, **options):
             **shared, **usual, intermediate_size=64, num_key_value_heads=1, head_dim=8, sliding_window=4
         ),
         "llama": lambda: t.LlamaConfig(**shared, **usual, intermediate_size=64, num_key_value_heads=2),
+        "qwen2": lambda: t.Qwen2Config(**shared, **usual, intermediate_size=64, num_key_value_heads=2),
+        "qwen3": lambda: t.Qwen3Config(**shared, **usual, intermediate_size=64, num_key_value_heads=2, head_dim=12),
+        "mistral": lambda: t.MistralConfig(**shared, **usual, intermediate_size=64, num_key_value_heads=2),
+        "phi3": lambda: t.Phi3Config(**shared, **usual, intermediate_size=64, num_key_value_heads=2),
+        "olmo2": lambda: t.Olmo2Config(**shared, **usual, intermediate_size=64, num_key_value_heads=2),
         "gpt2": lambda: t.GPT2Config(**shared, n_embd=32, n_layer=BLOCKS, n_head=4, n_positions=64),
         "opt": lambda: t.OPTConfig(**shared, **usual, ffn_dim=64, word_embed_proj_dim=32),
     }[family]()

@@ -28,7 +28,7 @@ __all__ = [
     "store_name",
 ]
 
-NAME = re.compile(r"acts_layer\d+(_(resid_pre|attn_out|mlp_out))?")  # of a store, without suffix
+NAME = re.compile(r"acts_layer\d+(_(resid_pre|attn_out|mlp_out|hook_z))?")  # of a store, without suffix
 SIDE = {"mask": np.dtype(bool), "docs": np.dtype("<i4"), "tokens": np.dtype("<i4"), "norms": np.dtype("<f4")}
 
 
@@ -85,7 +85,7 @@ class ActivationStore:
             return {"layer": self.meta.get("layer"), "site": self.meta.get("site", ""), "model": model.get("name", "")}
         layer, site = (
             re.search(r"layer_?(\d+)", self.path.stem),
-            re.search(r"resid_pre|attn_out|mlp_out", self.path.stem),
+            re.search(r"resid_pre|attn_out|mlp_out|hook_z", self.path.stem),
         )
         return {"layer": int(layer[1]) if layer else None, "site": site[0] if site else "", "model": ""}
 

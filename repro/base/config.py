@@ -19,7 +19,7 @@ Device = Literal["auto", "cpu", "cuda"]
 Dtype = Literal["auto", "float32", "bfloat16"]
 Grouping = Literal["angular_variance", "frequency", "random", "none"]
 Service = Literal["tensorboard", "wandb"]
-Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out"]
+Site = Literal["resid_post", "resid_pre", "attn_out", "mlp_out", "hook_z"]
 EXCLUDE = ("pad", "bos", "eos", "first")
 """Token positions that may be left out, and are unless a flag says otherwise."""
 
@@ -39,7 +39,8 @@ class ModelConfig:
     layer_convention: Literal["block_output", "hidden_states"] = "block_output"
     """block_output = output of block L; hidden_states = hidden_states[L], the output of block L-1 (as released)."""
     site: Site = field(default="resid_post", metadata=LATER)
-    """The stream after block L (resid_post) or before it (resid_pre), or what its attention or MLP adds to it."""
+    """The stream after block L (resid_post) or before it (resid_pre), what its attention or MLP adds to it,
+    or what its heads write before W_O (hook_z)."""
     device_map: str | None = field(default=None, metadata=LATER)
     """Spread the weights as transformers does (needs accelerate), instead of `device`: auto, balanced, sequential, a
     device such as cuda:1, or JSON {module: device}, where a device may be cpu or disk."""

@@ -117,7 +117,7 @@ def site_notes(hook: str, site: str, layer: int | None) -> list[str]:
     if site in ("", "resid_post"):
         return []
     name = f"It reads {hook or site}" + ("" if layer is None or re.search(r"\d", hook) else f" of block {layer}")
-    if site in ("resid_pre", "attn_out", "mlp_out"):
+    if site in ("resid_pre", "attn_out", "mlp_out", "hook_z"):
         return [f"{name}, not the output of a block: collect activations with model.site: {site}."]
     return [f"{name}, not the output of a block: give activations of that place, which `repro collect` does not save."]
 

@@ -23,12 +23,12 @@ from repro.activations.language_models.placement import (
     read_device_map,
 )
 from repro.activations.language_models.presets import Preset, layer_of, of_hub
-from repro.activations.language_models.sites import STREAM, check_sum, read, site_of
+from repro.activations.language_models.sites import PARTS, check_sum, read, site_of, width_of
 from repro.base.config import ModelConfig
 from repro.base.errors import BadInput, optional
 from repro.base.machine import pick_device
 
-FAMILIES = "GPT-NeoX (Pythia), Gemma, Llama (also Mistral, Qwen), GPT-2, OPT"
+FAMILIES = "GPT-NeoX (Pythia), Gemma 2 and 3, Llama, Qwen 2 and 3, Mistral, Phi-3, OLMo 2, GPT-2, OPT"
 BLOCKS = ("layers", "h", "decoder.layers", "language_model.layers")  # where the base models of those keep them
 ATTENTION = {"gemma2": "eager"}  # its logit soft-capping exists in no other implementation that runs everywhere
 
@@ -49,9 +49,9 @@ class LoadedModel:
 
     @property
     def d(self) -> int:
-        """Width of the residual stream."""
+        """Width of the activations that are read."""
         config: Any = self.model.config
-        return int(config.get_text_config().hidden_size)
+        return width_of(self.blocks[self.layer], self.site, int(config.get_text_config().hidden_size))
 
     @property
     def vocabulary(self) -> int:
@@ -169,7 +169,7 @@ def load_model(
     if converted.is_file():
         provenance["converted_from"] = json.loads(converted.read_text())
     ready = as_loaded(model, tokenizer, layer, site, provenance, source.preset)
-    if site not in STREAM:
+    if site in PARTS:
         some = torch.arange(3, 11)[None] % ready.vocabulary
         pre, attn, mlp, post = (ready.at(s, some) for s in ("resid_pre", "attn_out", "mlp_out", "resid_post"))
         check_sum(pre, attn, mlp, post, type(model).__name__)

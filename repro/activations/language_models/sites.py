@@ -1,4 +1,4 @@
-"""Places in a block where activations are read: the residual stream, or what attention or the MLP adds to it."""
+"""Places in a block where activations are read: the residual stream, what attention or the MLP adds, the heads."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from repro.base.errors import BadInput
 
 STREAM = ("resid_post", "resid_pre")
 PARTS = {"attn_out": ("self_attn", "attention", "attn"), "mlp_out": ("mlp", "fc2")}  # as the families name them
+PROJECTIONS = ("o_proj", "c_proj", "out_proj", "dense")  # W_O, in the attention of a block
 # Gemma-2 and -3 (and OLMo-2) normalise what attention and MLP give before they add it.
 NORMED = {"attn_out": "post_attention_layernorm", "mlp_out": "post_feedforward_layernorm"}
 
 
 def site_of(config: ModelConfig) -> str:
-    """resid_post, resid_pre, attn_out or mlp_out; layer_convention hidden_states means resid_pre."""
+    """resid_post, resid_pre, attn_out, mlp_out or hook_z; layer_convention hidden_states means resid_pre."""
     if config.layer_convention == "block_output":
         return config.site
     if config.site not in STREAM:
@@ -41,6 +42,24 @@ def part_of(block: nn.Module, site: str) -> nn.Module:
     raise BadInput(f"Cannot find the {site} of {type(block).__name__}; set model.site: resid_post or resid_pre.")
 
 
+def projection_of(block: nn.Module) -> nn.Module:
+    """W_O: its input is hook_z, what the heads write, side by side. Raises BadInput if the block is of another make."""
+    for attention in PARTS["attn_out"]:
+        for name in PROJECTIONS:
+            part = getattr(getattr(block, attention, None), name, None)
+            if isinstance(part, nn.Module):
+                return part
+    raise BadInput(f"Cannot find the hook_z of {type(block).__name__}; set model.site: resid_post or resid_pre.")
+
+
+def width_of(block: nn.Module, site: str, stream: int) -> int:
+    """Width of the activations of a site; `stream` is that of the residual stream."""
+    if site != "hook_z":
+        return stream
+    part: Any = projection_of(block)
+    return int(getattr(part, "in_features", 0) or part.weight.shape[0])  # GPT-2's Conv1D lies the other way round
+
+
 def read(run: Any, block: nn.Module, site: str, shape: torch.Size) -> Tensor:
     """Call run() and leave it as soon as the site has been computed: [B, T, d], shape = (B, T)."""
     seen: list[Tensor] = []
@@ -53,8 +72,9 @@ def read(run: Any, block: nn.Module, site: str, shape: torch.Size) -> Tensor:
         seen.append(output[0] if isinstance(output, tuple) else output)
         raise _Stop
 
-    if site == "resid_pre":
-        handle = block.register_forward_pre_hook(before, with_kwargs=True)
+    if site in ("resid_pre", "hook_z"):
+        entered = block if site == "resid_pre" else projection_of(block)
+        handle = entered.register_forward_pre_hook(before, with_kwargs=True)
     else:
         handle = (block if site == "resid_post" else part_of(block, site)).register_forward_hook(after)
     try:
