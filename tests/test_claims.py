@@ -7,7 +7,7 @@ import pytest
 from repro.base.errors import BadInput
 from repro.base.files import repo_root
 from repro.sections import claims
-from repro.sections.effects import FAMILIES, Effect, group_of, order_of, per_halving
+from repro.sections.effects import FAMILIES, Effect, group_of, order_of, per_halving, refined
 from repro.sections.shown import shown
 from repro.sections.verdict import NOT_RUN, OPEN, REFUTED, SUPPORTED
 
@@ -80,6 +80,27 @@ def test_an_effect_that_turns_round_between_families():
     few = judged(comparison=rows_of({"non": 0.1}, {"topk": (16.0, 32.0)}))
     assert few.loc["C5d", "n"] == 2 and few.loc["C5d", "unit"] == "SAEs"
     assert ledger.loc["C5d", "value"] == pytest.approx(0.1, abs=0.002)
+
+
+def test_gated_saes_are_named_beside_and_not_counted_as_l1_trained():
+    both = pd.concat([rows_of({"non": -0.1}, {"standard": (0.02, 0.06)}), rows_of({"non": 0.1}, {"gated": (0.1, 0.2)})])
+    row = judged(comparison=both).loc["C5c"]
+    assert row["saes"] == 2 and row["value"] == pytest.approx(-0.1, abs=0.002) and "gated +0.1" in row["why"]
+
+
+def test_a_mode_is_judged_by_its_own_rows():
+    controls = rows_of({"random_dictionary": 0.0, "pursuit": -0.1}).query("mode != 'amortized'")
+    v = verdicts(comparison=rows_of({"semi": 0.0, "non": 0.0}), controls=controls)
+    assert (v[["C5e", "C5f", "C8e", "C8f", "C8g", "C8h"]] == SUPPORTED).all()
+    assert (v[["C5a", "C5b", "C5c", "C5d", "C8a", "C8b", "C8c", "C8d"]] == REFUTED).all()
+
+
+def test_the_row_over_all_saes_is_not_one_more_sae():
+    row = {"mode": "semi", "metric": "NMSE", "tokens": 100, "documents": 9, "se": 0.01}
+    saes = [row | {"variant": v, "sparsity": 1.0, "difference": 0.1} for v in ("standard", "topk", "gated")]
+    table = pd.DataFrame([*saes, row | {"variant": "all SAEs", "sparsity": 1.0, "difference": -9.0}])
+    effect = refined({"documents": table}, "semi", "NMSE")
+    assert effect.value == pytest.approx(0.1) and effect.saes == 3 and effect.documents == 9
 
 
 def test_a_rate_with_nothing_to_fall_is_open():
