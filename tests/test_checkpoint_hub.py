@@ -64,6 +64,20 @@ def test_fetch_finds_what_is_there(cache):
     assert fetch_sae("pythia-160m-deduped", variant="batch_topk", sparsity=5) == cache / FOLDER / "trainer_6"
 
 
+def test_a_path_behind_the_repository_is_one_sae(cache):
+    assert fetch_sae(f"{REPO}/{FOLDER}/trainer_7") == cache / FOLDER / "trainer_7"
+    assert fetch_sae(f"{REPO}/{FOLDER}/trainer_7/ae.pt") == cache / FOLDER / "trainer_7" / "ae.pt"
+    name = "resid_post/layer_12_width_16k_l0_small"
+    scope = cache.parents[2] / "models--google--gemma-scope-2-270m-pt"
+    (scope / "snapshots" / COMMIT / name).mkdir(parents=True)
+    (scope / "snapshots" / COMMIT / name / "params.safetensors").write_bytes(b"x")
+    (scope / "refs").mkdir()
+    (scope / "refs" / "main").write_text(COMMIT)
+    assert fetch_sae(f"gemma-scope-2-270m-pt/{name}") == scope / "snapshots" / COMMIT / name
+    with pytest.raises(BadInput, match=r"'mlp_out/layer_1/.' 'mlp_out/layer_1' of google/gemma-scope-2-270m-pt"):
+        fetch_sae("google/gemma-scope-2-270m-pt/mlp_out/layer_1")
+
+
 def test_offline_errors_name_the_fix(cache):
     for call in (
         lambda: fetch_sae(REPO, ["Gated*/*"]),

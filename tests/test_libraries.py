@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from repro.base.errors import BadInput
 from repro.checkpoints import CheckpointError, load_sae
@@ -123,3 +124,39 @@ def test_groupmax_keeps_the_first_of_equal_scores():
     assert ((p == best.values).sum(-1) > 1).logical_and(best.values[..., 0] > 0).any()
     z = torch.zeros_like(p).scatter(-1, best.indices, best.values).flatten(1)
     assert torch.equal(sae.encode(x), z) and torch.equal(sae.encode_sparse(x).to_dense(), z)
+
+
+@pytest.mark.parametrize("act", ["relu", "jumprelu", "topk", "batchtopk"])
+@pytest.mark.parametrize("glu", [False, True])
+def test_llamascopium_scaled_by_the_mean_norm_of_a_data_set(tmp_path, act, glu):
+    """Its definition in plain torch: scores times the norms of the atoms decide, on tokens scaled to norm sqrt(d)."""
+    g = torch.Generator().manual_seed(3)
+    d, m, k, mean = 8, 40, 5, 3.0
+    w = {"W_E": torch.randn(d, m, generator=g), "b_E": torch.randn(m, generator=g) / 4}
+    w |= {"W_D": torch.randn(m, d, generator=g), "b_D": torch.randn(d, generator=g)}
+    w |= {"dataset_average_activation_norm.blocks.8.hook_resid_post": torch.tensor(mean)}
+    if glu:
+        w |= {"W_E_glu": torch.randn(d, m, generator=g), "b_E_glu": torch.randn(m, generator=g)}
+    if act == "jumprelu":
+        w["activation_function.log_jumprelu_threshold"] = torch.randn(m, generator=g)
+    save_file(w, tmp_path / "sae_weights.safetensors")
+    config = {"act_fn": act, "top_k": k, "norm_activation": "dataset-wise", "hook_point_in": "blocks.8.hook_resid_post"}
+    config |= {"hook_point_out": "blocks.8.hook_resid_post", "use_glu_encoder": glu, "d_model": d}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    options = {"eval_activation": "batch_topk"} if act == "batchtopk" else {}
+    if glu and act in ("topk", "batchtopk"):
+        with pytest.raises(CheckpointError, match="has a GLU encoder with"):
+            load_sae(tmp_path, **options)
+        return
+    sae, x = load_sae(tmp_path, **options), torch.randn(20, d, generator=g)
+    scaled, norms = x * d**0.5 / mean, w["W_D"].norm(dim=1)
+    pre = scaled @ w["W_E"] + w["b_E"]
+    pre = pre * (scaled @ w["W_E_glu"] + w["b_E_glu"]).sigmoid() if glu else pre
+    p = (pre * norms).relu()
+    least = {"relu": torch.zeros(m), "topk": p.sort().values[:, -k - 1 : -k]}
+    least["batchtopk"] = p.flatten().sort().values[-20 * k - 1]
+    least["jumprelu"] = w.get("activation_function.log_jumprelu_threshold", torch.zeros(m)).exp()
+    z = p * (p > least[act]) / norms
+    same(sae.encode(x), z)
+    same(sae.encode_sparse(x).to_dense(), z)
+    torch.testing.assert_close(sae(x), (z @ w["W_D"] + w["b_D"]) * mean / d**0.5, rtol=1e-4, atol=1e-4)

@@ -22,6 +22,7 @@ from repro.activations.language_models.sites import part_of, site_of
 from repro.base.config import ModelConfig
 from repro.base.errors import BadInput
 from repro.base.files import digest
+from repro.checkpoints.match import same_model
 
 transformers = pytest.importorskip("transformers")
 N = language_models.BLOCKS
@@ -562,7 +563,15 @@ def test_presets_know_licence_and_layer():
         "gemma-3-270m": (9, "bfloat16"),
         "pythia-160m-deduped": (8, "float32"),
         "gemma-2-2b": (12, "bfloat16"),
+        "gemma-3-1b-pt": (13, "bfloat16"),
+        "gemma-3-4b-pt": (17, "bfloat16"),
+        "qwen3-0.6b-base": (14, "bfloat16"),
+        "qwen3-1.7b-base": (14, "bfloat16"),
+        "qwen3-4b-base": (18, "bfloat16"),
+        "qwen3-8b-base": (18, "bfloat16"),
+        "llama-3.1-8b": (16, "bfloat16"),
     }
+    assert all(same_model(p.name, p.source) for p in PRESETS.values() if p.kind == "hub")  # as an SAE names it
     assert all(p.license for p in PRESETS.values())
 
 

@@ -103,9 +103,16 @@ def fetch_sae(
 ) -> Path:
     """Download SAEs of a hub repository (or of a language model's SAEBench release) and return their folder.
 
+    repo: owner/name, with the path of one SAE behind it (owner/name/folder/in/it) or without; google's Gemma Scope
+    also without the owner (gemma-scope-2-270m-pt/resid_post/layer_12_width_16k_l0_small).
     Interrupted downloads are resumed, what is there already is not downloaded again, and a bar shows progress
     (huggingface_hub). `allow` are patterns of file names. Raises BadInput for unknown names, no access, no network.
     """
+    if repo.startswith("gemma-scope-"):
+        repo = f"google/{repo}"
+    if repo.count("/") > 1 and variant is None:
+        owner, name, path = repo.strip("/").split("/", 2)
+        return _download(f"{owner}/{name}", allow or [f"{path}/*", path], revision) / path
     if "/" in repo and variant is None:
         return _download(repo, allow or [f"*{name}" for name in (*WEIGHT_NAMES, *_SIDE)] + ["*/ae_*.pt"], revision)
     if variant is None:

@@ -61,6 +61,14 @@ PRESETS = {
         ),
         Preset("pythia-160m-deduped", "EleutherAI/pythia-160m-deduped", "hub", 8, "float32", "Apache-2.0"),
         Preset("gemma-2-2b", "google/gemma-2-2b", "hub", 12, "bfloat16", "Gemma Terms of Use (gated)"),
+        # models that Gemma Scope 2, Qwen-Scope and Llama Scope read; the layer is the middle one
+        Preset("gemma-3-1b-pt", "google/gemma-3-1b-pt", "hub", 13, "bfloat16", "Gemma Terms of Use (gated)"),
+        Preset("gemma-3-4b-pt", "google/gemma-3-4b-pt", "hub", 17, "bfloat16", "Gemma Terms of Use (gated)"),
+        Preset("qwen3-0.6b-base", "Qwen/Qwen3-0.6B-Base", "hub", 14, "bfloat16", "Apache-2.0"),
+        Preset("qwen3-1.7b-base", "Qwen/Qwen3-1.7B-Base", "hub", 14, "bfloat16", "Apache-2.0"),
+        Preset("qwen3-4b-base", "Qwen/Qwen3-4B-Base", "hub", 18, "bfloat16", "Apache-2.0"),
+        Preset("qwen3-8b-base", "Qwen/Qwen3-8B-Base", "hub", 18, "bfloat16", "Apache-2.0"),
+        Preset("llama-3.1-8b", "meta-llama/Llama-3.1-8B", "hub", 16, "bfloat16", "Llama 3.1 Community License (gated)"),
     )
 }
 
