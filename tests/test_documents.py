@@ -33,6 +33,18 @@ def test_weights_are_documents_that_occur_so_often(sums, weights):
         assert float(found[name][0]) == pytest.approx(wanted[name], rel=1e-5)
 
 
+def test_rates_by_hand():
+    """Four latents on 40 tokens of two documents fire 0, 1, 4 and 6 times: one is dead, the last two are dense."""
+    z = torch.zeros(40, 4)
+    for latent, times in enumerate((0, 1, 4, 6)):
+        z[:times, latent] = 1.0
+    x = torch.ones(40, 2)
+    sums = PerDocument.of(x, x, SparseCodes.from_dense(z), torch.arange(40) // 20)
+    values = sums.values(torch.ones(1, 2))
+    assert [float(values[name]) for name in ("dead_rate", "dense@0.1", "NMSE")] == [0.25, 0.5, 0.0]
+    assert float(values["L0"]) == pytest.approx(11 / 40)
+
+
 def test_documents_are_left_out_one_at_a_time(sums):
     """The same for every SAE: the weights know neither a seed nor an SAE, and each row is the text without one."""
     x, x_hat, _, docs, record = sums
@@ -71,6 +83,19 @@ def test_six_variants_are_six_units_however_many_saes():
     """Nothing changes on average, and variants differ: 95 of 100 intervals hold 0, as t with 5 degrees of freedom."""
     rows = [documents.over_saes(planted(0, 0.05, seed=seed))[0] for seed in range(300)]
     assert 0.93 <= np.mean([row["low"] < 0 < row["high"] for row in rows]) <= 0.99
+
+
+def test_the_error_by_documents_is_shared_by_all_saes():
+    """SAEs agree, documents do not: left-out values ±a give √((D−1)/D · D · a²) = a·√(D−1), whatever the SAEs."""
+    noise = 0.01 * torch.tensor([0.0, *([1, -1] * 4)], dtype=torch.float64)
+    saes = []
+    for v in range(4):
+        encoder = dict.fromkeys((*documents.COMPARED, "L0"), torch.full((9,), 0.5, dtype=torch.float64))
+        refined = {name: e - 0.1 + noise for name, e in encoder.items()}
+        saes.append(({"variant": f"v{v}", "sparsity": 1}, {"amortized": encoder, "non": refined}))
+    row = documents.over_saes(saes)[0]
+    assert row["difference"] == pytest.approx(-0.1) and row["se"] == pytest.approx(0.01 * 7**0.5)
+    assert documents.differences({}, saes[0][1])[0]["se"] == pytest.approx(0.01 * 7**0.5)
 
 
 def test_a_real_run(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from sklearn.metrics import f1_score
 
 from repro.codes import SparseCodes
 from repro.evaluate.stream import TokenSums
@@ -123,6 +124,41 @@ def test_intervals_of_probes_hold_their_estimate_and_know_documents():
     twice, few = of_probes(found, (1, 2), np.arange(100) // 2), of_probes(found, (1, 2), np.arange(100) // 25)
     assert few["F1@1"][1] - few["F1@1"][0] > alone["F1@1"][1] - alone["F1@1"][0]  # 4 documents: 3 degrees of freedom
     assert twice["F1@1"] != alone["F1@1"]
+
+
+def test_fitted_probes_by_hand():
+    """Rows written down: three documents and four pseudo rows, left out one at a time, scored by scikit-learn."""
+    docs = np.array([0, 0, 0, 1, 1, 2, 2, 2])
+    y = np.array([1, 1, 0, 1, 0, 1, 1, 0])
+    first, second = np.array([1, 0, 0, 1, 1, 1, 0, 0]), np.array([1, 1, 0, 1, 0, 0, 1, 1])
+    on = np.zeros((8, 6))
+    on[[1, 6], 3] = on[0, 0] = on[0, 1] = 1  # rows 1 and 6 are absorbed, row 0 is not
+    blocks = [np.flatnonzero(docs == d) for d in range(3)] + [np.array([i]) for i in range(8, 12)]
+    answers = [np.append(v, pseudo) for v, pseudo in ((y, [1] * 4), (first, [1, 1, 0, 0]), (second, [1, 0, 1, 0]))]
+    gone = np.append([0, 1, 0, 0, 0, 0, 1, 0], [1, 1, 0, 0])
+
+    def values(rows):
+        truth, one, two = (a[rows] for a in answers)
+        scores = f1_score(truth, one), f1_score(truth, two)
+        return np.array([*scores, scores[1] - scores[0], gone[rows][truth == 1].mean()])
+
+    everything = np.arange(12)
+    left = np.array([values(np.setdiff1d(everything, block)) for block in blocks])
+    half = 4.302653 * np.sqrt(6 / 7 * ((left - left.mean(0)) ** 2).sum(0))  # t(0.975; 2), of three documents
+    centre, estimate = values(everything), values(everything[:8])
+    found = of_probes([probe_of(y, first, second, on)], (1, 2), docs)
+    for i, name in enumerate(("F1@1", "F1@2", "dF1", "absorption")):
+        low, high = min(centre[i] - half[i], estimate[i]), max(centre[i] + half[i], estimate[i])
+        assert found[name] == pytest.approx((max(low, -1.0 if name == "dF1" else 0.0), min(high, 1.0)), abs=1e-6), name
+
+
+def test_shares_stay_between_0_and_1():
+    """One of ten latents fires once, in the second of two documents: left out, one is silent. t(0.975; 1) = 12.7062."""
+    fired = torch.ones(10, dtype=torch.long)
+    some = torch.cat([torch.zeros(1, dtype=torch.long), fired[1:]])
+    ends = jackknife([Firing(10, some, 9), Firing(10, fired, 10)])
+    assert ends["dead_rate"] == pytest.approx((0.0, 12.7062 * 0.05), rel=1e-5)  # 0.1 or 0 without one: error 0.05
+    assert ends["dense@0.1"] == pytest.approx((0.9 - 12.7062 * 0.05, 1.0), rel=1e-4)
 
 
 def test_agreeing_probes_still_have_a_width():
