@@ -11,12 +11,26 @@ from repro.sections.tables import SWEEP, load_table, need_table, other_models, o
 from repro.sections.types import DataFrame
 
 
+def dashes(table: DataFrame) -> str:
+    """A table as Jupyter shows it, with a dash for what was not measured, where pandas writes NaN."""
+    import pandas as pd
+
+    most, fewest, columns = (pd.get_option(f"display.{name}") for name in ("max_rows", "min_rows", "max_columns"))
+    rows = fewest if most and len(table) > most else most
+    return table.to_html(na_rep="–", notebook=True, max_rows=rows, max_cols=columns, show_dimensions="truncate")
+
+
 def set_up(name: str, variables: dict[str, Any]) -> Scale:
     """The scale that the parameters of a notebook, among its variables, ask for; figures look like the book's after.
 
     Parameters become what the notebook's own cell declares, however papermill passed them. Raises BadInput.
     """
+    import pandas as pd
+    from IPython import get_ipython
+
     use_theme()
+    if (shell := get_ipython()) is not None:
+        shell.display_formatter.formatters["text/html"].for_type(pd.DataFrame, dashes)
     settle(name, variables)
     return scale_of(variables.get("scale", "tiny"), seed=variables.get("seed"), **variables.get("changes", {}))
 
