@@ -287,7 +287,7 @@ def test_rows_follow_the_config_beside_the_weights(tmp_path, capsys):
     acts(tmp_path / "acts_layer8.npy")
     sae = dictionary_learning(tmp_path / "saes" / "t")
     values = {"output_dir": str(tmp_path), "sae_checkpoints": {"topk": {"roots": [str(tmp_path / "saes")]}}}
-    values |= {"eval_modes": ["amortized"], "protocol": "corrected", "metrics": {"bootstrap": 5}}
+    values |= {"eval_modes": ["amortized"], "protocol": "corrected"}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
     config = ["--config", tmp_path / "c.yaml"]
     assert run("index", *config) == run("evaluate", *config) == 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def shown(claims: Iterable[Claim], scale: str) -> Styler:
     """The verdicts of claims at this scale and every other that has been run, for a notebook: long texts wrap."""
     import pandas as pd
+    from IPython.display import Markdown, display
     from pandas.io.formats.style import Styler
 
     from repro.sections.claims import ledger as everything
@@ -30,6 +31,6 @@ def shown(claims: Iterable[Claim], scale: str) -> Styler:
     # named, else a name is drawn at random and pages differ from run to run; no cell has an id, which would be long
     styled = Styler(table[columns].reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False).hide(axis="index")
     wide = ",".join(f"td.col{columns.index(c)}" for c in ("statement", "corrected", "needed", "why", "as_released"))
-    wrap = "white-space: normal; text-align: left; min-width: 12rem"
-    styled = styled.set_table_styles([{"selector": wide, "props": wrap}])
-    return styled.set_caption(f"{RULE} {WHOLE}")
+    wrap = "white-space: normal; text-align: left; min-width: 8rem"
+    display(Markdown(f"{RULE} {WHOLE}"))  # a caption would be as wide as the table, which a screen may not be
+    return styled.set_table_styles([{"selector": wide, "props": wrap}])

@@ -9,9 +9,11 @@ WALKS = {"as_released": "ISTA, released", "ista": "ISTA", "fista": "FISTA", "cer
 
 
 def overview(table: DataFrame) -> DataFrame:
-    """Metrics by protocol and number of steps, mean over the SAEs; −1 steps is the certified optimum."""
+    """Metrics by protocol and number of steps, mean over the SAEs, with the certified optimum last."""
     columns = ["cost", "NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "absorption_null"]
-    return tidy(table.groupby(["protocol", "steps"])[columns].mean())
+    means = table.groupby(["protocol", table["steps"].mask(table["steps"] < 0, float("inf"))])[columns].mean()
+    names = {steps: "optimum" if steps == float("inf") else f"{steps:g}" for steps in means.index.levels[1]}
+    return tidy(means.rename(index=names, level="steps"))
 
 
 def costs(table: DataFrame, fista: DataFrame | None) -> DataFrame:
