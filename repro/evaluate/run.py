@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repro.base.errors import BadInput
+from repro.base.errors import BadInput, exhausted
 from repro.base.files import digest, file_sha256, write_atomically
 from repro.checkpoints.locate import locate, read_configs
 from repro.checkpoints.match import Place, columns, match
@@ -218,4 +218,6 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if exhausted(error):  # the machine is at its limit, which says nothing about this file
+            raise
         raise BadInput(f"Cannot read {path}: {error.strerror or error}.") from None
