@@ -20,7 +20,10 @@ READY = (
     "(s => s?.isReady && s.session?.kernel?.connectionStatus === 'connected' && s.session.kernel.status === 'idle')"
     "(window.jupyterapp?.shell.currentWidget?.sessionContext)"
 )
-IDLE = "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+IDLE = (  # no cell waits either: the indicator is idle for a moment while a kernel starts
+    "document.querySelector('.jp-Notebook-ExecutionIndicator')?.dataset.status === 'idle'"
+    " && ![...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))"
+)
 SETTINGS = ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR")
 
 

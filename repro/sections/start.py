@@ -50,7 +50,7 @@ def activation_summary(ready: Prepared) -> DataFrame:
         "largest norm": float(norms.max()),
         "share of energy in the mean": float(x.mean(0).square().sum() / x.square().sum(1).mean()),
     }
-    return pd.DataFrame({"value": rows})
+    return pd.DataFrame({"value": {k: f"{v:,}" if isinstance(v, int) else f"{v:.4g}" for k, v in rows.items()}})
 
 
 def trained(ready: Prepared) -> DataFrame:

@@ -31,6 +31,10 @@ LOSS_KINDS = ("optimum", "encoder", "encoder_refit", "optimum_refit", "pursuit",
 UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the clean model, nats a token"}
 
 
+BETWEEN = 90
+"""Pixels between two panels: the axis of one and the title of the next."""
+
+
 def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     """The increase of the encoder in its three parts, a bar an SAE (mean over seeds), a panel a language model.
 
@@ -40,12 +44,13 @@ def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
 
     finals = {model: over_seeds(final(table[table["metric"] == metric]), "part") for model, table in tables.items()}
     heights = [part.groupby(["variant", "sparsity"]).ngroups for part in finals.values()]
+    inner = 26 * sum(heights) + BETWEEN * (len(finals) - 1)
     figure = make_subplots(
         rows=len(finals),
         cols=1,
         subplot_titles=list(finals),
         row_heights=heights,
-        vertical_spacing=0.16 / max(len(finals), 1),
+        vertical_spacing=BETWEEN / inner,
     )
     for row, part in enumerate(finals.values(), 1):
         for name, color in PART_COLORS.items():
@@ -63,7 +68,7 @@ def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
                 col=1,
             )
         figure.update_xaxes(title_text=UNITS[metric], row=row, col=1)
-    figure.update_layout(barmode="relative", height=130 + 26 * sum(heights) + 60 * len(finals))
+    figure.update_layout(barmode="relative", height=150 + inner)
     documents, tokens = _size(tables)
     return caption(
         figure,
