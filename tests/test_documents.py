@@ -34,15 +34,15 @@ def test_weights_are_documents_that_occur_so_often(sums, weights):
 
 
 def test_rates_by_hand():
-    """Four latents on 40 tokens of two documents fire 0, 1, 4 and 6 times: one is dead, the last two are dense."""
-    z = torch.zeros(40, 4)
-    for latent, times in enumerate((0, 1, 4, 6)):
+    """Four latents on 400 tokens of two documents fire 0, 1, 40 and 60 times: one is dead, the last two are dense."""
+    z = torch.zeros(400, 4)
+    for latent, times in enumerate((0, 1, 40, 60)):
         z[:times, latent] = 1.0
-    x = torch.ones(40, 2)
-    sums = PerDocument.of(x, x, SparseCodes.from_dense(z), torch.arange(40) // 20)
+    x = torch.ones(400, 2)
+    sums = PerDocument.of(x, x, SparseCodes.from_dense(z), torch.arange(400) // 200)
     values = sums.values(torch.ones(1, 2))
     assert [float(values[name]) for name in ("dead_rate", "dense@0.1", "NMSE")] == [0.25, 0.5, 0.0]
-    assert float(values["L0"]) == pytest.approx(11 / 40)
+    assert float(values["L0"]) == pytest.approx(101 / 400)
 
 
 def test_documents_are_left_out_one_at_a_time(sums):

@@ -49,6 +49,13 @@ def test_no_token_is_trained_on_and_evaluated(ready, scale, evaluated):
         assert len(x) > 100 and seen <= len(x) / 50, name
 
 
+def test_the_price_begins_with_the_document_behind_the_training_text(ready, scale, evaluated):
+    """Its first token that is no outlier, found without counting tokens."""
+    usable = ready.rows.store.select(max_norm_ratio=RATIO)
+    after = usable.docs > ready.rows.docs[-1]
+    assert torch.equal(evaluated["price"], usable.read(after.nonzero()[0][:300]))
+
+
 def test_outliers_are_left_out(ready, evaluated):
     """The median is that of every usable token; the one just above the bound would be in, were it higher by 1 %."""
     store = ready.rows.store
