@@ -77,6 +77,8 @@ def test_what_would_settle_an_open_part():
     """Textbook: d = 0.5, two-sided 5 %, power 80 %: 34 in a one-sample t test (Cohen 1988; G*Power 3.1)."""
     effect = Effect(-MARGIN - 0.5, 1 / 5**0.5, 5)  # sd 1, half an sd beyond the margin
     assert needed(effect, -MARGIN) == 34
+    # at the level of the first of ten tests: (z(0.9975) + z(0.8))² / d² + z(0.9975)² / 2 = 53.3 + 3.9 (Guenther 1981)
+    assert needed(effect, -MARGIN, 10) == pytest.approx(57.2, abs=1)
     assert needed(Effect(-MARGIN, 1.0, 5), -MARGIN) > 1000
     assert needed(Effect(-1.0), -MARGIN) is None
 
