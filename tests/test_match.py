@@ -292,15 +292,16 @@ def test_tables_fit_a_terminal():
 
 def test_the_notebook_of_your_sae_can_allow_a_mismatch(tmp_path, capsys):
     from repro.checkpoints import load_sae
+    from repro.evaluate import evaluate_sae
     from repro.sections import your_sae
     from repro.sections.scales import scale_of
 
-    scale, own = scale_of("tiny", sweep_steps=[1]), load_sae(sae(tmp_path / "t"))
+    scale, own = scale_of("tiny"), load_sae(sae(tmp_path / "t"))
     file = str(acts(tmp_path / "acts_layer12.npy"))
     with pytest.raises(BadInput, match="layer 8, but the activations are of layer 12"):
         your_sae.data(scale, file, own)
     data = your_sae.data(scale, file, own, allow_mismatch=True)
     assert "as allowed" in capsys.readouterr().out
     with pytest.raises(BadInput, match="layer 12"):
-        list(your_sae.sweep(own, data, scale))
-    assert len(list(your_sae.sweep(own, data, scale, allow_mismatch=True))) > 1
+        list(evaluate_sae(own, data, your_sae.options(scale)))
+    assert len(list(evaluate_sae(own, data, your_sae.options(scale, allow_mismatch=True)))) > 1

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from repro.activations.store import open_store
 from repro.base.config import MetricsConfig
 from repro.checkpoints.match import Place, match
-from repro.evaluate import EvalData, open_data, steps
-from repro.inference import Inference
+from repro.evaluate import EvalData, open_data
+from repro.price.words import NAMES
 from repro.sae import SAE
 from repro.sections.comparison import density_figure
+from repro.sections.price import frontier_figure
 from repro.sections.scales import Scale
 from repro.sections.setup import options, prepare
 from repro.sections.start import card
-from repro.sections.sweep import step_figure
 from repro.sections.tables import tidy
-from repro.sections.types import DataFrame
+from repro.sections.types import DataFrame, Figure
 
 
 def trained(scale: Scale) -> str:
@@ -41,22 +41,6 @@ def data(scale: Scale, acts: str, sae: SAE, allow_mismatch: bool = False) -> Eva
     return out
 
 
-def proof(best: Inference, guess: Inference) -> str:
-    """The certificate of the optimum and the bracket of the encoder's loss, in a sentence."""
-    assert best.objective is not None and best.gap_upper is not None
-    assert guess.objective is not None and guess.gap_lower is not None and guess.gap_upper is not None
-    return (
-        f"λ = {best.lam:.3g}: optimal codes have {best.codes.l0.double().mean():.1f} nonzeros a token, certified to "
-        f"{(best.gap_upper / best.objective).max():.1e} of J; the encoder's lose between {guess.gap_lower.mean():.4g} "
-        f"and {guess.gap_upper.mean():.4g} of J = {guess.objective.mean():.4g}."
-    )
-
-
-def sweep(sae: SAE, data: EvalData, scale: Scale, allow_mismatch: bool = False) -> Iterator[dict[str, Any]]:
-    """Rows of the semi sweep at the step counts of the scale."""
-    return steps.sweep(sae, data, scale.sweep_steps, options(scale, allow_mismatch=allow_mismatch))
-
-
 def as_table(rows: Iterable[dict[str, Any]], sae: SAE) -> DataFrame:
     """Rows of `evaluate_sae` or `sweep` with the names that the figures group by."""
     import pandas as pd
@@ -70,3 +54,18 @@ def overview(table: DataFrame) -> DataFrame:
     """The metrics of each protocol and mode."""
     columns = ["protocol", "mode", "NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "lam"]
     return tidy(table[[c for c in columns if c in table]])
+
+
+def modes(result: dict[str, Any]) -> DataFrame:
+    """A row a kind of codes of a price, all at the encoder's own L0."""
+    import pandas as pd
+
+    columns = ["L0", "NMSE", "NMSE_low", "NMSE_high", "NMSE_of_encoder", "dead_rate", "ms_per_token", "note"]
+    table = pd.DataFrame(result["modes"]).T.rename(index=NAMES).rename_axis("codes")
+    return tidy(table[[c for c in columns if c in table]].infer_objects())
+
+
+def frontier(result: dict[str, Any], sae: SAE) -> Figure:
+    """The error of each kind of codes against their nonzeros."""
+    table = as_table(result["frontier"], sae).assign(seed=0)
+    return frontier_figure({"your SAE": table}, "NMSE", sae.name)
