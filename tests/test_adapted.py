@@ -90,3 +90,14 @@ def test_importing_the_package_alone_needs_no_torch():
     code = "import repro, sys; assert 'torch' not in sys.modules; from repro import adapt; assert callable(adapt)"
     code += "; import repro.adapted; assert callable(repro.adapt)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_saebench_takes_it():
+    """SAEBench's own check of an SAE: unit atoms, and the fields that it fills in from ours."""
+    utils = pytest.importorskip("sae_bench.sae_bench_utils.general_utils")
+    module = adapt(by_hand())
+    name, same, _ = utils.load_and_format_sae("", module, "cpu")
+    assert same is module and name == "custom_sae"
+    assert utils.check_decoder_norms(module.W_dec.data)
+    assert (same.cfg.hook_layer, same.cfg.hook_name, same.cfg.model_name) == (5, "blocks.5.hook_resid_post", "model")

@@ -8,10 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted import evaluation, planted
 from scipy.stats import t
 
 from repro.base.errors import BadInput
 from repro.evaluate import EvalData, Tokens
+from repro.price import PriceOptions, price
+from repro.price.words import NAMES
+from repro.sections import your_sae
 from repro.sections.price import claims, figures, run, words
 from repro.sections.scales import PRICED, SCALES
 from repro.sections.setup import Prepared
@@ -20,7 +24,7 @@ from repro.sections.tables import about
 PARTS = ("values", "support", "dictionary", "share_of_increase")
 
 
-def planted(shares, half=0.0, documents=30):
+def tabled(shares, half=0.0, documents=30):
     """A table `price_parts`: shares {(variant, sparsity, seed): share}; ± `half` is the interval over documents."""
     rows = []
     for (variant, sparsity, seed), share in shares.items():
@@ -41,7 +45,7 @@ def test_the_unit_is_the_variant_however_many_seeds():
     half = t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
     three = grid(lambda i, seed: 0.2 + 0.1 * i)
     for shares in (three, {key: value for key, value in three.items() if key[2] == 0}):
-        effect = words.share(planted(shares), "KL")
+        effect = words.share(tabled(shares), "KL")
         assert (effect.n, effect.unit, effect.saes) == (3, "variants", len(shares))
         assert (effect.value, effect.low, effect.high) == pytest.approx((0.3, 0.3 - half, 0.3 + half))
 
@@ -49,7 +53,7 @@ def test_the_unit_is_the_variant_however_many_seeds():
 def test_what_seeds_share_and_documents_add_to_the_error():
     """Seeds at −.1, 0, +.1 on all variants (sd .1), an error of .05 over documents: variance .01/3 + .01/3 + .05²."""
     effect = words.share(
-        planted(grid(lambda i, seed: 0.2 + 0.1 * i + 0.1 * (seed - 1)), half=t.ppf(0.975, 29) * 0.05), "KL"
+        tabled(grid(lambda i, seed: 0.2 + 0.1 * i + 0.1 * (seed - 1)), half=t.ppf(0.975, 29) * 0.05), "KL"
     )
     assert effect.value == pytest.approx(0.3)
     assert effect.se == pytest.approx(np.sqrt(0.01 / 3 + 0.01 / 3 + 0.05**2))
@@ -59,14 +63,14 @@ def test_what_seeds_share_and_documents_add_to_the_error():
 def test_seeds_that_move_variants_apart_add_nothing_twice():
     """Deviations of a seed that cancel over variants are no error of the seed; they are in the variants' means."""
     wiggle = {(0, 0): 0.1, (0, 1): -0.1, (1, 1): 0.1, (1, 0): -0.1}
-    effect = words.share(planted(grid(lambda i, seed: 0.2 + 0.1 * i + wiggle.get((i, seed), 0.0))), "KL")
+    effect = words.share(tabled(grid(lambda i, seed: 0.2 + 0.1 * i + wiggle.get((i, seed), 0.0))), "KL")
     assert effect.se == pytest.approx(0.1 / np.sqrt(3))
 
 
 def test_one_variant_has_the_seed_as_its_unit():
     """Seed means .2, .3, .4 of one variant at two sparsities."""
     shares = {("standard", s, seed): 0.2 + 0.1 * seed + 0.01 * s - 0.015 for s in (1, 2) for seed in (0, 1, 2)}
-    effect = words.share(planted(shares), "KL", "L1")
+    effect = words.share(tabled(shares), "KL", "L1")
     assert (effect.n, effect.unit, effect.saes) == (3, "seeds", 6)
     assert (effect.value, effect.se) == pytest.approx((0.3, 0.1 / np.sqrt(3)))
 
@@ -75,18 +79,18 @@ def test_an_increase_of_zero_is_left_out():
     """A share of nothing is not finite: the SAE does not count."""
     shares = grid(lambda i, seed: 0.2 + 0.1 * i)
     shares["a", 1, 0] = float("inf")
-    effect = words.share(planted(shares), "KL")
+    effect = words.share(tabled(shares), "KL")
     assert np.isfinite(effect.se) and effect.saes == len(shares) - 1
     assert effect.value == pytest.approx(0.3)
 
 
 def test_few_documents_bound_the_degrees_of_freedom():
-    table = planted(grid(lambda i, seed: 0.2 + 0.1 * i), documents=2)
+    table = tabled(grid(lambda i, seed: 0.2 + 0.1 * i), documents=2)
     assert claims.finding({"price_parts": table}, "KL").corrected.freedom == 1
 
 
 def test_a_bar_is_an_sae_and_not_the_sum_of_its_seeds():
-    table = planted(grid(lambda i, seed: 0.2 + 0.1 * i + 0.1 * (seed - 1)))
+    table = tabled(grid(lambda i, seed: 0.2 + 0.1 * i + 0.1 * (seed - 1)))
     figure = figures.parts_figure({"model": table}, "KL")
     by_name = {bar.legendgroup: dict(zip(bar.y, bar.x)) for bar in figure.data}
     assert by_name["dictionary"] == pytest.approx(
@@ -162,3 +166,15 @@ def test_rows_of_another_setting_do_not_mix(world, tol, tokens, named, monkeypat
     with pytest.raises(BadInput, match=f"another {named};"):
         run(SCALES["small"], tokens, seeds=(1,))
     run(SCALES["small"], tokens)  # all seeds: nothing is kept
+
+
+def test_the_price_of_your_sae(tmp_path):
+    """What the notebook 80_your_sae shows: a row a kind of codes, and its frontier as a line a kind."""
+    sae = planted()
+    result = price(sae, evaluation(sae, n=60, labelled=0), tmp_path, PriceOptions(sample_tokens=10))
+    table = your_sae.modes(result)
+    assert list(table.index) == list(NAMES.values())
+    assert table.loc[NAMES["encoder"], "NMSE"] == pytest.approx(result["modes"]["encoder"]["NMSE"], abs=1e-4)
+    drawn = {line.name: list(line.x) for line in your_sae.frontier(result, sae).data}
+    expected = [round(p["L0"], 3) for p in result["frontier"] if p["codes"] == "pursuit"]
+    assert drawn[NAMES["pursuit"]] == sorted(expected)
