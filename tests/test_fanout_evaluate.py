@@ -141,7 +141,7 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(engine, listed, alone, capsys
     for _ in range(3):  # a fast run may end before it is interrupted: then once more
         fresh(out)
         with (out / "log").open("w") as log:
-            run = subprocess.Popen(words, stderr=log, start_new_session=True)
+            run = subprocess.Popen(words, stderr=log, start_new_session=True, preexec_fn=hear_ctrl_c)
             until(lambda: any("running" in p.read_text() for p in out.glob("tasks/*.json")))
             os.killpg(run.pid, signal.SIGINT)  # what a terminal does: every process of the group is told
             if run.wait(300):
@@ -169,6 +169,11 @@ def alive(group):
     except ProcessLookupError:
         return False
     return True
+
+
+def hear_ctrl_c():
+    """A suite that a shell runs in the background ignores ctrl-c, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(true, seconds=90):

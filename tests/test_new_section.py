@@ -90,6 +90,8 @@ def test_the_book_has_its_page(checkout):
     names = ["executed/99_norms", *(name for name in pages(book) if not name.startswith(("executed/", "index")))]
     chapters = [{"file": name} for name in names]
     (book / "_toc.yml").write_text(yaml.safe_dump({"format": "jb-book", "root": "index", "chapters": chapters}))
+    for page in book.glob("*.md"):  # the one notebook stands for all that pages point to
+        page.write_text(re.sub(r"\(executed/\w+\.ipynb\)", "(executed/99_norms.ipynb)", page.read_text()))
     html = python(checkout, "-c", "from repro.book.build import build; print(build())").split()[-1]
     page = (Path(html) / "executed" / "99_norms.html").read_text()
     assert "Do longer tokens take more latents?" in page
