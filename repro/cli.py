@@ -23,7 +23,7 @@ from repro.base.errors import (
     extra_for,
     nearest,
 )
-from repro.base.files import at_home
+from repro.base.files import at_home, check_writable
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,9 @@ def main(args: list[str] | None = None) -> None:
             print(usage(*args[:-1]), file=sys.stdout if args else sys.stderr, flush=True)
             raise SystemExit(0 if args else 2)
         command, config = parse(args)
-        written = load(command.run)(at_home(config))
+        config = at_home(config)
+        check_writable(config)
+        written = load(command.run)(config)
     except KeyboardInterrupt:
         status = 1
         sentence = "stopped; what was finished is kept, and the same command goes on from there."

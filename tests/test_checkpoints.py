@@ -568,7 +568,7 @@ REFUSED = {
     ),
     "text for a number": (
         lambda f: write(f, topk_file(), trained("AutoEncoderTopK", k="many")),
-        "has k = 3, but its config.json says many",
+        "has k = 3, but its config.json says 'many'",
     ),
     "truth for a number": (lambda f: save_lens(f, saelens("topk", k=True)), "is True; a whole number"),
     "list for an object": (

@@ -90,6 +90,28 @@ def test_two_layers_in_one_config_are_said(tmp_path):
     assert source.layer == 8 and "layer 8 and submodule_name resid_post_layer_5" in source.extra["notes"][0]
 
 
+def test_layers_as_old_libraries_write_them(tmp_path):
+    folder = dictionary_learning(tmp_path / "text")
+    config = json.loads((folder / "config.json").read_text())
+    del config["trainer"]["submodule_name"]
+    config["trainer"]["layer"] = "8"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_sae(folder).source.layer == 8
+    old = saelens(tmp_path / "old", hook_name=None, hook_point="blocks.{layer}.hook_resid_pre", hook_point_layer=5)
+    source = load_sae(old).source
+    assert (source.layer, source.site, source.extra["notes"]) == (4, "resid_post", [])
+    source = load_sae(saelens(tmp_path / "two", hook_layer=4)).source
+    assert source.layer == 3 and "hook_layer 4 and hook_name blocks.3.hook_resid_post" in source.extra["notes"][0]
+
+
+def test_parts_of_a_checkpoint(tmp_path):
+    for i, name in enumerate(w := weights(), 1):
+        save_file({name: w[name]}, tmp_path / f"sae-{i:05}-of-00004.safetensors")
+    for path in (tmp_path, tmp_path / "sae-00002-of-00004.safetensors"):
+        with pytest.raises(CheckpointError, match="one of 4 parts: read all with"):
+            load_sae(path)
+
+
 def test_saelens_that_writes_another_hook_is_a_transcoder(tmp_path):
     assert load_sae(saelens(tmp_path / "same", hook_name_out="blocks.3.hook_resid_post")).source.layer == 3
     with pytest.raises(CheckpointError, match="a transcoder"):
@@ -130,6 +152,23 @@ def test_evaluate_on_an_index_written_by_hand(tmp_path, capsys):
     pd.DataFrame([{"path": str(sae), "step": "final"}]).to_parquet(tmp_path / "checkpoint_index.parquet")
     assert run("evaluate", "--config", config) == 2
     assert "has 'final' as a step" in capsys.readouterr().err
+
+
+def test_one_checkpoint_under_two_names(tmp_path):
+    acts(tmp_path / "acts_layer8.npy")
+    sae = str(dictionary_learning(tmp_path / "saes" / "t"))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({"output_dir": str(tmp_path), "eval_modes": ["amortized"]}))
+    pd.DataFrame({"path": [sae, sae], "name": ["one", "two"]}).to_parquet(tmp_path / "checkpoint_index.parquet")
+    assert run("evaluate", "--config", tmp_path / "c.yaml", "--protocol", "corrected") == 0
+    assert list(pd.read_parquet(tmp_path / "metrics.parquet")["name"]) == ["one", "two"]
+
+
+@pytest.mark.parametrize("command", ["compare", "price", "sweep"])
+def test_a_folder_that_cannot_be_made_is_said_first(command, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    sae = dictionary_learning(tmp_path / "t")
+    assert run(command, "--sae-path", sae, "--acts", tmp_path / "none.npy", "--out-dir", tmp_path / "file" / "x") == 2
+    assert f"{tmp_path / 'file'} is a file; choose another out_dir" in capsys.readouterr().err
 
 
 def test_text_in_utf16_without_a_mark(tmp_path, capsys):

@@ -108,6 +108,17 @@ def writable(path: Path) -> bool:
     return os.access(next((p for p in (path, *path.parents) if p.exists()), path), os.W_OK)
 
 
+def check_writable(config: Any) -> None:
+    """BadInput before any work where the folder that a config writes into cannot be made or written."""
+    for name in ("out_dir", "output_dir"):
+        if (folder := getattr(config, name, None)) is None:
+            continue
+        there = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            why = "may not be written" if there.is_dir() else "is a file"
+            raise BadInput(f"Cannot write to {folder}: {there} {why}; choose another {name}.")
+
+
 def _of_user() -> Path | None:
     """`repro` in the user's cache folder; None where there is none."""
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ WEIGHT_NAMES = (
     "final.safetensors",
     "final.pt",
 )
+_PART = re.compile(r"-\d{5}-of-(\d{5})$")
 _OF_LAYER = re.compile(r"layer\d+\.sae\.pt")  # Qwen-Scope: a file for each layer
 SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".npz")
 # files that training leaves beside the weights
@@ -178,7 +179,8 @@ def parse_run(weights: Path) -> dict[str, Any]:
 
 
 def located(weights: Path) -> Location:
-    """One weights file with its configs and what its path says."""
+    """One weights file with its configs and what its path says. CheckpointError for a part of a checkpoint."""
+    _refuse_parts([weights])
     run, (site, layer) = parse_run(weights), as_output(*parse_place(weights))
     return Location(weights, tuple(read_configs(weights)), {}, run["trainer"], run["step"], layer, site)
 
@@ -196,6 +198,16 @@ def locate(
     if path.is_file():
         return located(path if step is None or parse_run(path)["step"] == step else _at_step(path.parent, step))
     return located(_in_folder(path, step, layer, layer_of))
+
+
+def _refuse_parts(files: Sequence[Path]) -> None:
+    """CheckpointError where one of them is a part of a sharded checkpoint, as transformers writes large ones."""
+    for path in files:
+        if part := _PART.search(path.stem):
+            raise CheckpointError(
+                f"{path} is one of {int(part[1])} parts: read all with safetensors.torch.load_file, save their tensors "
+                "into one file with save_file, and load that."
+            )
 
 
 def _in_folder(folder: Path, step: int | None, layer: int | None, layer_of: Callable[[Path], Any]) -> Path:
@@ -223,6 +235,7 @@ def _in_folder(folder: Path, step: int | None, layer: int | None, layer_of: Call
     else:
         below = [p for p in below if parse_run(p)["step"] == step]
     if not below:
+        _refuse_parts(files)
         asked = " and ".join(f"{name} {n}" for name, n in (("layer", layer), ("step", step)) if n is not None)
         others = f"; it holds {_some(files, folder)}" if files and not asked else ""
         raise CheckpointError(

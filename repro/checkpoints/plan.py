@@ -132,6 +132,13 @@ def whole(k: Any, path: Path) -> int:
     return int(k)
 
 
+def layer_of(value: Any) -> int | None:
+    """A layer as a config gives it, a number or its digits as text; None for anything else."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def constant(value: float) -> Lazy:
     """A number that is no tensor of the file."""
     return lambda: torch.tensor(value)

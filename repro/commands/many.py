@@ -109,9 +109,8 @@ def evaluate(config: RunConfig) -> Path:
         failed = evaluate_apart(todo, config) if how.apart else {}
         rows = evaluate_checkpoints(entries, data, options, folder / "rows", pick_device(config.device), failed)
         spelled = {mode.removesuffix("_amortized"): mode for mode in config.eval_modes}
-        names = {entry["path"]: entry["name"] for entry in entries if "name" in entry}
         out = pd.DataFrame(rows)
-        out.insert(0, "name", out["path"].map(names.get))
+        out.insert(0, "name", out.pop("name") if "name" in out else None)
         out["mode"] = out["mode"].map(lambda m: spelled.get(m, m)) if "mode" in out else None
         out.attrs = {"config": dataclasses.asdict(asked), "tokens": data.tokens.info, **provenance()}
         written = write_atomically(folder / "metrics.parquet", lambda path: out.to_parquet(path, index=False))

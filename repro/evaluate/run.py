@@ -188,7 +188,9 @@ class Job:
 def _job(
     listed: dict[str, Any], folder: Path, code: str, data: EvalData, options: EvalOptions, pairs: list[tuple[str, str]]
 ) -> Job:
-    entry = {k: listed[k] for k in ("variant", "trainer", "step", "sparsity", "path") if listed.get(k) is not None}
+    entry = {
+        k: listed[k] for k in ("name", "variant", "trainer", "step", "sparsity", "path") if listed.get(k) is not None
+    }
     try:
         with _readable(entry["path"]):
             weights = locate(entry["path"]).weights

@@ -13,7 +13,7 @@ from torch import Tensor
 from repro.base.errors import nearest
 from repro.base.files import write_atomically
 from repro.checkpoints.locate import Location, as_output, parse_hook, parse_place
-from repro.checkpoints.plan import Options, Plan, scaled, selection, source_of, zeros
+from repro.checkpoints.plan import Options, Plan, layer_of, scaled, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import SAE, BatchTopK, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, StandardUncentred, TopK
 
@@ -103,10 +103,10 @@ def _place(where: Location, trainer: dict[str, Any]) -> tuple[str, int | None, l
     """(site, layer, notes): trainer.layer, submodule_name, the folder, and whether the buffer read a module's input."""
     name = str(trainer.get("submodule_name") or "")
     site, block = parse_hook(name, str(trainer.get("lm_name") or "")) if name else parse_place(where.weights)
-    layer, notes = trainer.get("layer"), []
-    if name and isinstance(layer, int) and block not in (None, layer):
+    layer, notes = layer_of(trainer.get("layer")), []
+    if name and layer is not None and block not in (None, layer):
         notes = [f"Its config says layer {layer} and submodule_name {name}; layer {layer} is taken."]
-    block = layer if isinstance(layer, int) else block
+    block = block if layer is None else layer
     io = (where.config.get("buffer") or {}).get("io") or "out"
     if io not in ("in", "out"):
         raise CheckpointError(f"The config of {where.weights} says buffer.io {io!r}; an SAE reads 'in' or 'out'.")
@@ -177,7 +177,7 @@ def _k(weights: Weights, trainer: dict[str, Any], options: Options) -> Any:
     configured = trainer.get("k")
     if configured is not None and stored is not None and configured != stored:
         raise CheckpointError(
-            f"{weights.path} has k = {stored:g}, but its config.json says {configured}; they do not belong together."
+            f"{weights.path} has k = {stored:g}, but its config.json says {configured!r}; they do not belong together."
         )
     k = configured if configured is not None else stored if stored is not None else options.take("k")
     if k is None:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from repro.checkpoints.locate import Location
-from repro.checkpoints.plan import Options, Plan, selection, source_of, zeros
+from repro.checkpoints.plan import Options, Plan, layer_of, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import SAE, Config, LocA, StandardUncentred, TopK
 
@@ -39,8 +39,8 @@ def plan(weights: Weights, where: Location, options: Options) -> Plan:
 
 
 def _plan(cls: type[SAE], config: Config, where: Location, family: str, tensors: dict[str, Lazy]) -> Plan:
-    layer = where.config.get("target_layer", where.config.get("layer"))
-    known = {"layer": layer if isinstance(layer, int) else where.layer}
+    layer = layer_of(where.config.get("target_layer", where.config.get("layer")))
+    known = {"layer": where.layer if layer is None else layer}
     lm_name = str(where.config.get("model_name") or "")
     return Plan(cls, config, source_of(where, config, "loca_release", family, lm_name=lm_name, **known), tensors)
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from repro.base.errors import nearest
-from repro.checkpoints.locate import Location, read_config, site_of_hook
-from repro.checkpoints.plan import Options, Plan, scaled, selection, source_of, zeros
+from repro.checkpoints.locate import Location, parse_hook, read_config, site_of_hook
+from repro.checkpoints.plan import Options, Plan, layer_of, scaled, selection, source_of, zeros
 from repro.checkpoints.weights import CheckpointError, Lazy, Weights
 from repro.sae import SAE, AbsTopK, BatchTopK, Config, Gated, JumpReLU, MatryoshkaBatchTopK, Standard, TopK
 
@@ -97,6 +97,12 @@ def described(
     """The plan with what a cfg.json says of hook, language model and training."""
     meta = {**where.config, **(where.config.get("metadata") or {})}
     hook, lm_name = str(meta.get("hook_name") or meta.get("hook_point") or ""), str(meta.get("model_name") or "")
+    block = layer_of(meta.get("hook_layer", meta.get("hook_point_layer")))
+    if block is not None:
+        hook = hook.replace("{layer}", str(block))  # SAELens 2 and older
+    named = parse_hook(hook, lm_name)[1]
+    if None not in (block, named) and block != named:
+        notes = [*notes, f"Its config says hook_layer {block} and hook_name {hook}; block {named} is taken."]
     site, layer = site_of_hook(hook, lm_name) if hook else (where.site, where.layer)
     if (head := meta.get("hook_head_index")) is not None:
         hook, site = f"head {head} of {hook}", f"{site}, head {head}"
