@@ -34,13 +34,14 @@ __all__ = ["collect", "collect_texts"]
 FORMAT = 1  # of the files; a change collects again
 
 
-def collect(config: RunConfig) -> Path:
+def collect(config: RunConfig, quiet: bool = False) -> Path:
     """Write output_dir/acts_layer{L}.npy [S, T, d] float32 and the files beside it; returns its path.
 
-    A finished store of the same model, text and options is left alone (with config.verify, once every sha256 agrees);
-    one of others is replaced when the new one is complete. What a killed run has written stays under a hidden name
-    and is continued: the arrays end up the same, byte for byte. Padding positions hold zeros. Raises BadInput before
-    long work where the input cannot be used or the disk is too small, and when activations are not finite.
+    A finished store of the same model, text and options is left alone (with config.verify, once every sha256 agrees),
+    which is said on stderr unless `quiet`; one of others is replaced when the new one is complete. What a killed run
+    has written stays under a hidden name and is continued: the arrays end up the same, byte for byte. Padding positions
+    hold zeros. Raises BadInput before long work where the input cannot be used or the disk is too small, and when
+    activations are not finite.
     """
     data = config.dataset
     if data.max_tokens < 1 or data.seq_len < 1 or data.batch_size < 1 or data.skip_documents < 0:
@@ -51,8 +52,7 @@ def collect(config: RunConfig) -> Path:
     key = digest(FORMAT, model_key, source.fingerprint, data, source_fingerprint(data))
     draft = Draft(Path(config.output_dir), store_name(layer, config.model.site))
     if not draft.folder.exists() and _is_done(draft, key, config.verify, quiet=True):
-        _say(f"{draft.final} is there already, from the same model, text and options.")
-        return draft.final
+        return _left_alone(draft, quiet)
     try:
         draft.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -61,8 +61,7 @@ def collect(config: RunConfig) -> Path:
         try:
             if read_json(draft.files.json).get("key") != key:
                 if _is_done(draft, key, config.verify):
-                    _say(f"{draft.final} is there already, from the same model, text and options.")
-                    return draft.final
+                    return _left_alone(draft, quiet)
                 next(documents(data))  # text that cannot be read is an error before the model is loaded
                 write(load_model(config.model, config.device, source, whole=False), config, draft, key)
             (draft.folder / PROGRESS).unlink(missing_ok=True)
@@ -173,6 +172,12 @@ def _is_done(draft: Draft, key: str, verify: bool, quiet: bool = False) -> bool:
             _say(str(error))
         return False
     return True
+
+
+def _left_alone(draft: Draft, quiet: bool) -> Path:
+    if not quiet:
+        _say(f"{draft.final} is there already, from the same model, text and options.")
+    return draft.final
 
 
 def _clear(folder: Path) -> None:

@@ -56,7 +56,7 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
         packing=False,
     )
     stores = [
-        collect(RunConfig(output_dir=str(folder / sub), model=model, dataset=data, device=scale.device))
+        collect(RunConfig(output_dir=str(folder / sub), model=model, dataset=data, device=scale.device), quiet=True)
         for sub, data in (("text", text), ("labelled", labelled))
     ]
     return folder, stores[0], stores[1]

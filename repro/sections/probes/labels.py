@@ -144,7 +144,8 @@ def probe_text(scale: Scale, ready: Prepared) -> ProbeText:
     path = _write(folder / "text.jsonl", picked)
     data = DatasetConfig(name=str(path), seq_len=TOKENS, packing=False, max_tokens=TOKENS * len(picked))
     model = ModelConfig(name=scale.model, layer_index=scale.layer)
-    store = open_store(collect(RunConfig(output_dir=str(folder), model=model, dataset=data, device=scale.device)))
+    config = RunConfig(output_dir=str(folder), model=model, dataset=data, device=scale.device)
+    store = open_store(collect(config, quiet=True))
     rows = store.select(MetricsConfig().exclude, scale.max_norm_ratio)
     assert store.tokens is not None
     numbers, docs = np.unique(rows.docs, return_inverse=True)
