@@ -98,6 +98,20 @@ def test_a_bar_is_an_sae_and_not_the_sum_of_its_seeds():
     )
 
 
+def test_both_ways_of_training_are_in_the_legend_even_if_the_first_sae_has_one_step():
+    shares = {("standard", 0.1, 0): 0.5, ("standard", 0.2, 0): 0.4, ("topk", 8, 0): 0.2}
+    late, early = tabled(shares), tabled(dict(list(shares.items())[1:])).assign(step=70)
+    figure = figures.training_figure(pd.concat([late, early]), "KL")
+    assert [(trace.name, trace.showlegend) for trace in figure.data] == [("L1-trained", True), ("k-trained", True)]
+
+
+def test_panels_of_a_frontier_share_the_title_of_their_x_axes():
+    rows = {"variant": "topk", "sparsity": 8, "seed": 0, "codes": "encoder", "rounds": None, "L0": [4, 8], "NMSE": 0.1}
+    figure = figures.frontier_figure({"a": pd.DataFrame(rows), "b": pd.DataFrame(rows)}, "NMSE", "topk")
+    assert [note.text for note in figure.layout.annotations] == ["a", "b", "L0 (mean nonzeros a token)"]
+    assert not figure.layout.xaxis.title.text and not figure.layout.xaxis2.title.text
+
+
 class SavedRows:
     rows = None
 

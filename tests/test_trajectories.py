@@ -27,12 +27,22 @@ def known():
 
 def test_a_panel_a_variant_and_the_sparsest_line_darkest(known):
     figure = dynamics.trajectory_figure(known, "NMSE")
-    names = [trace.name for trace in figure.data]
+    names = [trace.hovertext[0].split(",")[0] for trace in figure.data]
     assert names == ["standard 0.4", "standard 0.1", "topk 4", "topk 16", "gated 0.3", "gated 0.2"]
     shades = [trace.line.color for trace in figure.data]
     assert len(set(shades)) == 2 and shades[::2] == [shades[0]] * 3
     assert list(figure.data[2].y) == [4.0, 4.01, 4.1, 5.0]
-    assert list(figure.data[2].x) == [0.005, 0.01, 0.1, 1.0]
+    assert list(figure.data[2].x) == [0.5, 1.0, 10.0, 100.0]
+    legend = [(trace.name, trace.line.color) for trace in figure.data if trace.showlegend]
+    assert legend == [("sparsest SAE", shades[0]), ("densest SAE", shades[1])]
+
+
+def test_sparsities_between_have_no_entry_and_one_variant_of_one_sparsity_no_second_colour(known):
+    between = known[known["variant"] == "topk"].assign(sparsity=8.0)
+    table = pd.concat([known[(known["variant"] != "standard") | (known["sparsity"] == 0.4)], between])
+    figure = dynamics.trajectory_figure(table, "NMSE")
+    assert [trace.name for trace in figure.data][:4] == ["sparsest SAE", "sparsest SAE", "", "densest SAE"]
+    assert [trace.name for trace in figure.data if trace.showlegend] == ["sparsest SAE", "densest SAE"]
 
 
 def test_what_came_of_it(known):

@@ -25,12 +25,17 @@ def label(metric: str) -> str:
     return LABELS.get(metric, metric)
 
 
+def wrapped(text: str, width: int = 36) -> str:
+    """The text in lines of at most `width` characters; as many fit along a y axis of the usual height."""
+    return "<br>".join(wrap(text, width))
+
+
 def metric_axis(figure: Figure, metric: str, values: Series | None = None, col: int | None = None) -> None:
     """Title of the y axis, and its logarithm where the metric spans orders of magnitude and no value forbids it.
 
-    col: of the panels whose axis has the title, wrapped because they are low.
+    col: of the panels whose axis has the title, in shorter lines because they are low.
     """
-    figure.update_yaxes(title_text="<br>".join(wrap(label(metric), 24)) if col else label(metric), col=col)
+    figure.update_yaxes(title_text=wrapped(label(metric), 24 if col else 36), col=col)
     if metric in LOGARITHMIC and (values is None or (values > 0).all()):
         figure.update_yaxes(type="log")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from repro.base.theme import AMBER, BLUE, GREEN, VARIANT_COLORS, caption, interval
 from repro.sections.controls.documents import ALL, REFINED
 from repro.sections.controls.words import CODES_BY, together
-from repro.sections.figures import blank, label, names_of
+from repro.sections.figures import blank, label, names_of, wrapped
 from repro.sections.types import DataFrame, Figure
 
 
@@ -48,7 +48,7 @@ def documents_figure(table: DataFrame, metric: str) -> Figure:
         )
     figure.add_hline(y=0, line_width=1)
     figure.update_xaxes(type="log", title_text="L0 of the encoder")
-    figure.update_yaxes(title_text=f"{label(metric)}: refined − encoder")
+    figure.update_yaxes(title_text=wrapped(f"{label(metric)}:") + "<br>refined − encoder")
     return caption(
         figure,
         f"What refinement does to {label(metric)} at the encoder's own L0, an SAE a column of points; "

@@ -20,7 +20,10 @@ def figures(table: DataFrame) -> dict[str, Figure]:
 
 
 def trajectory_figure(table: DataFrame, metric: str, protocol: str = "corrected") -> Figure:
-    """One metric along training (log axis, step 0 at half the first step), a panel a variant, a line a sparsity."""
+    """One metric along training (log axis, step 0 at half the first step), a panel a variant, a line a sparsity.
+
+    The legend names the colours of the sparsest and the densest SAE of a variant; those between have no entry.
+    """
     from plotly.colors import sample_colorscale
     from plotly.subplots import make_subplots
 
@@ -29,30 +32,34 @@ def trajectory_figure(table: DataFrame, metric: str, protocol: str = "corrected"
     columns = min(3, len(variants))
     rows = math.ceil(len(variants) / columns)
     titles = [v.removesuffix("_batch_topk") if v.startswith("matryoshka") else v for v in variants]
-    spacing = {"horizontal_spacing": 0.03, "vertical_spacing": 0.12}
+    spacing = {"horizontal_spacing": 0.05, "vertical_spacing": 0.12}
     figure = make_subplots(rows, columns, subplot_titles=titles, shared_yaxes=True, shared_xaxes=True, **spacing)
     last, first = part["step"].max(), part.loc[part["step"] > 0, "step"].min()
     for i, variant in enumerate(variants):
         lines = sorted(part[part["variant"] == variant].groupby("sparsity"), key=lambda item: sparser(variant, item[0]))
         shades = sample_colorscale("Cividis", [0.1 + 0.75 * j / max(1, len(lines) - 1) for j in range(len(lines))])
-        for shade, (sparsity, line) in zip(shades, lines, strict=True):
+        names = ["sparsest SAE", *[""] * (len(lines) - 2), "densest SAE"]
+        for name, shade, (_, line) in zip(names, shades, lines):
             line = line.sort_values("step")
             figure.add_scatter(
-                x=line["step"].where(line["step"] > 0, first / 2) / last,
+                x=100 * line["step"].where(line["step"] > 0, first / 2) / last,
                 y=[float(f"{y:.4g}") for y in line[metric]],
                 mode="lines+markers",
                 marker={"size": 5},
-                name=f"{variant} {sparsity:g}",
+                name=name,
+                legendgroup=name,
+                showlegend=bool(name) and name not in {trace.name for trace in figure.data},
                 line={"color": shade},
-                hovertext=[f"step {int(s)}, L0 {l:.3g}" for s, l in zip(line["step"], line["L0"])],
-                showlegend=False,
+                hovertext=[
+                    f"{sae}, step {int(s)}, L0 {l:.3g}" for sae, s, l in zip(names_of(line), line["step"], line["L0"])
+                ],
                 row=i // columns + 1,
                 col=i % columns + 1,
                 **(bars(line, metric) if len(variants) < 3 else {}),  # six panels have no room for them
             )
     metric_axis(figure, metric, part[metric], col=1)
-    figure.update_xaxes(type="log", dtick=1, tickformat="~p")
-    figure.update_xaxes(title_text="share of training", row=rows, col=(columns + 1) // 2)
+    figure.update_xaxes(type="log", dtick=1, tickangle=0, tickfont_size=10)
+    figure.update_xaxes(title_text="% of training", row=rows, col=(columns + 1) // 2)
     figure.update_annotations(font_size=13)  # a phone is 390 pixels wide
     figure.update_layout(height=260 * rows + 60 if rows > 1 else 420)
     how = "as released" if protocol == "as_released" else "corrected"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET, caption, interval
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
-from repro.sections.figures import blank, label, names_of
+from repro.sections.figures import blank, label, legend_once, metric_axis, names_of
 from repro.sections.price.words import final, first_seed, over_seeds
 from repro.sections.types import DataFrame, Figure
 
@@ -33,6 +33,8 @@ UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the c
 
 BETWEEN = 90
 """Pixels between two panels: the axis of one and the title of the next."""
+TITLED = 64
+"""Pixels below the panels that share the title of their x axes."""
 
 
 def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
@@ -94,7 +96,8 @@ def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
     """Loss increase against NMSE, a marker an SAE and kind of codes: does a smaller error mean a smaller loss?"""
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables), horizontal_spacing=0.12)
+    panels = {"subplot_titles": list(tables), "horizontal_spacing": 0.12, "x_title": label("NMSE")}
+    figure = make_subplots(rows=1, cols=len(tables), **panels)
     for col, table in enumerate(tables.values(), 1):
         for kind, rows in final(table.dropna(subset=["CE"])).groupby("mode", sort=False):
             figure.add_scatter(
@@ -109,9 +112,10 @@ def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
                 row=1,
                 col=col,
             )
-    figure.update_xaxes(type="log", title_text=label("NMSE"), dtick="D2")
+    figure.update_xaxes(type="log", dtick="D2", tickangle=0)
     figure.update_yaxes(type="log", dtick="D2")
     figure.update_yaxes(title_text=UNITS["CE"], col=1)
+    figure.update_layout(margin_b=TITLED)
     return caption(
         figure,
         "Loss increase of the language model against the error of the reconstruction, a marker an SAE and kind of "
@@ -123,7 +127,8 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
     """A metric against L0 for each kind of codes, one SAE a panel: the middle sparsity of a variant."""
     from plotly.subplots import make_subplots
 
-    figure = make_subplots(rows=1, cols=len(tables), subplot_titles=list(tables), horizontal_spacing=0.12)
+    panels = {"subplot_titles": list(tables), "horizontal_spacing": 0.12, "x_title": label("L0")}
+    figure = make_subplots(rows=1, cols=len(tables), **panels)
     for col, table in enumerate(tables.values(), 1):
         rows = first_seed(table[table["variant"] == variant]).dropna(subset=["NMSE"])
         values = sorted(rows["sparsity"].unique())
@@ -143,9 +148,10 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
                 row=1,
                 col=col,
             )
-    figure.update_xaxes(type="log", title_text=label("L0"), dtick="D2")
+    figure.update_xaxes(type="log", dtick="D2", tickangle=0)
+    metric_axis(figure, metric, col=1)
     figure.update_yaxes(type="log", dtick="D2")
-    figure.update_yaxes(title_text=label(metric), col=1)
+    figure.update_layout(margin_b=TITLED)
     return caption(
         figure, f"{label(metric)} of one {variant} SAE against the number of nonzeros, for each kind of codes."
     )
@@ -159,7 +165,7 @@ def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure
     part = table[(table["metric"] == metric) & (table["part"] == ("share_of_increase" if share else "values"))]
     part = part[part["step"] > 0]
     for family, variants in FAMILIES.items():
-        for i, (_, line) in enumerate(part[part["variant"].isin(variants)].groupby(["variant", "sparsity"])):
+        for _, line in part[part["variant"].isin(variants)].groupby(["variant", "sparsity"]):
             line = line.sort_values("step")
             if len(line) < 2:
                 continue
@@ -170,10 +176,9 @@ def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure
                 mode="lines+markers",
                 name=FAMILY_NAMES[family],
                 line_color=colors[family],
-                legendgroup=family,
-                showlegend=i == 0,
                 hovertext=names_of(line),
             )
+    legend_once(figure)
     figure.update_xaxes(type="log", title_text="training step", dtick="D2")
     figure.update_yaxes(title_text="share of the increase", tickformat=".0%")
     return caption(
@@ -181,9 +186,6 @@ def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure
         f"The share of the encoder's {UNITS[metric]} that the guess makes, along training. Initialisation is left "
         "out. Bars: 95 % intervals over documents.",
     )
-
-
-LOSS_KINDS = ("optimum", "encoder", "encoder_refit", "optimum_refit", "pursuit", "ompr")
 
 
 def loss_figure(tables: Mapping[str, DataFrame]) -> Figure:
