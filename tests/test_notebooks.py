@@ -6,6 +6,7 @@ import json
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 
 from repro.base.errors import BadInput
@@ -14,7 +15,12 @@ from repro.base.parameters import declared_parameters
 from repro.book.contents import notebooks
 from repro.book.runner import execute
 from repro.cli import main
-from repro.sections.notebook import set_up
+from repro.sae import SAE
+from repro.sae.base import Config, Source
+from repro.sections.notebook import dashes, set_up
+from repro.sections.scales import scale_of
+from repro.sections.setup import activations
+from repro.sections.start import card
 
 NAMES = notebooks()
 LIGHT = ("00_start", "50_comparison", "70_performance")  # the others are slow: .ci/run has them too
@@ -146,6 +152,29 @@ def test_parameters_that_papermill_passes_as_text(text, values):
         setting = set_up("52_semi_sweep", variables)
         assert {key: variables[key] for key in values} == values
         assert setting.seed == variables["seed"] and setting.m == variables["changes"].get("m", setting.m)
+
+
+def test_counts_are_shown_as_integers_and_what_was_not_measured_as_a_dash():
+    table = pd.DataFrame({"rows": [4.0, 320.0], "L0": [8.0, 8.25], "of": [3.0, None], "top": [float("inf"), 1.0]})
+    cells = re.findall(r"<td>(.*)</td>", dashes(table.assign(label="a")))
+    assert cells == ["4", "8.00", "3", "inf", "a", "320", "8.25", "–", "1.0", "a"]
+    assert re.findall(r"<td>(.*)</td>", dashes(pd.DataFrame({"n": [None]}, dtype=float))) == ["–"]
+    assert "dataframe" in dashes(pd.DataFrame({"n": []}))
+
+
+def test_the_card_of_an_sae_has_no_records_and_no_path():
+    records = {"format": "dictionary_learning", "trainer": {"lr": 1}, "notes": []}
+    facts = card(SAE(Config(d=3, m=4), Source("x", path="/home/me", extra=records)))["value"]
+    assert facts["format"] == "dictionary_learning" and not set(facts.index) & {"extra", "trainer", "notes", "path"}
+    assert not facts.str.contains("[{/]").any()
+
+
+def test_a_second_preparation_says_nothing(workplace, capsys):
+    setting = scale_of("tiny", **NANO)
+    activations(setting)
+    capsys.readouterr()
+    activations(setting)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_parameters_that_the_command_cannot_read(capsys):

@@ -8,16 +8,27 @@ from repro.base.parameters import settle
 from repro.base.theme import use_theme
 from repro.sections.scales import Scale, scale_of
 from repro.sections.tables import SWEEP, load_table, need_table, other_models, others, paper_numbers, source
-from repro.sections.types import DataFrame
+from repro.sections.types import DataFrame, Series
+
+
+def whole(column: Series) -> bool:
+    """Does a column of floats have no fraction anywhere, as the means of equal counts?"""
+    return column.dtype.kind == "f" and bool((column.dropna() % 1 == 0).all())
 
 
 def dashes(table: DataFrame) -> str:
-    """A table as Jupyter shows it, with a dash for what was not measured, where pandas writes NaN."""
+    """A table as Jupyter shows it: a dash for what was not measured (pandas writes NaN), counts as integers."""
     import pandas as pd
 
     most, fewest, columns = (pd.get_option(f"display.{name}") for name in ("max_rows", "min_rows", "max_columns"))
-    rows = fewest if most and len(table) > most else most
-    return table.to_html(na_rep="–", notebook=True, max_rows=rows, max_cols=columns, show_dimensions="truncate")
+    return table.to_html(
+        na_rep="–",
+        notebook=True,
+        max_rows=fewest if most and len(table) > most else most,
+        max_cols=columns,
+        show_dimensions="truncate",
+        formatters={name: "{:.0f}".format for name, column in table.items() if whole(column)},
+    )
 
 
 def set_up(name: str, variables: dict[str, Any]) -> Scale:

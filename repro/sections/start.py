@@ -75,7 +75,9 @@ def card(sae: SAE) -> DataFrame:
     import pandas as pd
 
     facts = {k: v for k, v in sae.describe().items() if k != "source"}
-    facts |= {k: v for k, v in vars(sae.source).items() if k != "path" and v not in ("", None, {})}
+    origin = {k: v for k, v in vars(sae.source).items() if k not in ("path", "extra") and v not in ("", None)}
+    plain = {k: v for k, v in sae.source.extra.items() if isinstance(v, (str, int, float))}  # no records of training
+    facts = plain | facts | origin
     return pd.DataFrame({"value": {k: str(v)[:64] for k, v in facts.items()}})
 
 
