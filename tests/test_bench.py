@@ -66,8 +66,23 @@ def _threads():
 
 
 def test_pursuit_rows_are_multiples_of_the_encoder(tmp_path):
-    path = bench.run(["pursuit", "--shapes", "16x40x3", "--tokens", "12", "--repeats", "1", "--out", str(tmp_path)])
+    path = bench.run(
+        [
+            "pursuit",
+            "--shapes",
+            "16x40x3",
+            "--tokens",
+            "12",
+            "--repeats",
+            "1",
+            "--price-tokens",
+            "40",
+            "--out",
+            str(tmp_path),
+        ]
+    )
     rows = {row["method"]: row for row in rows_of(path)}
-    assert {"Gram matrix", "omp", "ompr, warm, 1 round", "ompr, cold"} < set(rows)
+    assert {"x @ W_enc", "Gram matrix", "omp", "ompr, warm, 1 round", "ompr, cold", "optimum, gap 1e-3"} < set(rows)
+    assert float(rows["repro price"]["tokens"]) == 40
     assert float(rows["ompr, warm"]["residual"]) <= float(rows["ompr, warm, 1 round"]["residual"]) <= 1 + 1e-6
     assert all(float(row["times_the_encoder"]) > 0 for row in rows.values()) and float(rows["omp"]["l0"]) <= 3

@@ -1,8 +1,12 @@
-"""How fast codes of at most k nonzeros are, as multiples of the encoder's product in the same run, and how good."""
+"""How fast codes of at most k nonzeros are, as multiples of the encoder's product in the same run, and how good.
+
+Beside them the optimum of as many nonzeros on average, and the whole of `repro price`.
+"""
 
 from __future__ import annotations
 
 import statistics
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +15,10 @@ from typing import Any
 import torch
 
 from repro.bench.common import Table, flag, metered, timed
-from repro.bench.inference import Data, synthetic
+from repro.bench.evaluate import synthetic_sae, write_activations
+from repro.bench.inference import Data, lam_for_l0, synthetic
 from repro.codes import SparseCodes
-from repro.solvers import pursuit
+from repro.solvers import Lasso, pursuit, solve
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Pursuit:
     shapes: tuple[str, ...] = flag(("576x2048x33", "768x16384x32", "2304x16384x64", "2304x65536x64"), "d x m x k")
     tokens: int = flag(256, "tokens of a problem")
     few: int = flag(4, "tokens for scikit-learn, and for OMP where the Gram matrix does not fit")
+    price_tokens: int = flag(500, "tokens for the whole of `repro price`, without a language model; 0 leaves it out")
     repeats: int = flag(3, "interleaved repeats; the median ratio counts")
     out: Path | None = flag(None, "folder of pursuit.csv; data/bench if not given")
     seed: int = flag(0, "seed of the synthetic problems")
@@ -36,6 +42,8 @@ class Pursuit:
             data = synthetic(d, m, self.tokens, self.seed, min(60, m))
             for row in self._rows(data, k):
                 csv.add({"d": d, "m": m, "k": k} | row)
+            if self.price_tokens:
+                csv.add({"d": d, "m": m, "k": k} | self._price(d, m, k))
         return csv.path
 
     def _rows(self, data: Data, k: int) -> list[dict[str, Any]]:
@@ -58,7 +66,9 @@ class Pursuit:
         prepared = {"method": "Gram matrix", "tokens": 1, "extra_mib": gram.extra}
         prepared |= {"ms_per_token": 1000 * gram.seconds, "times_the_encoder": gram.seconds / statistics.median(units)}
         start = left(data, found["least squares on the encoder's"][0])
-        rows = [prepared] if "pursuit_gram" in shared else []
+        unit = {"ms_per_token": 1000 * statistics.median(units), "times_the_encoder": 1.0}
+        rows = [{"method": "x @ W_enc", "tokens": len(data.x), "l0": ""} | unit]
+        rows += [prepared] if "pursuit_gram" in shared else []
         for name, (codes, extra) in found.items():
             n = len(codes)
             rows.append({
@@ -74,11 +84,38 @@ class Pursuit:
             })  # fmt: skip
         return rows
 
+    def _price(self, d: int, m: int, k: int) -> dict[str, Any]:
+        """All kinds of codes, the frontier and the latents of a SAE with random weights, as one row."""
+        from repro.base.config import MetricsConfig
+        from repro.evaluate import open_data
+        from repro.price import PriceOptions, price
+
+        sae = synthetic_sae(d, m, k, self.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "acts.npy"
+            write_activations(file, sae, self.price_tokens, self.seed)
+            data = open_data(file, MetricsConfig(max_tokens=self.price_tokens, exclude=()), stream=True)
+            x = data.tokens.x[: self.tokens]
+            unit = statistics.median(timed(lambda: x @ sae.W_enc)[1] / len(x) for _ in range(self.repeats + 1))
+            found, seconds, _, extra = metered(lambda: price(sae, data, folder, PriceOptions(seed=self.seed)))
+        each = seconds / self.price_tokens
+        return {
+            "method": "repro price",
+            "tokens": self.price_tokens,
+            "ms_per_token": 1000 * each,
+            "times_the_encoder": each / unit,
+            "encoder_ms_per_token": 1000 * unit,
+            "l0": found["modes"]["encoder"]["L0"],
+            "extra_mib": extra,
+        }
+
     def _ways(
         self, data: Data, k: int, z0: SparseCodes, shared: dict[str, Any]
     ) -> dict[str, tuple[int, Callable[[], SparseCodes]]]:
         """name -> (tokens, how)."""
         gram = shared.get("pursuit_gram")
+        optimum = Lasso(data.x, data.atoms, lam_for_l0(data, k))
+        solve(optimum[:1], "working_set", tol=0.5)  # the dictionary is prepared once, as the Gram matrix is
 
         def by(method: str, n: int = len(data.x), warm: bool = False, rounds: int | None = None) -> Any:
             start = z0[:n] if warm else None
@@ -90,6 +127,7 @@ class Pursuit:
             "ompr, warm, 1 round": by("ompr", warm=True, rounds=1),
             "ompr, warm": by("ompr", warm=True),
             "ompr, cold": by("ompr"),
+            "optimum, gap 1e-3": (len(data.x), lambda: solve(optimum, "working_set", tol=1e-3).codes),
         }
         if gram is not None:
             few = min(self.few, len(data.x))

@@ -5,6 +5,7 @@ from repro.sections.performance.figures import faults_figure, gap_figure, plan_f
 from repro.sections.performance.timings import (
     agreement,
     bench,
+    better_codes,
     facts,
     measured,
     operations,
@@ -14,4 +15,4 @@ from repro.sections.performance.timings import (
     training_speed,
     two_devices,
 )
-from repro.sections.performance.words import choices, findings, gpus
+from repro.sections.performance.words import choices, findings, gains, gpus

@@ -26,6 +26,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "solvers": ("d", "m", "lam_share", "method", "tokens"),
     "agree": ("m", "k", "mode", "tokens"),
     "correct": ("test",),
+    "pursuit": ("d", "m", "k", "method"),
     "evaluate": ("protocol", "mode", "tokens", "d", "m"),
     "scale": ("engine", "workers", "tasks", "tokens", "d", "m"),
     "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip", "precision"),
@@ -84,6 +85,18 @@ def solvers(folder: Path | None = None) -> DataFrame | str:
     return per_device(
         rows, ["d", "m", "lam_share", "method"], ["ms_per_token", "times_the_encoder", "certified", "l0"]
     ).round(4)
+
+
+def better_codes(folder: Path | None = None) -> DataFrame | str:
+    """What codes better than the encoder's cost, by shape and way; a sentence without rows.
+
+    `residual` is the squared error as a share of that of the encoder's k latents with least squares.
+    """
+    table = bench("pursuit", folder)
+    if table is None:
+        return "No device has rows yet: `repro bench pursuit`."
+    columns = ["ms_per_token", "times_the_encoder", "residual", "l0", "extra_mib"]
+    return per_device(table, ["d", "m", "k", "method"], columns).round(3)
 
 
 def two_devices(folder: Path | None = None) -> DataFrame | str:

@@ -63,6 +63,33 @@ def findings(table: DataFrame, d: int = 768, m: int = 16384, method: str = "work
     return f"At d = {d}, {m:,} atoms:\n\n" + "\n".join(lines)
 
 
+WAYS = {
+    "least squares on the encoder's": "least squares on its own support",
+    "omp": "orthogonal matching pursuit",
+    "ompr, warm": "pursuit with replacement",
+    "optimum, gap 1e-3": "the L1 optimum of as many nonzeros, certified to 1e-3",
+    "repro price": "the whole of `repro price`",
+}
+"""Rows of `repro bench pursuit` that the sentences name."""
+
+
+def gains(folder: Path | None = None) -> str:
+    """What better codes cost in units of the encoder's product, a line a shape; empty without rows."""
+    table = bench("pursuit", folder)
+    if table is None:
+        return ""
+    lines = []
+    for (device, d, m, k), part in table.groupby(["device", "d", "m", "k"], sort=False):
+        by = part.set_index("method")
+        unit = by.loc["x @ W_enc", "ms_per_token"]
+        costs = [f"{name} {by.loc[w, 'times_the_encoder']:,.0f}×" for w, name in WAYS.items() if w in by.index]
+        lines.append(
+            f"- **{d} × {m:,}, k = {k}** ({device}): the encoder's product takes {unit:.2g} ms a token; "
+            f"{', '.join(costs)}."
+        )
+    return "\n".join(lines)
+
+
 def _times(theirs: Series, ours: Series) -> str:
     """How much longer a library takes; both times in units of the published steps of their own run."""
     note = "" if theirs["date"] == ours["date"] and theirs["commit"] == ours["commit"] else " (another run)"
