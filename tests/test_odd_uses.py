@@ -168,7 +168,7 @@ def test_a_folder_that_cannot_be_made_is_said_first(command, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     sae = dictionary_learning(tmp_path / "t")
     assert run(command, "--sae-path", sae, "--acts", tmp_path / "none.npy", "--out-dir", tmp_path / "file" / "x") == 2
-    assert f"{tmp_path / 'file'} is a file; choose another out_dir" in capsys.readouterr().err
+    assert f"below {tmp_path / 'file'}: Not a directory; choose another out_dir" in capsys.readouterr().err
 
 
 def test_text_in_utf16_without_a_mark(tmp_path, capsys):

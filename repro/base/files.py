@@ -12,7 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from repro.base.errors import BadInput
+from repro.base.errors import BadInput, disk_full
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LATER = {"digest": "unless default"}
@@ -109,14 +109,22 @@ def writable(path: Path) -> bool:
 
 
 def check_writable(config: Any) -> None:
-    """BadInput before any work where the folder that a config writes into cannot be made or written."""
+    """BadInput before any work where the folder that a config writes into cannot be made or written.
+
+    An `output_dir` that is there is left to its command: it may hold all that is asked for.
+    """
     for name in ("out_dir", "output_dir"):
-        if (folder := getattr(config, name, None)) is None:
+        if (folder := getattr(config, name, None)) is None or (name == "output_dir" and Path(folder).is_dir()):
             continue
-        there = next(p for p in (Path(folder).absolute(), *Path(folder).absolute().parents) if p.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            why = "may not be written" if there.is_dir() else "is a file"
-            raise BadInput(f"Cannot write to {folder}: {there} {why}; choose another {name}.")
+        path = Path(folder).absolute()
+        there = next(p for p in (path, *path.parents) if p.exists())
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            if not disk_full(error):
+                where = folder if there == path else f"{folder}, below {there}"
+                raise BadInput(f"Cannot write to {where}: {error.strerror}; choose another {name}.") from None
 
 
 def _of_user() -> Path | None:
