@@ -10,7 +10,7 @@ import tyro
 from repro.base.config import EXCLUDE, Device, Protocol
 from repro.jobs.task import Fanout
 
-ScaleName = Literal["tiny", "small", "paper"]
+ScaleName = Literal["tiny", "small", "paper", "gemma", "small-late"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The dial of every experiment: model, text, tokens, latents and training steps of the scales tiny, small and paper."""
+"""The dial of every experiment: model, text, tokens, latents and training steps of the scales tiny, small, paper, …"""
 
 from __future__ import annotations
 
@@ -99,6 +99,19 @@ SCALES: dict[str, Scale] = {
         bootstrap=1000,
     ),
 }
+FEW_SAES: dict[str, Any] = {
+    "dtype": "float32",
+    "dataset": "debian-descriptions",
+    "train_tokens": 250_000,  # each seen twice
+    "eval_tokens": 15_000,
+    "label_docs": 40,  # the price has no probes
+    "m": 2048,
+    "steps": 500,
+    "grid": {"standard": (0.05, 0.1), "topk": (16.0, 64.0), "batch_topk": (16.0, 64.0)},
+}
+"""What the scales have in common that only the price is computed at: another language model, another layer."""
+SCALES["gemma"] = dataclasses.replace(SCALES["small"], name="gemma", model="gemma-3-270m", **FEW_SAES)
+SCALES["small-late"] = dataclasses.replace(SCALES["small"], name="small-late", layer=22, **FEW_SAES)
 
 
 K_TINY = (5.0, 10.0, 20.0, 40.0, 80.0, 160.0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -133,5 +135,10 @@ def findings(table: DataFrame) -> str:
 def side_by_side(name: str, scale: str) -> dict[str, DataFrame]:
     """A table of every scale that has it, by language model: real ones first, the bundled model last."""
     tables = others(name, scale) | {scale: need_table(name, scale)}
-    order = sorted(tables, key=lambda s: s == "tiny")
-    return {str(about(name, s)["scale"]["model"]) + (" (bundled)" if s == "tiny" else ""): tables[s] for s in order}
+    return {_named(about(name, s)["scale"], s): tables[s] for s in sorted(tables, key=lambda s: s == "tiny")}
+
+
+def _named(setting: Mapping[str, Any], scale: str) -> str:
+    """The language model of a table; its layer where that is not the preset's own."""
+    layer = "" if setting["layer"] is None else f", layer {setting['layer']}"
+    return f"{setting['model']}{layer}{' (bundled)' if scale == 'tiny' else ''}"
