@@ -10,7 +10,7 @@ import numpy as np
 
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES, Effect, mean_over
-from repro.sections.tables import about, need_table, others, tidy
+from repro.sections.tables import about, load_table, others, tidy
 from repro.sections.types import DataFrame, Series
 
 PARTS_OF_GUESS = ("values", "support")
@@ -134,7 +134,7 @@ def findings(table: DataFrame) -> str:
 
 def side_by_side(name: str, scale: str) -> dict[str, DataFrame]:
     """A table of every scale that has it, by language model: real ones first, the bundled model last."""
-    tables = others(name, scale) | {scale: need_table(name, scale)}
+    tables = others(name, scale) | ({} if (own := load_table(name, scale)) is None else {scale: own})
     return {_named(about(name, s)["scale"], s): tables[s] for s in sorted(tables, key=lambda s: s == "tiny")}
 
 
