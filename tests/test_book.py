@@ -32,7 +32,8 @@ SAMPLE = [
     (
         "code",
         "import ipywidgets as widgets\nimport pandas as pd\nimport plotly.graph_objects as go\n"
-        "from repro.base import theme\ntheme.use_theme()",
+        "from repro.base import theme\nfrom repro.sections.tables import load_table\ntheme.use_theme()\n"
+        "prices = load_table('price', 'small')",
     ),
     (
         "code",
@@ -221,6 +222,30 @@ class Silent(HTMLParser):
             self.problems.append(f"<{tag} class={values.get('class')} src={values.get('src')}> says nothing")
         self.figures += tag == "figure" and "plotly-figure" in values.get("class", "")
         self.captions += tag == "figcaption"
+
+
+def test_code_is_folded_and_tables_lie_beside_it(browser, sample):
+    """All cells but the parameters; one button opens them; the links below the last cell lead to what was drawn."""
+    with served(sample) as address:
+        page, wrong = open_page(browser, address + "executed/sample.html")
+        codes = sum(kind == "code" for kind, _ in SAMPLE)
+        assert page.locator("details.hide.above-input").count() == codes
+        inputs = page.locator(".cell_input:visible")
+        assert inputs.count() == 1 and "seed of every draw" in inputs.inner_text()
+        page.locator("button.all-code").click()
+        assert page.locator(".cell_input:visible").count() == codes + 1
+        page.locator("button.all-code").click()
+        assert page.locator(".cell_input:visible").count() == 1
+        table, notebook = (
+            page.locator(f".around a[href$='{end}']").get_attribute("href") for end in ("small/price.csv", "ipynb")
+        )
+        assert "keys: seed." in page.locator(".around").inner_text()
+        assert (sample / "executed" / table).read_text() == (
+            repo_root() / "data" / "results" / "small" / "price.csv"
+        ).read_text()
+        assert nbformat.read(sample / "executed" / notebook, as_version=4).cells[3].outputs
+        assert not wrong
+        page.context.close()
 
 
 def test_every_figure_is_spoken_and_pages_are_light(site):

@@ -1,4 +1,4 @@
-// Draws the figures of a page in the colours of its theme, and lets widgets typeset their equations.
+// Draws the figures of a page in the colours of its theme, opens folded code, and lets widgets typeset equations.
 
 // The widget library calls MathJax 2's queue; MathJax 3 has none. Deferred scripts have run by this event, and
 // the widgets wait for "load", so the stand-in is in place in time.
@@ -6,6 +6,21 @@ document.addEventListener("DOMContentLoaded", () => {
   if (window.MathJax && !window.MathJax.Hub) {
     window.MathJax.Hub = { Queue: ([, , node]) => window.MathJax.typesetPromise?.([node]).catch(() => {}) };
   }
+});
+
+// One button for all the folded code of a page.
+document.addEventListener("DOMContentLoaded", () => {
+  const folded = document.querySelectorAll("details.hide.above-input");
+  if (!folded.length) return;
+  const button = Object.assign(document.createElement("button"), { type: "button", className: "all-code" });
+  const say = (open) => (button.textContent = open ? "Fold all code" : "Show all code");
+  button.addEventListener("click", () => {
+    const open = ![...folded].every((code) => code.open);
+    folded.forEach((code) => (code.open = open));
+    say(open);
+  });
+  say(false);
+  document.querySelector(".bd-article h1")?.after(button);
 });
 
 (() => {

@@ -23,13 +23,18 @@ def shown(claims: Iterable[Claim], scale: str) -> Styler:
     from repro.sections.claims import ledger as everything
 
     ids = [claim.id for claim in claims]
-    table = pd.concat([everything(s) for s in (scale, *(s for s in SCALES if s != scale))], ignore_index=True)
+    order = sorted(SCALES, key=lambda s: s == "tiny")  # real language models first
+    table = pd.concat([everything(s) for s in order], ignore_index=True)
     table = table[table["claim"].isin(ids) & ((table["verdict"] != NOT_RUN) | (table["scale"] == scale))]
     table = table.assign(needed=[settles(row) for _, row in table.iterrows()])
     columns = ["claim", "statement", "scale", "verdict", "corrected", "margin", "needed", "why", "as_released", "paper"]
     table = table.sort_values("claim", kind="stable", key=lambda names: names.map(order_of))
     # named, else a name is drawn at random and pages differ from run to run; no cell has an id, which would be long
-    styled = Styler(table[columns].reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False).hide(axis="index")
+    styled = (
+        Styler(table[columns].reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False)
+        .hide(axis="index")
+        .format(precision=3)
+    )
     wide = ",".join(f"td.col{columns.index(c)}" for c in ("statement", "corrected", "needed", "why", "as_released"))
     wrap = "white-space: normal; text-align: left; min-width: 8rem"
     display(Markdown(f"{RULE} {WHOLE}"))  # a caption would be as wide as the table, which a screen may not be

@@ -41,7 +41,7 @@ def load_table(name: str, scale: str) -> DataFrame | None:
     """The fresh table of a scale, else the committed one, else None."""
     import pandas as pd
 
-    path = _path(name, scale, "csv")
+    path = path_of(name, scale)
     if path is None:
         return None
     table = pd.read_csv(path)
@@ -49,7 +49,8 @@ def load_table(name: str, scale: str) -> DataFrame | None:
     return table
 
 
-def _path(name: str, scale: str, suffix: str) -> Path | None:
+def path_of(name: str, scale: str, suffix: str = "csv") -> Path | None:
+    """The fresh file of a table, else the committed one, else None."""
     paths = (folder / scale / f"{name}.{suffix}" for folder in (fresh(), committed()))
     return next((path for path in paths if path.is_file()), None)
 
@@ -75,7 +76,7 @@ def others(name: str, scale: str) -> dict[str, DataFrame]:
 
 def about(name: str, scale: str) -> dict[str, Any]:
     """Provenance of a table, or an empty dict."""
-    path = _path(name, scale, "json")
+    path = path_of(name, scale, "json")
     return {} if path is None else json.loads(path.read_text())
 
 

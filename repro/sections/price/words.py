@@ -113,18 +113,19 @@ def modes_overview(table: DataFrame) -> DataFrame:
     return means.rename(index=NAMES).rename_axis("codes")
 
 
-def findings(table: DataFrame) -> str:
-    """What the guess makes of the loss increase and of the divergence, all SAEs and each family, in sentences."""
+def findings(tables: Mapping[str, DataFrame]) -> str:
+    """What the guess makes of the loss increase and of the divergence, in sentences: one a language model.
+
+    tables: `price_parts` by language model.
+    """
     out = []
-    for family, name in ((None, "All SAEs"), *FAMILY_NAMES.items()):
-        effect = share(table, "KL", family)
-        if not effect.saes:
-            continue
-        mean = {p: by_part(table, "CE", p, family)["value"].mean() for p in ("values", "support", "dictionary")}
+    for model, table in tables.items():
+        effect = share(table, "KL")
+        mean = {p: by_part(table, "CE", p)["value"].mean() for p in ("values", "support", "dictionary")}
         increase, left = sum(mean.values()), mean["dictionary"]
         interval = f" [{effect.low:.0%}, {effect.high:.0%}]" if effect.low == effect.low else ""
         out.append(
-            f"**{name}.** The encoder's codes raise the loss by {increase:.3f} nats a token, pursuit's by {left:.3f}: "
+            f"**{model}.** The encoder's codes raise the loss by {increase:.3f} nats a token, pursuit's by {left:.3f}: "
             f"the guess makes {1 - left / increase:.0%} of the mean increase ({mean['values']:.3f} nats come back by "
             f"least squares on the encoder's own support), and {effect.value:.0%}{interval} of the divergence from the "
             f"clean model ({effect.saes} SAEs, n = {effect.n} {effect.unit})."
