@@ -67,4 +67,10 @@ def test_figures_draw_new_tables_and_the_committed_ones(rows):
     assert ista["flops_per_token"] == 9 * 2 * ista["d"] * ista["m"]
     assert " ms" in sweep.findings(new, other)
     assert list(sweep.paper_rows().index) == ["W5", "W25", "W50", "V5", "V25", "V50"]
-    assert set(sweep.figures(new)) >= {"NMSE", "L0"} and len(sweep.overview(new))
+    drawn = sweep.step_figure({"a model": new, "another": new}, "NMSE")
+    assert {trace.name for trace in drawn.data} == {"released", "corrected"} and len(sweep.overview(new))
+    lines = new[(new["protocol"] == "corrected") & (new["steps"] >= 0)]
+    assert sorted(len(t.y) for t in drawn.data if t.name == "corrected" and t.xaxis == "x2") == sorted(
+        lines.groupby("sparsity").size()
+    )
+    assert sweep.said({"a model": new}, {"a model": other}) == f"**a model.** {sweep.findings(new, other)}"

@@ -164,11 +164,27 @@ def interval(value: Any, low: Any, high: Any) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
 
 
+def round_ticks(figure: Any) -> None:
+    """Label logarithmic axes that say nothing of their own at 1, 2, 5, 10, …; at powers of ten over four decades."""
+    for letter, select in (("x", figure.select_xaxes), ("y", figure.select_yaxes)):
+        values = [float(v) for trace in figure.data for v in _numbers(getattr(trace, letter, None)) if v > 0]
+        wide = bool(values) and max(values) > 1e4 * min(values)
+        for axis in select():
+            if axis.type == "log" and axis.dtick is None and axis.tickvals is None:
+                axis.update({"dtick": 1, "exponentformat": "power"} if wide else {"dtick": "D2"})
+
+
+def _numbers(values: Any) -> Any:
+    """Those entries of a trace's coordinates that are numbers."""
+    return (v for v in (() if values is None else values) if isinstance(v, int | float) or hasattr(v, "dtype"))
+
+
 def caption(figure: Any, text: str, alt: str | None = None) -> Any:
     """Attach a caption (what to see) and a text alternative; the book prints and speaks them. Returns the figure.
 
     A legend goes above the titles of panels, where there are any: both would stand at the upper edge of the plot.
     """
+    round_ticks(figure)
     titles = [a for a in figure.layout.annotations if a.yref == "paper" and a.yanchor == "bottom" and a.y > 0.99]
     if titles and any(trace.showlegend is not False and trace.name for trace in figure.data):
         inner = (figure.layout.height or HEIGHT) - 112  # margins above and below

@@ -30,14 +30,14 @@ def wrapped(text: str, width: int = 36) -> str:
     return "<br>".join(wrap(text, width))
 
 
-def metric_axis(figure: Figure, metric: str, values: Series | None = None, col: int | None = None) -> None:
+def metric_axis(figure: Figure, metric: str, values: Series | None = None, **where: int) -> None:
     """Title of the y axis, and its logarithm where the metric spans orders of magnitude and no value forbids it.
 
-    col: of the panels whose axis has the title, in shorter lines because they are low.
+    where: row and col of the panels whose axis has the title, in shorter lines because they are low.
     """
-    figure.update_yaxes(title_text=wrapped(label(metric), 24 if col else 36), col=col)
+    figure.update_yaxes(title_text=wrapped(label(metric), 24 if where else 36), **where)
     if metric in LOGARITHMIC and (values is None or (values > 0).all()):
-        figure.update_yaxes(type="log")
+        figure.update_yaxes(type="log", **({"row": where["row"]} if "row" in where else {}))
 
 
 def bars(rows: DataFrame, metric: str) -> dict[str, Any]:

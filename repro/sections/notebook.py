@@ -7,7 +7,17 @@ from typing import Any
 from repro.base.parameters import settle
 from repro.base.theme import use_theme
 from repro.sections.scales import Scale, scale_of
-from repro.sections.tables import SWEEP, load_table, need_table, other_models, others, paper_numbers, source
+from repro.sections.tables import (
+    COMPARE,
+    SWEEP,
+    load_table,
+    need_table,
+    other_models,
+    others,
+    paper_numbers,
+    side_by_side,
+    source,
+)
 from repro.sections.types import DataFrame, Series
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,26 @@ def others(name: str, scale: str) -> dict[str, DataFrame]:
     """The tables of the other scales that exist, by scale."""
     tables = {other: load_table(name, other) for other in SCALES if other != scale}
     return {other: table for other, table in tables.items() if table is not None}
+
+
+def side_by_side(name: str, scale: str, kind: str = "") -> dict[str, DataFrame]:
+    """A table of this scale and of every other that has it, by language model: real ones first, the bundled one last.
+
+    kind: COMPARE or SWEEP, to take in the SAEs of other language models that these commands evaluated.
+    """
+    tables = others(name, scale) | ({} if (own := load_table(name, scale)) is None else {scale: own})
+    named = {_named(about(name, s)["scale"], s): table for s, table in tables.items()}
+    named |= other_models(kind) if kind else {}
+    return dict(sorted(named.items(), key=lambda entry: entry[0].endswith(BUNDLED)))
+
+
+BUNDLED = " (bundled)"
+
+
+def _named(setting: Mapping[str, Any], scale: str) -> str:
+    """The language model of a table; its layer where that is not the preset's own."""
+    layer = "" if setting["layer"] is None else f", layer {setting['layer']}"
+    return f"{setting['model']}{layer}{BUNDLED if scale == 'tiny' else ''}"
 
 
 def about(name: str, scale: str) -> dict[str, Any]:

@@ -3,46 +3,69 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from repro.base.theme import PROTOCOL_DASHES, VARIANT_COLORS, caption
-from repro.metrics.names import MODE_NAMES, MODES, PROTOCOL_NAMES
-from repro.sections.figures import bars, blank, diagonal, label, legend_once, metric_axis, mode_scatter
+from repro.base.theme import BLUE, GREY, PINK, VERMILION, caption
+from repro.metrics.names import MODE_NAMES, MODES
+from repro.sections.comparison.words import SHOWN
+from repro.sections.effects import FAMILIES, FAMILY_NAMES
+from repro.sections.figures import diagonal, label, legend_once, metric_axis, mode_scatter, wrapped
 from repro.sections.types import DataFrame, Figure
 
+ROW = 230
+"""Pixels of a row of panels."""
+GAP = 0.2
+"""Space between two rows of panels: shared out below."""
 
-def figures(table: DataFrame) -> dict[str, Figure]:
-    """All figures of the section by name."""
-    metrics = ("NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption")
-    by_metric = {metric: metric_figure(table, metric) for metric in metrics}
-    return by_metric | {"density": density_figure(table), "null": null_figure(table)}
+FAMILY_COLORS = {"L1": VERMILION, "gates": PINK, "k": BLUE}
 
 
-def metric_figure(table: DataFrame, metric: str) -> Figure:
-    """One metric against the mode, a line an SAE: released (dotted) and corrected (solid, with intervals)."""
-    figure = blank()
-    for (protocol, variant, _), part in table.groupby(["protocol", "variant", "sparsity"], sort=False):
-        part = part.set_index("mode").reindex([m for m in MODES if m in set(part["mode"])]).reset_index()
-        figure.add_scatter(
-            x=part["mode"].map(MODE_NAMES),
-            y=part[metric],
-            mode="lines+markers",
-            name=f"{variant}, {PROTOCOL_NAMES[protocol]}",
-            line={"color": VARIANT_COLORS[variant], "dash": PROTOCOL_DASHES[protocol]},
-            marker={"symbol": "circle-open" if protocol == "as_released" else "circle"},
-            hovertext=[f"sparsity {s:g}, L0 {l:.4g}" for s, l in zip(part["sparsity"], part["L0"])],
-            **(bars(part, metric) if protocol == "corrected" else {}),
-        )
+def slopes_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
+    """One metric from the encoder to the optimum: as released left, corrected right, a row of panels a language model.
+
+    A thin line an SAE, a thick one the mean of SAEs that are trained alike.
+    """
+    from plotly.subplots import make_subplots
+
+    titles = ["as released", "corrected, equal L0"]
+    space = {"horizontal_spacing": 0.06, "vertical_spacing": GAP / len(tables)}
+    figure = make_subplots(len(tables), 2, shared_yaxes=True, column_titles=titles, **space)
+    for row, (model, table) in enumerate(tables.items(), 1):
+        for col, protocol in enumerate(("as_released", "corrected"), 1):
+            for lines in _slopes(table[table["protocol"] == protocol], metric):
+                figure.add_scatter(**lines, row=row, col=col)
+        metric_axis(figure, metric, table[metric], row=row, col=1)
+        figure.update_yaxes(title_text=f"{wrapped(model, 24)}<br>{SHOWN[metric]}", row=row, col=1)
     legend_once(figure)
-    figure.update_xaxes(title_text="inference")
-    metric_axis(figure, metric)
+    figure.update_layout(height=110 + ROW * len(tables))
+    saes = " and ".join(f"{table.groupby(['variant', 'sparsity']).ngroups} ({name})" for name, table in tables.items())
     return caption(
         figure,
-        f"{label(metric)} of the same dictionaries under three kinds of inference. "
-        "Dotted, hollow: the released protocol.",
+        f"{label(metric)} of the same dictionaries under the encoder, 30 steps from its code, and the optimum (as "
+        "released: 200 steps from zero). Thin: an SAE. Thick: the mean of those that are trained alike. Left, refined "
+        f"codes use as many latents as they like; right, as many as the encoder. SAEs: {saes}.",
     )
 
 
-def density_figure(table: DataFrame) -> Figure:
+def _slopes(table: DataFrame, metric: str) -> Iterator[dict[str, Any]]:
+    """The lines of a panel: each SAE's, then the means of families."""
+    for (variant, sparsity), part in table.groupby(["variant", "sparsity"], sort=False):
+        hover = f"{variant} {sparsity:g}"
+        yield _line(part, metric) | {"line": {"color": GREY, "width": 1}, "name": "an SAE", "hovertext": hover}
+    for family, variants in FAMILIES.items():
+        if len(part := table[table["variant"].isin(variants)]):
+            line = {"color": FAMILY_COLORS[family], "width": 3}
+            yield _line(part, metric) | {"line": line, "name": FAMILY_NAMES[family], "mode": "lines+markers"}
+
+
+def _line(part: DataFrame, metric: str) -> dict[str, Any]:
+    means = part.groupby("mode")[metric].mean()
+    modes = [mode for mode in MODES if mode in means.index]
+    return {"x": [MODE_NAMES[mode] for mode in modes], "y": [float(f"{y:.5g}") for y in means[modes]], "mode": "lines"}
+
+
+def density_figure(table: DataFrame, model: str = "") -> Figure:
     """NMSE against L0: is a mode better at the same number of nonzeros, or does it only use more of them?"""
     figure = mode_scatter(table, "L0", "NMSE")
     d = int(table["d"].iloc[0])
@@ -53,18 +76,20 @@ def density_figure(table: DataFrame) -> Figure:
     figure.update_yaxes(type="log", title_text="NMSE")
     return caption(
         figure,
-        "Reconstruction error against the number of nonzeros. Filled: corrected, all three modes at the encoder's L0. "
+        f"{model and f'{model}. '}Reconstruction error against the number of nonzeros. Filled: corrected, all three "
+        "modes at the encoder's L0. "
         "Hollow: the released protocol, where refined codes use far more nonzeros than any optimum can have.",
     )
 
 
-def null_figure(table: DataFrame) -> Figure:
+def null_figure(table: DataFrame, model: str = "") -> Figure:
     """Absorption against the absorption of independent latents of the same density."""
     figure = mode_scatter(table, "absorption_null", "absorption", intervals=True)
     diagonal(figure, 1, "explained by density")
     figure.update_layout(xaxis_title="absorption expected from density alone", yaxis_title="absorption measured")
     return caption(
         figure,
-        "Measured absorption against the value that independent latents with the same firing rates would give. "
+        f"{model and f'{model}. '}Measured absorption against the value that independent latents with the same firing "
+        "rates would give. "
         "On the dashed line the number says how dense the codes are, and nothing else.",
     )

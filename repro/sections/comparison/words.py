@@ -2,19 +2,60 @@
 
 from __future__ import annotations
 
-from repro.metrics.names import METRIC_COLUMNS
-from repro.sections.tables import tidy
+from collections.abc import Mapping
+
+from repro.metrics.names import MODES, PROTOCOL_NAMES
 from repro.sections.types import DataFrame
 
+SHOWN = {
+    "NMSE": "NMSE",
+    "L0": "L0",
+    "dead_rate": "dead",
+    "dense@0.1": "dense",
+    "dF1": "ΔF1",
+    "absorption": "absorption",
+}
+"""Columns of the overview, by metric."""
 
-def overview(table: DataFrame) -> DataFrame:
-    """Mean over sparsities of each metric by protocol, variant and mode."""
-    columns = [c for c in (*METRIC_COLUMNS, "absorption_null", "lam") if c in table]
-    return tidy(table.groupby(["protocol", "variant", "mode"], sort=False)[columns].mean())
+
+def overview(tables: Mapping[str, DataFrame]) -> DataFrame:
+    """Means over sparsities, a row a language model, variant and protocol: encoder → 30 steps → optimum.
+
+    tables: `comparison` by language model.
+    """
+    import pandas as pd
+
+    rows = []
+    for model, table in tables.items():
+        for (variant, protocol), part in table.groupby(["variant", "protocol"], sort=False):
+            means = (
+                part.groupby("mode")[list(SHOWN)].mean().reindex([mode for mode in MODES if mode in set(part["mode"])])
+            )
+            cells = {name: " → ".join(_short(value) for value in means[metric]) for metric, name in SHOWN.items()}
+            rows.append({"language model": model, "variant": variant, "protocol": PROTOCOL_NAMES[protocol], **cells})
+    return pd.DataFrame(rows).set_index(["language model", "variant", "protocol"])
 
 
-def findings(table: DataFrame) -> str:
-    """The comparison in sentences, every number from the table."""
+def _short(value: float) -> str:
+    """Three digits, a dash for what was not measured."""
+    return (
+        "–"
+        if value != value
+        else f"{value:.0f}"
+        if abs(value) >= 100
+        else f"{value:.3g}"
+        if value >= 1
+        else f"{value:.3f}"
+    )
+
+
+def findings(tables: Mapping[str, DataFrame]) -> str:
+    """The comparison in sentences, a paragraph a language model, every number from its table."""
+    return "\n\n".join(f"**{model}.** {finding(table)}" for model, table in tables.items())
+
+
+def finding(table: DataFrame) -> str:
+    """The sentences about one table."""
     mean = table.groupby(["protocol", "mode"])[["NMSE", "NMSE_refit", "L0", "dead_rate", "dense@0.1"]].mean()
     d, m, n = int(table["d"].iloc[0]), int(table["m"].iloc[0]), len(table.groupby(["variant", "sparsity"]))
     before, after = (mean.loc["as_released", mode] for mode in ("amortized", "semi"))
@@ -30,16 +71,3 @@ def findings(table: DataFrame) -> str:
         f"{semi['NMSE_refit']:.3g} and {best['NMSE_refit']:.3g}. Dead latents: {encoder['dead_rate']:.1%} to "
         f"{semi['dead_rate']:.1%} and {best['dead_rate']:.1%}."
     )
-
-
-def changes(table: DataFrame) -> DataFrame:
-    """Metric of a mode minus metric of the encoder, SAE by SAE, corrected protocol."""
-    import pandas as pd
-
-    keys, metrics = ["variant", "sparsity"], [m for m in METRIC_COLUMNS if m in table]
-    by_mode = dict(iter(table[table["protocol"] == "corrected"].set_index(keys).groupby("mode")))
-    parts = [
-        (by_mode[mode][metrics] - by_mode["amortized"][metrics]).dropna(how="all").assign(mode=mode).reset_index()
-        for mode in ("semi", "non")
-    ]
-    return tidy(pd.concat(parts, ignore_index=True))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES, Effect, mean_over
-from repro.sections.tables import about, load_table, others, tidy
+from repro.sections.tables import tidy
 from repro.sections.types import DataFrame, Series
 
 PARTS_OF_GUESS = ("values", "support")
@@ -131,15 +130,3 @@ def findings(tables: Mapping[str, DataFrame]) -> str:
             f"clean model ({effect.saes} SAEs, n = {effect.n} {effect.unit})."
         )
     return "\n\n".join(out)
-
-
-def side_by_side(name: str, scale: str) -> dict[str, DataFrame]:
-    """A table of every scale that has it, by language model: real ones first, the bundled model last."""
-    tables = others(name, scale) | ({} if (own := load_table(name, scale)) is None else {scale: own})
-    return {_named(about(name, s)["scale"], s): tables[s] for s in sorted(tables, key=lambda s: s == "tiny")}
-
-
-def _named(setting: Mapping[str, Any], scale: str) -> str:
-    """The language model of a table; its layer where that is not the preset's own."""
-    layer = "" if setting["layer"] is None else f", layer {setting['layer']}"
-    return f"{setting['model']}{layer}{' (bundled)' if scale == 'tiny' else ''}"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from repro.base.theme import AMBER, BLUE, GREEN, PALETTE, PROTOCOL_DASHES, VERMILION, caption
+from collections.abc import Mapping
+
+from repro.base.theme import AMBER, BLUE, GREEN, PROTOCOL_DASHES, VERMILION, caption
 from repro.metrics.names import PROTOCOL_NAMES
-from repro.sections.figures import bars, blank, label, metric_axis
+from repro.sections.figures import bars, blank, label, legend_once, metric_axis, wrapped
 from repro.sections.sweep.words import WALKS, costs
 from repro.sections.types import DataFrame, Figure
 
@@ -13,39 +15,49 @@ COSTS = {
     "flops_per_token": "FLOPs a token",
     "ms_per_token": "milliseconds a token",
 }
+PROTOCOL_COLORS = {"as_released": VERMILION, "corrected": BLUE}
+TITLED = 64
+"""Pixels below panels that share the title of their x axes."""
 SYMBOLS = {"as_released": "circle-open", "ista": "circle", "fista": "diamond", "certified": "square"}
 
 
-def figures(table: DataFrame) -> dict[str, Figure]:
-    """All figures of the section by name."""
-    metrics = ("NMSE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption")
-    return {metric: step_figure(table, metric) for metric in metrics}
+def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
+    """One metric against the number of ISTA steps, a panel a language model: released, corrected, certified optimum.
 
+    tables: `sweep` by language model, in the order of the panels; a line an SAE.
+    """
+    from plotly.subplots import make_subplots
 
-def step_figure(table: DataFrame, metric: str) -> Figure:
-    """One metric against the number of ISTA steps, released (dotted) and corrected (solid); dashes = the optimum."""
-    figure = blank()
-    for i, (sparsity, part) in enumerate(table.groupby("sparsity")):
-        color = PALETTE[i % len(PALETTE)]
-        for protocol, dash in PROTOCOL_DASHES.items():
-            line = part[(part["protocol"] == protocol) & (part["steps"] >= 0)].sort_values("steps")
+    titles = [wrapped(model, 24) for model in tables]
+    figure = make_subplots(1, len(tables), subplot_titles=titles, horizontal_spacing=0.09, x_title=COSTS["steps"])
+    for col, table in enumerate(tables.values(), 1):
+        for (_, protocol), part in table.groupby(["sparsity", "protocol"]):
+            line, color = part[part["steps"] >= 0].sort_values("steps"), PROTOCOL_COLORS[str(protocol)]
             figure.add_scatter(
                 x=line["steps"],
-                y=line[metric],
+                y=[float(f"{y:.5g}") for y in line[metric]],
                 mode="lines+markers",
-                name=f"k = {sparsity:g}, {PROTOCOL_NAMES[protocol]}",
-                line={"color": color, "dash": dash},
+                name=PROTOCOL_NAMES[str(protocol)],
+                line={"color": color, "dash": PROTOCOL_DASHES[str(protocol)]},
                 marker={"symbol": "circle" if protocol == "corrected" else "circle-open"},
-                hovertext=[f"L0 {l:.4g}, lambda {lam:.3g}" for l, lam in zip(line["L0"], line["lam"])],
+                hovertext=[f"k {k:g}, L0 {l:.4g}" for k, l in zip(line["sparsity"], line["L0"])],
+                row=1,
+                col=col,
                 **(bars(line, metric) if protocol == "corrected" else {}),
             )
-        best = part[(part["protocol"] == "corrected") & (part["steps"] == -1)]
-        if len(best):
-            figure.add_hline(y=float(best[metric].iloc[0]), line_dash="dash", line_color=color, opacity=0.6)
-    figure.update_xaxes(title_text="ISTA steps from the encoder's code")
-    metric_axis(figure, metric)
-    text = f"{label(metric)} against the number of steps. Dashed: the certified optimum, corrected objective."
-    return caption(figure, text)
+            for best in part.loc[(part["steps"] == -1) & (part["protocol"] == "corrected"), metric].dropna():
+                figure.add_hline(
+                    y=float(f"{best:.5g}"), line_dash="dash", line_color=color, opacity=0.6, row=1, col=col
+                )
+    legend_once(figure)
+    metric_axis(figure, metric, row=1, col=1)
+    figure.update_layout(margin_b=TITLED)
+    saes = " and ".join(f"{table['sparsity'].nunique()} ({model})" for model, table in tables.items())
+    return caption(
+        figure,
+        f"{label(metric)} against the number of steps. Dashed: the certified optimum, corrected objective. Bars: 95 % "
+        f"intervals over documents. SAEs: {saes}.",
+    )
 
 
 def cost_figure(table: DataFrame, fista: DataFrame | None, metric: str, against: str) -> Figure:

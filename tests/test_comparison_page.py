@@ -1,0 +1,62 @@
+"""§5's page: what its figure and table show of a made-up comparison of two language models, by hand."""
+
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from repro.base import theme
+from repro.sections import comparison, tables
+from repro.sections.scales import SCALES
+
+
+def table(offset=0.0):
+    """Two SAEs, L1-trained and k-trained; the encoder's NMSE is .4 and .2, halved twice as released, else kept."""
+    rows = []
+    for variant, nmse in (("standard", 0.4), ("topk", 0.2)):
+        for protocol, factor in (("as_released", 2), ("corrected", 1)):
+            for i, mode in enumerate(("amortized", "semi", "non")):
+                row = {"variant": variant, "sparsity": 8.0, "protocol": protocol, "mode": mode, "L0": 250.4}
+                row |= {"NMSE": nmse / factor**i + offset, "dead_rate": 0.0, "dense@0.1": 0.1234, "dF1": float("nan")}
+                rows.append(row | {"absorption": 1.5, "d": 16, "m": 32, "NMSE_refit": nmse})
+    return pd.DataFrame(rows)
+
+
+def test_slopes_are_the_table():
+    figure = comparison.slopes_figure({"a model": table(), "another": table(1.0)}, "NMSE")
+    lines = {}
+    for trace in figure.data:
+        lines.setdefault((trace.xaxis, trace.name), []).append(list(trace.y))
+    assert lines["x", "an SAE"] == [[0.4, 0.2, 0.1], [0.2, 0.1, 0.05]]
+    assert lines["x2", "L1-trained"] == [[0.4, 0.4, 0.4]] and lines["x2", "k-trained"] == [[0.2, 0.2, 0.2]]
+    assert lines["x3", "L1-trained"] == [[1.4, 1.2, 1.1]]
+    assert {axis.type for axis in figure.select_yaxes()} == {"log"}
+    assert list(figure.data[0].x) == ["encoder", "30 steps", "optimum"]
+
+
+def test_the_overview_reads_from_left_to_right():
+    shown = comparison.overview({"a model": table()}).loc[("a model", "standard", "released")]
+    assert shown["NMSE"] == "0.400 → 0.200 → 0.100" and shown["L0"] == "250 → 250 → 250"
+    assert shown["ΔF1"] == "– → – → –" and shown["absorption"] == "1.5 → 1.5 → 1.5"
+
+
+def test_every_language_model_has_its_paragraph():
+    said = comparison.findings({"a model": table(), "another": table()}).split("\n\n")
+    assert [text.split(" ")[0] for text in said] == ["**a", "**another.**"] and "NMSE from 0.3 to 0.15" in said[0]
+
+
+def test_real_language_models_come_first(monkeypatch):
+    one = pd.DataFrame({"NMSE": [1.0]})
+    monkeypatch.setattr(tables, "load_table", lambda name, scale: one if scale in ("tiny", "small-late") else None)
+    monkeypatch.setattr(tables, "about", lambda name, scale: {"scale": vars(SCALES[scale])})
+    assert list(tables.side_by_side("comparison", "tiny")) == ["smollm2-135m, layer 22", "tiny (bundled)"]
+    found = list(tables.side_by_side("comparison", "tiny", tables.COMPARE))
+    assert found[1].startswith("gemma-3-270m") and found[-1] == "tiny (bundled)"
+
+
+@pytest.mark.parametrize(("values", "tick"), [([1, 20, 300], "D2"), ([1e-3, 20], 1), ([0, 5], "D2")])
+def test_logarithmic_axes_are_labelled_at_round_numbers(values, tick):
+    figure = go.Figure(go.Scatter(x=["a", "b", "c"], y=values), layout={"yaxis_type": "log", "xaxis_type": "category"})
+    theme.caption(figure, "A figure.")
+    assert figure.layout.yaxis.dtick == tick and figure.layout.xaxis.dtick is None
+    own = go.Figure(go.Scatter(y=values), layout={"yaxis": {"type": "log", "dtick": 2}})
+    assert theme.caption(own, "Another.").layout.yaxis.dtick == 2
