@@ -1,31 +1,60 @@
-"""The verdicts of a section's claims as its notebook shows them."""
+"""The claims of a section as its notebook shows them: a word and a sentence each at the top, every part at the end."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from repro.sections.effects import order_of
-from repro.sections.ledger import settles
+from repro.sections.effects import group_of, order_of
+from repro.sections.ledger import ledger, settles
 from repro.sections.scales import SCALES
+from repro.sections.tables import named
 from repro.sections.verdict import NOT_RUN, RULE, WHOLE, Claim
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from pandas.io.formats.style import Styler
 
 
-def shown(claims: Iterable[Claim], scale: str) -> Styler:
-    """The verdicts of claims at this scale and every other that has been run, for a notebook: long texts wrap."""
+def judged(claims: Iterable[Claim]) -> dict[str, DataFrame]:
+    """Scale -> the ledger of all claims that these are parts of, of the scales that have a table; real models first."""
+    from repro.sections.claims import CLAIMS
+
+    groups = {group_of(claim.id) for claim in claims}
+    parts = [claim for claim in CLAIMS if group_of(claim.id) in groups]
+    tables = {scale: ledger(parts, scale) for scale in sorted(SCALES, key=lambda scale: scale == "tiny")}
+    return {scale: table for scale, table in tables.items() if (table["verdict"] != NOT_RUN).any()} or tables
+
+
+def told(claims: Iterable[Claim]) -> Any:
+    """What the paper says and what is found, a word and a sentence a claim and language model, for a notebook."""
+    from IPython.display import Markdown
+
+    from repro.sections.claims import SENTENCES, summary
+
+    summaries = {scale: summary(table).set_index("claim") for scale, table in judged(claims).items()}
+    lines = []
+    for group in dict.fromkeys(group_of(claim.id) for claim in claims):
+        lines.append(f"**{group}. {SENTENCES[group]}**\n")
+        for scale, table in summaries.items():
+            row = table.loc[group]
+            if row["verdict"] != NOT_RUN:
+                on = f"{row['saes']} SAEs, {row['tokens']:,} tokens"
+                lines.append(f"- {named(asdict(SCALES[scale]), scale)}: *{row['verdict']}*. {row['sentence']} ({on})")
+        lines.append("")
+    return Markdown("\n".join(lines))
+
+
+def shown(claims: Iterable[Claim]) -> Styler:
+    """The verdicts of claims at every scale that has been run, for a notebook: long texts wrap."""
     import pandas as pd
     from IPython.display import Markdown, display
     from pandas.io.formats.style import Styler
 
-    from repro.sections.claims import ledger as everything
-
     ids = [claim.id for claim in claims]
-    order = sorted(SCALES, key=lambda s: s == "tiny")  # real language models first
-    table = pd.concat([everything(s) for s in order], ignore_index=True)
-    table = table[table["claim"].isin(ids) & ((table["verdict"] != NOT_RUN) | (table["scale"] == scale))]
+    table = pd.concat(judged(claims).values(), ignore_index=True)
+    table = table[table["claim"].isin(ids) & (table["verdict"] != NOT_RUN)]
     table = table.assign(needed=[settles(row) for _, row in table.iterrows()])
     columns = ["claim", "statement", "scale", "verdict", "corrected", "margin", "needed", "why", "as_released", "paper"]
     table = table.sort_values("claim", kind="stable", key=lambda names: names.map(order_of))

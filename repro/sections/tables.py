@@ -46,7 +46,9 @@ def load_table(name: str, scale: str) -> DataFrame | None:
     if path is None:
         return None
     table = pd.read_csv(path)
-    table.attrs["scale"] = about(name, scale).get("scale", {})  # tokens a training step, and so on
+    table.attrs["batch_size"] = (
+        about(name, scale).get("scale", {}).get("batch_size")
+    )  # pandas copies attrs at each step
     return table
 
 
@@ -81,7 +83,7 @@ def side_by_side(name: str, scale: str, kind: str = "") -> dict[str, DataFrame]:
     kind: COMPARE or SWEEP, to take in the SAEs of other language models that these commands evaluated.
     """
     tables = others(name, scale) | ({} if (own := load_table(name, scale)) is None else {scale: own})
-    named = {_named(about(name, s)["scale"], s): table for s, table in tables.items()}
+    named = {named(about(name, s)["scale"], s): table for s, table in tables.items()}
     named |= other_models(kind) if kind else {}
     return dict(sorted(named.items(), key=lambda entry: entry[0].endswith(BUNDLED)))
 
@@ -89,8 +91,8 @@ def side_by_side(name: str, scale: str, kind: str = "") -> dict[str, DataFrame]:
 BUNDLED = " (bundled)"
 
 
-def _named(setting: Mapping[str, Any], scale: str) -> str:
-    """The language model of a table; its layer where that is not the preset's own."""
+def named(setting: Mapping[str, Any], scale: str) -> str:
+    """The language model of a setting; its layer where that is not the preset's own."""
     layer = "" if setting["layer"] is None else f", layer {setting['layer']}"
     return f"{setting['model']}{layer}{BUNDLED if scale == 'tiny' else ''}"
 

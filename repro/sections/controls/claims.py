@@ -7,7 +7,7 @@ from functools import partial
 
 from repro.sections.comparison.claims import beyond_control, refinement
 from repro.sections.effects import FAMILY_NAMES, Tables, by_mode, cells, mean_over, refined
-from repro.sections.shown import shown
+from repro.sections.shown import shown, told
 from repro.sections.verdict import Claim, Finding
 
 
@@ -78,5 +78,5 @@ CLAIMS = [
     ),
 ]
 
-verdicts = partial(shown, CLAIMS)
-"""The verdicts of these claims at a scale and the others, to be shown in the notebook."""
+answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+"""What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

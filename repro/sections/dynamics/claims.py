@@ -20,7 +20,7 @@ from repro.sections.effects import (
     over_training,
     trend,
 )
-from repro.sections.shown import shown
+from repro.sections.shown import shown, told
 from repro.sections.types import DataFrame, Series
 from repro.sections.verdict import Claim, Finding
 
@@ -64,7 +64,7 @@ def when(part: DataFrame) -> str:
     saes, all_saes = (len(t[keys].drop_duplicates()) for t in (dense, trained))
     if dense.empty:
         return f"none of {all_saes} SAEs"
-    batch = part.attrs.get("scale", {}).get("batch_size")
+    batch = part.attrs.get("batch_size")
     first, last, end = int(dense["step"].min()), int(dense["step"].max()), int(trained["step"].max())
 
     def tokens(steps: int, size: int | None) -> str:
@@ -228,5 +228,5 @@ CLAIMS = [
     ),
 ]
 
-verdicts = partial(shown, CLAIMS)
-"""The verdicts of these claims at a scale and the others, to be shown in the notebook."""
+answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+"""What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""
