@@ -97,7 +97,8 @@ def evaluate_sae(
 
 
 ROOMS = ("checkpoints", "evaluate", "inference", "kernels", "metrics", "sae", "solvers")
-FILES = ("base/sums.py", "codes.py", "ops.py", "activations/held_out.py", "activations/language_models/loss.py")
+LOSS = ("held_out.py", "language_models/loss.py", "language_models/sites.py")
+FILES = ("base/sums.py", "codes.py", "ops.py", *(f"activations/{name}" for name in LOSS))
 
 
 def sources() -> list[Path]:
