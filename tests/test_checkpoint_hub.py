@@ -68,14 +68,162 @@ def test_a_path_behind_the_repository_is_one_sae(cache):
     assert fetch_sae(f"{REPO}/{FOLDER}/trainer_7") == cache / FOLDER / "trainer_7"
     assert fetch_sae(f"{REPO}/{FOLDER}/trainer_7/ae.pt") == cache / FOLDER / "trainer_7" / "ae.pt"
     name = "resid_post/layer_12_width_16k_l0_small"
-    scope = cache.parents[2] / "models--google--gemma-scope-2-270m-pt"
-    (scope / "snapshots" / COMMIT / name).mkdir(parents=True)
-    (scope / "snapshots" / COMMIT / name / "params.safetensors").write_bytes(b"x")
-    (scope / "refs").mkdir()
-    (scope / "refs" / "main").write_text(COMMIT)
-    assert fetch_sae(f"gemma-scope-2-270m-pt/{name}") == scope / "snapshots" / COMMIT / name
+    scope = lay_out(cache, "google/gemma-scope-2-270m-pt", f"{name}/params.safetensors")
+    assert fetch_sae(f"gemma-scope-2-270m-pt/{name}") == scope / name
     with pytest.raises(BadInput, match=r"'mlp_out/layer_1/.' 'mlp_out/layer_1' of google/gemma-scope-2-270m-pt"):
         fetch_sae("google/gemma-scope-2-270m-pt/mlp_out/layer_1")
+
+
+def lay_out(cache: Path, repo: str, path: str) -> Path:
+    """An SAE in the hub's cache; the folder of the repository's files."""
+    folder = cache.parents[2] / f"models--{repo.replace('/', '--')}"
+    weights = folder / "snapshots" / COMMIT / path
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"x")
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(COMMIT)
+    return folder / "snapshots" / COMMIT
+
+
+# as in the directory of sae-lens 6.54: a folder of another name, a factor, settings of the language model
+DIRECTORY = """
+gpt2-small-res-jb:
+  conversion_func: null
+  model: gpt2-small
+  repo_id: jbloom/GPT2-Small-SAEs-Reformatted
+  config_overrides:
+    model_from_pretrained_kwargs:
+      center_writing_weights: true
+  saes:
+  - id: blocks.8.hook_resid_pre
+    path: blocks.8.hook_resid_pre
+  - id: blocks.9.hook_resid_pre
+    path: blocks.9.hook_resid_pre
+gemma-2b-res-jb:
+  conversion_func: null
+  repo_id: jbloom/Gemma-2b-Residual-Stream-SAEs
+  saes:
+  - id: blocks.12.hook_resid_post
+    path: gemma_2b_blocks.12.hook_resid_post_16384
+    norm_scaling_factor: 0.21381938399317255
+gemma-scope-2b-pt-res-canonical:
+  conversion_func: gemma_2
+  repo_id: google/gemma-scope-2b-pt-res
+  saes:
+  - id: layer_12/width_16k/canonical
+    path: layer_12/width_16k/average_l0_82
+"""
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    """An installed sae_lens that must not be imported."""
+    package = tmp_path / "site" / "sae_lens"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "pretrained_saes.yaml").write_text(DIRECTORY)
+    monkeypatch.syspath_prepend(str(package.parent))
+    return package / "pretrained_saes.yaml"
+
+
+@pytest.mark.parametrize(
+    ("name", "sae_id", "repo", "path", "note"),
+    [
+        ("gpt2-small-res-jb", "blocks.8.hook_resid_pre", "jbloom/GPT2-Small-SAEs-Reformatted", "", "center_writing"),
+        ("gpt2-small-res-jb/blocks.8.hook_resid_pre", None, "jbloom/GPT2-Small-SAEs-Reformatted", "", "plain model"),
+        (
+            *("gemma-2b-res-jb/blocks.12.hook_resid_post", None, "jbloom/Gemma-2b-Residual-Stream-SAEs"),
+            *("gemma_2b_blocks.12.hook_resid_post_16384", r"norm_scaling_factor=0.213819383"),
+        ),
+        (
+            *("gemma-scope-2b-pt-res-canonical/layer_12/width_16k/canonical", None, "google/gemma-scope-2b-pt-res"),
+            *("layer_12/width_16k/average_l0_82", ""),
+        ),
+    ],
+)
+def test_a_release_of_saelens(cache, directory, capsys, name, sae_id, repo, path, note):
+    from repro.cli import main
+
+    path = path or "blocks.8.hook_resid_pre"
+    root = lay_out(cache, repo, f"{path}/sae_weights.safetensors")
+    assert fetch_sae(name, sae_id=sae_id) == root / path
+    main(["fetch-sae", name, *(["--sae-id", sae_id] if sae_id else [])])
+    out = capsys.readouterr()
+    assert out.out.strip() == str(root / path) and note in out.err
+    assert "sae_lens" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("name", "repo", "path"),
+    [
+        *(
+            (f"gemma-scope-2-{model}-{kind}/{sae}", f"google/gemma-scope-2-{model}", f"{folder}/{sae}")
+            for model, kind, folder, sae in (
+                ("270m-pt", "res", "resid_post", "layer_9_width_16k_l0_medium"),
+                ("4b-it", "res-all", "resid_post_all", "layer_0_width_262k_l0_big"),
+                ("1b-pt", "mlp", "mlp_out", "layer_13_width_16k_l0_small"),
+                ("27b-it", "att-all", "attn_out_all", "layer_3_width_16k_l0_small"),
+                ("270m-pt", "res", "resid_post", "layer_5_width_262k_l0_medium_seed_1"),
+            )
+        ),
+        ("gemma-scope-9b-pt-att/layer_0/width_16k/average_l0_12", "google/gemma-scope-9b-pt-att", ""),
+    ],
+)
+def test_gemma_scope_by_the_names_of_saelens_without_it(cache, monkeypatch, name, repo, path):
+    monkeypatch.setattr("repro.checkpoints.releases._directory_file", lambda: None)
+    path = path or name.partition("/")[2]
+    root = lay_out(cache, repo, f"{path}/params.safetensors")
+    assert fetch_sae(name) == root / path
+    release, _, sae_id = name.partition("/")
+    assert fetch_sae(release, sae_id=sae_id) == root / path
+
+
+@pytest.mark.parametrize(
+    ("name", "sae_id", "sentence"),
+    [
+        (
+            "gpt2-small-res-jp",
+            "blocks.8.hook_resid_pre",
+            "'gpt2-small-res-jp'; the nearest are gpt2-small-res",
+        ),
+        ("nothing-like-it", "x", "no release 'nothing-like-it'; there are gpt2-small-res-jb, .* and others"),
+        (
+            "gpt2-small-res-jb",
+            "blocks.8.hook_resid_post",
+            "no SAE 'blocks.8.hook_resid_post'; the nearest are blocks",
+        ),
+        ("gpt2-small-res-jb/blocks.99.hook_resid_pre", None, "nearest are blocks.9.hook_resid_pre, blocks.8"),
+        ("gpt2-small-res-jb", None, "has 2 SAEs, so give --sae-id; there are blocks.8.hook_resid_pre"),
+        ("a/b", "blocks.8.hook_resid_pre", "'a/b' has an SAE or a repository behind the slash"),
+        (
+            "gemma-scope-2-270m-pt-res/layer_9",
+            None,
+            "no SAE 'layer_9': give one such as layer_12_width_16k_l0_med",
+        ),
+        ("gemma-2-2b-none", None, "is no hub id .* for a release of SAELens --sae-id"),
+        ("somebody/else/blocks", None, "run `repro fetch-sae .*` once with a network"),
+    ],
+)
+def test_unknown_names_of_releases_are_one_sentence(cache, directory, name, sae_id, sentence):
+    with pytest.raises(BadInput, match=sentence) as caught:
+        fetch_sae(name, sae_id=sae_id)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "sae_id"),
+    [
+        ("gpt2-small-res-jb", "blocks.8.hook_resid_pre"),
+        ("gpt2-small-res-jb/blocks.8.hook_resid_pre", None),
+        ("gemma-scope-2b-pt-res-canonical/layer_12/width_16k/canonical", None),
+    ],
+)
+def test_without_saelens_a_release_says_how_to_get_it(cache, monkeypatch, name, sae_id):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"sae_lens is not installed: pip install sae-lens, or give the hub repository"):
+        fetch_sae(name, sae_id=sae_id)
+    with pytest.raises(BadInput, match="--sae-id is of a release of SAELens and --variant of a language model"):
+        fetch_sae("pythia-160m-deduped", variant="topk", sae_id="x")
 
 
 def test_offline_errors_name_the_fix(cache):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import t
+from test_sites_of_models import MODULES, hooked
 from torch.nn.functional import cross_entropy, kl_div
 
 from repro.activations.collect import collect
@@ -36,20 +37,29 @@ def text(sequences=5, length=12, vocabulary=300):
     return ids, patched, documents
 
 
-def plainly(model, block, ids, patched, documents, new):
-    """CE, clean CE and KL of each document by transformers alone, a sequence at a time, `new` at patched positions."""
+def plainly(model, module, ids, patched, documents, new, inputs=False):
+    """CE, clean CE and KL of each document by transformers alone, a sequence at a time, `new` at patched positions.
+
+    It replaces what the module writes, or with `inputs` what it reads.
+    """
     sums = {}
     for row, here, docs in zip(ids, patched, documents, strict=True):
         n = int((docs >= 0).sum())
 
-        def hook(module, args, output, here=here[:n]):
-            hidden = (output[0] if isinstance(output, tuple) else output).clone()
-            hidden[0, here] = new(hidden[0, here])
-            return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+        def other_than(hidden, here=here[:n]):
+            changed = hidden.clone().view(len(here), -1)
+            changed[here] = new(changed[here])
+            return changed.view_as(hidden)
+
+        def hook(module, args, output):
+            return (other_than(output[0]), *output[1:]) if isinstance(output, tuple) else other_than(output)
 
         with torch.no_grad():
             clean = model(row[None, :n]).logits[0].double().log_softmax(-1)
-            handle = block.register_forward_hook(hook)
+            if inputs:
+                handle = module.register_forward_pre_hook(lambda module, args: (other_than(args[0]), *args[1:]))
+            else:
+                handle = module.register_forward_hook(hook)
             other = model(row[None, :n]).logits[0].double().log_softmax(-1)
             handle.remove()
         for i in range(n - 1):
@@ -76,6 +86,40 @@ def test_losses_are_those_of_plain_hooks(family, monkeypatch):
         ours = np.stack([loss.tokens, loss.ce, loss.ce_clean, loss.kl])
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
     assert meter.zero.value()["NMSE"] == 1 and meter.zero.positions.sum() == text()[1].sum()
+
+
+PARTS = ("attn_out", "mlp_out", "hook_z")
+
+
+@pytest.mark.parametrize("site", PARTS)
+@pytest.mark.parametrize("family", [*language_models.FAMILIES, *language_models.ALIKE])
+def test_losses_inside_a_block_are_those_of_plain_hooks(family, site, monkeypatch):
+    """Zeros, the mean and a scaled copy of what attention adds, the MLP adds, or the heads write, in any family."""
+    lm = small(family)
+    inputs, module = site == "hook_z", lm.blocks[LAYER].get_submodule(MODULES[family][PARTS.index(site)])
+    mean = hooked(lm.model, module, inputs).mean((0, 1))
+    ways = (lambda x: x, torch.zeros_like, lambda x: mean.expand_as(x), lambda x: 0.7 * x)
+    monkeypatch.setattr("repro.activations.language_models.loss.LOGITS", 2 * 12 * lm.vocabulary)  # two at a time
+    meter = LossMeter(lm, LAYER, *text(), site)
+    same, *losses = meter.each(lambda x: (new(x) for new in ways), 4)
+    assert np.array_equal(same.ce, same.ce_clean) and not same.kl.any() and not same.sse.any()
+    for loss, way in zip(losses, ways[1:], strict=True):
+        theirs = plainly(lm.model, module, *text(), way, inputs)
+        ours = np.stack([loss.tokens, loss.ce, loss.ce_clean, loss.kl])
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-5)
+    assert np.abs(losses[0].ce - losses[0].ce_clean).max() > 1e-3  # an ablation is seen
+    parts = (lm.blocks[LAYER], module)
+    assert not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts)
+
+
+def test_the_input_of_a_block_is_the_output_of_the_one_before():
+    lm, direction = small("gpt_neox"), torch.randn(32)
+    new = lambda x: x + direction  # noqa: E731
+    before, after = LossMeter(lm, 0, *text()).of(new), LossMeter(lm, 1, *text(), "resid_pre").of(new)
+    assert np.array_equal(before.ce, after.ce) and np.array_equal(before.kl, after.kl)
+    first = LossMeter(lm, 0, *text(), "resid_pre").of(new)
+    theirs = plainly(lm.model, lm.model.gpt_neox.embed_in, *text(), new)
+    np.testing.assert_allclose([first.tokens, first.ce, first.ce_clean, first.kl], theirs, rtol=2e-5, atol=2e-5)
 
 
 def test_identity_changes_nothing_and_the_model_is_as_before():
@@ -202,16 +246,30 @@ def test_a_store_knows_its_model(acts):
     assert meter.clean.value()["CE"] == pytest.approx(float(losses[meter.patched[:, :-1]].mean()), rel=1e-5)
 
 
+def test_a_store_of_heads_is_patched_where_it_was_read(tmp_path):
+    data = DatasetConfig(name="tiny", max_tokens=300, seq_len=32)
+    config = RunConfig(str(tmp_path), ModelConfig("tiny", 2, site="hook_z"), dataset=data, device="cpu")
+    rows = open_store(collect(config)).select()
+    meter, seen = open_meter(rows, 100, "cpu"), []
+    assert (meter.layer, meter.site) == (2, "hook_z")
+    zero = meter.of(lambda x: torch.zeros_like(seen.append(x) or x))
+    x = torch.cat(seen)
+    torch.testing.assert_close(x, rows.read(slice(0, len(x))), rtol=1e-4, atol=1e-4)
+    projection = meter.model.blocks[2].attention.dense
+    theirs = plainly(meter.model.model, projection, meter.ids, meter.patched, meter.documents, torch.zeros_like, True)
+    np.testing.assert_allclose(np.stack([zero.tokens, zero.ce]), theirs[:2], rtol=2e-5)
+
+
 def test_stores_without_a_loss_are_refused(acts, tmp_path):
     store = open_store(acts)
     rows = store.select()
     bare = tmp_path / "bare.npy"
     np.save(bare, np.asarray(store.x[:4]))
     other = dataclasses.replace(store, x=np.asarray(store.x) + 3.0)
-    attention = dataclasses.replace(store, meta={**store.meta, "site": "attn_out"})
+    middle = dataclasses.replace(store, meta={**store.meta, "site": "resid_mid"})
     for some, word in (
         (open_store(bare).select(), "does not say the tokens"),
-        (dataclasses.replace(rows, store=attention), "is not the output of a block"),
+        (dataclasses.replace(rows, store=middle), "is of resid_mid, where no loss can be measured; it can at"),
         (dataclasses.replace(rows, index=rows.index[-10:-5]), "No whole sequence"),
         (dataclasses.replace(rows, store=other), "is not what tiny computes"),
     ):

@@ -1,6 +1,7 @@
 """`repro price`: its files, an independent computation of the decomposition, resumption, other libraries' SAEs."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -141,28 +142,37 @@ def test_rarefaction_is_the_mean_over_all_draws():
     assert curve[4] == pytest.approx(1 / 3, abs=1e-6)
 
 
-@pytest.mark.slow
-def test_the_language_model_agrees_with_plain_transformers(tmp_path):
+@pytest.mark.parametrize(
+    ("site", "module", "all_of_it"),
+    [("mlp_out", "mlp", False), pytest.param("resid_post", "", True, marks=pytest.mark.slow)],
+)
+def test_the_language_model_agrees_with_plain_transformers(tmp_path, monkeypatch, site, module, all_of_it):
     """CE and its increase under the encoder's codes, by a forward hook on the bundled model."""
     import transformers
 
-    from repro.activations.store import open_store
+    from repro.activations.store import open_store, store_name
     from repro.base.files import repo_root
     from repro.checkpoints import save_sae
-    from repro.sae import TopK
+    from repro.price import PriceOptions
+    from repro.sae import Source, TopK
 
+    if not all_of_it:
+        few = partial(PriceOptions, kinds=("encoder", "encoder_refit", "pursuit"), frontier=False)
+        monkeypatch.setattr("repro.commands.price.PriceOptions", few)
     torch.manual_seed(0)
     sae = TopK(TopK.Config(256, 128, k=6)).requires_grad_(False)
     sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(128, 256), dim=1))
     sae.W_enc.copy_(sae.W_dec.T)
+    sae.source = Source(layer=2, site=site, lm_name="tiny")
     save_sae(sae, tmp_path / "sae.safetensors")
-    args = ("--sae-path", tmp_path / "sae.safetensors", "--model-name", "tiny", "--layer", 2, "--out-dir", tmp_path)
-    assert run(*args, "--max-tokens", 400, "--lm-tokens", 300, "--sample-tokens", 60) == 0
+    args = ("--sae-path", tmp_path / "sae.safetensors", "--out-dir", tmp_path, "--max-tokens", 300)
+    assert run(*args, "--lm-tokens", 200, "--sample-tokens", 40) == 0
     result = result_of(tmp_path)
-    store = open_store(next((tmp_path / "acts-tiny").glob("acts_layer2.npy")))
+    store = open_store(tmp_path / "acts-tiny" / f"{store_name(2, site)}.npy")
+    assert store.place["site"] == site
     model = transformers.AutoModelForCausalLM.from_pretrained(repo_root() / "data" / "tiny" / "lm").float().eval()
-    block = model.gpt_neox.layers[2]
-    seqs = int(np.searchsorted(store.mask.sum(1).cumsum(), 300)) + 1
+    part = model.gpt_neox.layers[2].get_submodule(module)
+    seqs = int(np.searchsorted(store.mask.sum(1).cumsum(), 200)) + 1
     ids, mask = torch.from_numpy(store.tokens[:seqs].astype("int64")), torch.from_numpy(store.mask[:seqs])
     usable = np.zeros(store.mask.shape, bool)
     usable.reshape(-1)[store.select(("pad", "bos", "eos", "first"), None).index] = True
@@ -175,7 +185,7 @@ def test_the_language_model_agrees_with_plain_transformers(tmp_path):
 
     losses = []
     for hook in (None, put):
-        handle = block.register_forward_hook(hook) if hook else None
+        handle = part.register_forward_hook(hook) if hook else None
         with torch.no_grad():
             logits = model(ids, attention_mask=mask.long()).logits
         if handle:

@@ -6,18 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from planted import planted, tokens
+from safetensors.torch import save_file
 
 from repro.base.files import file_sha256
 from repro.checkpoints import save_sae
 from repro.cli import main
-from repro.price import words
-from repro.sae import Standard
+from repro.price import PriceOptions, words
+from repro.sae import JumpReLU, Source, Standard
 
 GOLDEN = Path(__file__).parent / "golden" / "checkpoints"
 BY_LIBRARY = {
@@ -49,6 +51,36 @@ def agrees(out, x, z, x_hat):
     assert row["dead_rate"] == pytest.approx(((z != 0).sum(0) == 0).mean())
     assert list(result["modes"]) == list(words.NAMES) and (out / "price.html").stat().st_size > 10_000
     return result
+
+
+def test_gemma_scope_2_has_the_price_of_the_same_weights_saved_here(tmp_path, monkeypatch):
+    """Its tensors and config by hand: lower-case names, W_enc [d, m], b_dec not subtracted."""
+    few = partial(PriceOptions, kinds=("encoder", "encoder_refit", "pursuit"), frontier=False)
+    monkeypatch.setattr("repro.commands.price.PriceOptions", few)
+    sae = planted(JumpReLU, d=12, m=40, centred=False)
+    sae.threshold.fill_(0.3)
+    sae.b_dec.copy_(torch.randn(12, generator=torch.Generator().manual_seed(1)))
+    sae.source = Source(layer=9, site="mlp_out", lm_name="google/gemma-3-270m")
+    save_sae(sae, tmp_path / "own.safetensors")
+    scope = tmp_path / "gemma-scope-2-270m-pt" / "mlp_out" / "layer_9_width_40_l0_medium"
+    scope.mkdir(parents=True)
+    names = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+    save_file({name.lower(): getattr(sae, name).detach().clone() for name in names}, scope / "params.safetensors")
+    hook = "model.layers.9.post_feedforward_layernorm.output"
+    config = {"hf_hook_point_in": hook, "hf_hook_point_out": hook, "width": 40, "model_name": "gemma-v3-270m-pt"}
+    config |= {"architecture": "jump_relu", "l0": 5, "affine_connection": False, "type": "sae"}
+    (scope / "config.json").write_text(json.dumps(config))
+    np.save(tmp_path / "acts.npy", torch.randn(60, 12, generator=torch.Generator().manual_seed(2)).numpy())
+    results = []
+    for name, path in (("own", tmp_path / "own.safetensors"), ("scope", scope)):
+        assert run(*flags(path, tmp_path / "acts.npy", tmp_path / name)) == 0
+        results.append(json.loads((tmp_path / name / "price.json").read_text()))
+    own, other = results
+    assert own["price"] == other["price"] and own["modes"]["encoder"]["L0"] > 1
+    for name, row in own["modes"].items():
+        assert {k: v for k, v in row.items() if k != "ms_per_token"}.items() <= other["modes"][name].items(), name
+    places = [{k: result["sae"][k] for k in ("variant", "layer", "site", "lm_name")} for result in results]
+    assert places[0] == places[1]
 
 
 @pytest.mark.parametrize("case", BY_LIBRARY)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from repro.activations.language_models.load import load_model
 from repro.activations.language_models.loss import LossMeter
 from repro.activations.rows import Rows
 from repro.activations.store import ActivationStore
-from repro.base.config import ModelConfig
+from repro.base.config import ModelConfig, Site
 from repro.base.errors import BadInput
 
 ANOTHER = 0.1  # relative distance from which on activations are another model's; rounding to bfloat16 stays below 0.02
@@ -21,10 +21,10 @@ def open_meter(rows: Rows, tokens: int, device: str = "auto") -> LossMeter:
     """The loss of the language model that `rows` were collected from, on the first of their sequences.
 
     Whole sequences are taken until they hold `tokens` tokens: those of which every usable position is among `rows`.
-    Raises BadInput where the activations do not say their tokens or model, are not the output of a block, hold no whole
-    sequence, or are not what the model computes.
+    Raises BadInput where the activations do not say their tokens or model, are of no site that `collect` reads, hold no
+    whole sequence, or are not what the model computes.
     """
-    config, block = model_of(rows)
+    config = model_of(rows)
     store = cast(ActivationStore, rows.store)
     assert store.tokens is not None
     sequences = whole(rows)[: _enough(store, whole(rows), tokens)]
@@ -33,10 +33,11 @@ def open_meter(rows: Rows, tokens: int, device: str = "auto") -> LossMeter:
     model = load_model(config, device)
     meter = LossMeter(
         model,
-        block,
+        model.layer,
         torch.from_numpy(store.tokens[sequences].astype("int64")),
         torch.from_numpy(used[sequences]),
         torch.from_numpy(np.where(store.mask, store.docs, -1)[sequences].astype("int64")),
+        model.site,
     )
     here = meter.patched[:1]
     own = model.activations(meter.ids[:1], meter.documents[:1] >= 0)[here.to(model.device)].float().cpu()
@@ -46,23 +47,19 @@ def open_meter(rows: Rows, tokens: int, device: str = "auto") -> LossMeter:
     return meter
 
 
-def model_of(rows: Rows) -> tuple[ModelConfig, int]:
-    """The model to load, and the block whose output the activations are. Nothing is loaded.
+def model_of(rows: Rows) -> ModelConfig:
+    """The model to load, with the block and the site that the activations are of. Nothing is loaded.
 
-    Raises BadInput where the activations do not say it, or are of another site than a block's output.
+    Raises BadInput where the activations do not say it, or are of a site that cannot be patched.
     """
     store, name = rows.store, rows.store.path.name
     about = store.meta.get("model") or {}
     layer, site = store.meta.get("layer"), store.meta.get("site", "resid_post")
     if store.tokens is None or layer is None or not about.get("name"):
         raise BadInput(f"{name} does not say the tokens and the language model that it comes from.")
-    block = layer - (site == "resid_pre")
-    if site not in ("resid_post", "resid_pre") or block < 0:
-        raise BadInput(
-            f"{name} ({site} of block {layer}) is not the output of a block, which a loss can be patched at."
-        )
-    dtype = about.get("dtype", "auto")
-    return ModelConfig(about["name"], layer, site=site, dtype=dtype), block
+    if site not in get_args(Site):
+        raise BadInput(f"{name} is of {site}, where no loss can be measured; it can at {', '.join(get_args(Site))}.")
+    return ModelConfig(about["name"], layer, site=site, dtype=about.get("dtype", "auto"))
 
 
 def whole(rows: Rows) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any
 from repro.base.errors import BadInput, nearest
 from repro.base.hub import not_here, snapshot
 from repro.checkpoints.locate import WEIGHT_NAMES
+from repro.checkpoints.releases import named
 
 _SIDE = ("config.json", "cfg.json", "eval_results.json", "loc_angular_meta.pt")
 # variant -> the folder names of (the 0108, the 0107, the trajectory) releases
@@ -100,14 +101,20 @@ def fetch_sae(
     width: int = 16384,
     sparsity: float | None = None,
     trajectory: bool = False,
+    sae_id: str | None = None,
 ) -> Path:
     """Download SAEs of a hub repository (or of a language model's SAEBench release) and return their folder.
 
     repo: owner/name, with the path of one SAE behind it (owner/name/folder/in/it) or without; google's Gemma Scope
-    also without the owner (gemma-scope-2-270m-pt/resid_post/layer_12_width_16k_l0_small).
+    also without the owner (gemma-scope-2-270m-pt/resid_post/layer_12_width_16k_l0_small). Or a release of SAELens with
+    sae_id, or with that behind it (gpt2-small-res-jb/blocks.8.hook_resid_pre), see `releases.named`.
     Interrupted downloads are resumed, what is there already is not downloaded again, and a bar shows progress
     (huggingface_hub). `allow` are patterns of file names. Raises BadInput for unknown names, no access, no network.
     """
+    if variant is None and (one := named(repo, sae_id)):
+        repo = f"{one.repo}/{one.path}"
+    elif sae_id is not None:
+        raise BadInput("--sae-id is of a release of SAELens and --variant of a language model; leave one out.")
     if repo.startswith("gemma-scope-"):
         repo = f"google/{repo}"
     if repo.count("/") > 1 and variant is None:
@@ -116,7 +123,10 @@ def fetch_sae(
     if "/" in repo and variant is None:
         return _download(repo, allow or [f"*{name}" for name in (*WEIGHT_NAMES, *_SIDE)] + ["*/ae_*.pt"], revision)
     if variant is None:
-        raise BadInput(f"'{repo}' is no hub id (owner/name); for a language model's SAEs also give --variant.")
+        raise BadInput(
+            f"'{repo}' is no hub id (owner/name); for a language model's SAEs also give --variant, for a release "
+            "of SAELens --sae-id."
+        )
     release = find_release(repo, variant, width, trajectory)
     if sparsity is not None:
         return find_sae(repo, variant, sparsity, width, trajectory=trajectory, revision=revision).parent

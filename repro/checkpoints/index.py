@@ -14,13 +14,29 @@ from repro.base.files import file_sha256, files_below
 from repro.checkpoints.load import plan_of
 from repro.checkpoints.locate import NOT_WEIGHTS, SUFFIXES, WEIGHT_NAMES, located, parse_run
 from repro.checkpoints.plan import Options
+from repro.checkpoints.runs import seed_of, snapshot_of
 from repro.checkpoints.weights import CheckpointError, Weights
 from repro.sae import VARIANTS
 
 _EXPECTED = re.compile(rf"^(?:{'|'.join(map(re.escape, WEIGHT_NAMES))}|ae_\d+\.pt)$")
 _LOCA = "multi_encoder_sae.pt"
 COLUMNS = (
-    *("name", "variant", "family", "path", "trainer", "step", "final", "sparsity", "k", "d", "m", "layer", "site"),
+    *(
+        "name",
+        "variant",
+        "family",
+        "path",
+        "trainer",
+        "seed",
+        "step",
+        "final",
+        "sparsity",
+        "k",
+        "d",
+        "m",
+        "layer",
+        "site",
+    ),
     *("lm_name", "format", "sha256", "bytes", "status", "reason", "notes"),
 )
 
@@ -31,9 +47,10 @@ def index_checkpoints(
     """Rows for every checkpoint below the roots; `roots` maps a name of the user's choice to files and folders.
 
     Columns: name (the key of `roots`), variant (how its codes are computed), family (how it was trained), path,
-    trainer, step (None = final), final, sparsity (k, target L0 or L1 coefficient from its config; from its path only
-    where that spells it out), k, d, m, layer, site, lm_name, format, sha256 (None without `hashes`), bytes, status
-    ("ok" or "refused"), reason (why refused), notes (what to know of one that is not).
+    trainer, seed (of its training, from its config or the layout), step (None = final), final, sparsity (k, target L0
+    or L1 coefficient from its config; from its path only where that spells it out), k, d, m, layer, site, lm_name,
+    format, sha256 (None without `hashes`), bytes, status ("ok" or "refused"), reason (why refused), notes (what to know
+    of one that is not).
     Links to folders are followed. A weights file that cannot be read, or holds an SAE that load_sae refuses, becomes a
     refused row; files that are no SAE (optimizer states, a language model) are passed over.
     Raises BadInput if a root does not exist or nothing is found.
@@ -69,7 +86,9 @@ def _candidates(paths: Sequence[str | Path]) -> Iterator[Path]:
 
 
 def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
-    from_path = parse_run(file.absolute())
+    from_path, snapshot = parse_run(file.absolute()), snapshot_of(file.absolute())
+    if "k" in snapshot and from_path["sparsity"] is None:
+        from_path["sparsity"] = snapshot["k"]
     row: dict[str, Any] = dict.fromkeys(COLUMNS) | {
         "name": name,
         "path": str(file.absolute()),
@@ -82,6 +101,7 @@ def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
     }
     try:
         plan = plan_of(located(file.absolute()), Options())
+        seed = seed_of(file.absolute(), plan.source.extra.get("trainer"))
         sha256 = file_sha256(file) if hashes else None
     except Exception as error:  # one bad file must not end the index of hundreds
         if not _EXPECTED.match(file.name) and not _may_hold_sae(file):
@@ -94,6 +114,7 @@ def _row(name: str, file: Path, hashes: bool) -> dict[str, Any] | None:
     return row | {
         **{column: getattr(source, column) for column in ("family", "step", "k", "layer", "site", "lm_name")},
         "variant": plan.cls.name,
+        "seed": seed,
         "final": source.step is None,
         "sparsity": source.sparsity if source.sparsity is not None else from_path["sparsity"],
         "d": plan.config.d,

@@ -36,6 +36,7 @@ CONFIG_NAMES = ("config.json", "cfg.json", "hyperparams.json")
 
 _TRAINER = re.compile(r"(?:^|[/_-])trainer[_-]?(\d+)")
 _STEP = re.compile(r"(?:(?:^|[/_-])step[_-]?|(?:^|/)checkpoints/s?ae_|(?:^|/)ae_(?=\d+\.pt$))(\d+)")
+SNAPSHOT = re.compile(r"step-(\d+)-tokens-\d+")  # a folder in the snapshots/ of a run
 _SPARSITY = re.compile(r"(?:^|[/_-])(?:l0|sparsity|k)[_=-](\d+(?:\.\d+)?)(?=[/.]|$)")
 
 # site -> what libraries call it after the number of the block (TransformerLens, transformers) or before it (folders)
@@ -254,9 +255,11 @@ def _some(files: list[Path], folder: Path) -> str:
 
 
 def _at_step(folder: Path, step: int) -> Path:
-    """A checkpoint of a run: checkpoints/ae_{step}.pt or sae_{step}, or ..._checkpoints/trainer_i_step_{step}."""
+    """A checkpoint of a run: checkpoints/ae_{step}.pt, sae_{step}, ..._checkpoints/trainer_i_step_{step}, snapshots."""
     layered = folder.parent.with_name(f"{folder.parent.name}_checkpoints")
+    snapshots = [p for p in folder.glob("snapshots/step-*/sae_weights.safetensors") if SNAPSHOT.match(p.parent.name)]
     candidates = [
+        *(p for p in snapshots if parse_run(p)["step"] == step),
         folder / "checkpoints" / f"ae_{step}.pt",
         folder / "checkpoints" / f"sae_{step}.safetensors",
         folder / f"ae_{step}.pt",
@@ -270,7 +273,7 @@ def _at_step(folder: Path, step: int) -> Path:
     if final.is_file() and trained_steps(final) == step:
         return final  # a run's last step is its final checkpoint
     own = [*folder.glob("checkpoints/ae_*.pt"), *folder.glob("checkpoints/sae_*.safetensors")]
-    have = [*own, *layered.glob(f"{folder.name}_step_*/ae.pt")]
+    have = [*own, *snapshots, *layered.glob(f"{folder.name}_step_*/ae.pt")]
     steps = sorted({int(s) for p in have if (s := parse_run(p)["step"]) is not None})
     known = f"its steps are {', '.join(map(str, steps))}" if steps else "it has none; leave step out for the final one"
     raise StepNotFound(f"{folder} has no checkpoint of step {step}: {known}.")

@@ -24,5 +24,9 @@ def text(config: FetchText) -> Path:
 def sae(config: FetchSae) -> Path:
     """The folder of released SAEs."""
     from repro.checkpoints.hub import fetch_sae
+    from repro.checkpoints.releases import named
+    from repro.commands.inputs import say
 
+    if config.variant is None and (one := named(config.repo, config.sae_id)):
+        say(*one.notes)
     return fetch_sae(**vars(config))

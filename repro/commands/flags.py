@@ -145,7 +145,12 @@ class FetchSae:
     """Bring released SAEs to this machine."""
 
     repo: str
-    """A hub id, or a language model (pythia-160m-deduped, gemma-2-2b) whose SAEBench release is meant."""
+    """A hub id, also with the path of one SAE behind it; a release of SAELens (gpt2-small-res-jb, with --sae-id or
+    /SAE_ID behind it), also of Gemma Scope; or a language model (pythia-160m-deduped, gemma-2-2b) whose SAEBench
+    release is meant."""
+    sae_id: str | None = None
+    """With a release of SAELens: which of its SAEs, such as blocks.8.hook_resid_pre. The directory of releases comes
+    with sae-lens; Gemma Scope's are known without it."""
     allow: tuple[str, ...] = ()
     """Only files that match one of these patterns, such as 'TopK_*/*'; with a language model the variant decides."""
     variant: str | None = None

@@ -95,7 +95,7 @@ def evaluate(config: RunConfig) -> Path:
     entries = [{str(k): v for k, v in row.items() if pd.notna(v)} for row in table.to_dict("records")]
     for entry in entries:
         entry["path"] = str(Path(entry["path"]).absolute())
-        for name in ("trainer", "step"):
+        for name in ("trainer", "seed", "step"):
             if name in entry:
                 try:
                     entry[name] = int(entry[name])

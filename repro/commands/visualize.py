@@ -51,13 +51,16 @@ def visualize(config: RunConfig) -> list[Path]:
 
 
 def with_steps(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows that have values, named, and with the last step of training, from its config, as the step of a final."""
+    """The rows that have values, named, with their run, and the last step of training as the step of a final one."""
+    from repro.checkpoints.runs import run_of
+
     table = table.copy()
     for column in ("name", "variant", "mode", "protocol", "sparsity", "step"):
         if column not in table:
             table[column] = None
     table["name"] = table["name"].fillna(table["variant"])
     table["final"] = table["step"].isna()
+    table["run"] = table["path"].map(run_of, na_action="ignore").astype(str) if "path" in table else ""
     if "path" in table:
         steps = {path: _trained(path) for path in table.loc[table["final"], "path"].dropna().unique()}
         table["step"] = table["step"].fillna(table["path"].map(steps))
@@ -111,7 +114,7 @@ def by_step(rows: pd.DataFrame, metric: str) -> Figure:
     colors = {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(sorted(rows["sparsity"].dropna().unique()))}
     for (name, mode), where in zip(panels, place):
         panel = rows[(rows["name"] == name) & (rows["mode"] == mode)]
-        keys = ["sparsity", *(["trainer"] if "trainer" in panel else [])]
+        keys = ["sparsity", "run", *(["trainer"] if "trainer" in panel else [])]
         for (sparsity, *_), line in panel.groupby(keys, dropna=False):
             line = line.sort_values("step")
             label = f"{sparsity:g}" if sparsity == sparsity else "sparsity unknown"
@@ -229,6 +232,8 @@ def _bars(line: pd.DataFrame, metric: str) -> dict[str, Any]:
 
 def _hover(name: str, mode: str, row: dict[str, Any]) -> str:
     parts = [f"{name}, {mode}", f"sparsity {row['sparsity']:g}", f"step {row['step']:.0f}"]
+    if (seed := row.get("sae_seed")) is not None and seed == seed:
+        parts.append(f"seed {seed:.0f}")
     if row.get("L0") is not None:
         parts.append(f"L0 {row['L0']:.4g}")
     return ", ".join(parts)

@@ -97,7 +97,8 @@ def evaluate_sae(
 
 
 ROOMS = ("checkpoints", "evaluate", "inference", "kernels", "metrics", "sae", "solvers")
-FILES = ("base/sums.py", "codes.py", "ops.py", "activations/held_out.py", "activations/language_models/loss.py")
+LOSS = ("held_out.py", "language_models/loss.py", "language_models/sites.py")
+FILES = ("base/sums.py", "codes.py", "ops.py", *(f"activations/{name}" for name in LOSS))
 
 
 def sources() -> list[Path]:
@@ -127,7 +128,9 @@ def evaluate_checkpoints(
     failed: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Rows of many checkpoints: dicts with path and, if known, variant, trainer, step, sparsity (`repro index`).
+    """Rows of many checkpoints: dicts with path and, if known, variant, trainer, seed, step, sparsity (`repro index`).
+
+    A checkpoint's seed is the column sae_seed of its rows; their seed is that of the evaluation.
 
     Each row is stored in `folder` as JSON when it is finished, keyed by a hash of weights, data, options and sources,
     and is not computed again: a run that was killed goes on where it stopped. A checkpoint that cannot be read or does
@@ -190,7 +193,7 @@ def _job(
 ) -> Job:
     entry = {
         k: listed[k] for k in ("name", "variant", "trainer", "step", "sparsity", "path") if listed.get(k) is not None
-    }
+    } | ({"sae_seed": listed["seed"]} if listed.get("seed") is not None else {})
     try:
         with _readable(entry["path"]):
             weights = locate(entry["path"]).weights

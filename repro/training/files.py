@@ -177,6 +177,7 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
     cls = VARIANTS[job.variant]
     trainer_class = cls.trainer_class or f"{cls.__name__}Trainer"
     layer, d = about["layer"], about["d"]
+    place = f"{about.get('site', 'resid_post')}_layer_{layer}"
     trainer: dict[str, Any] = {
         "trainer_class": trainer_class,
         "dict_class": next((name for name, c in CLASSES.items() if c is cls), cls.__name__),
@@ -190,8 +191,8 @@ def _config(job: Job, recipe: Recipe, about: dict[str, Any], device: str) -> dic
         "device": device,
         "layer": layer,
         "lm_name": about["lm_name"],
-        "wandb_name": f"{trainer_class}-{about['lm_name']}-resid_post_layer_{layer}",
-        "submodule_name": f"{about.get('site', 'resid_post')}_layer_{layer}",
+        "wandb_name": f"{trainer_class}-{about['lm_name']}-{place}",
+        "submodule_name": place,
     }
     if job.sparsity_name in ("k", "total_k"):
         trainer |= {

@@ -1,9 +1,9 @@
-"""Loss of a language model whose activations, at the output of one block, are replaced by reconstructions."""
+"""Loss of a language model whose activations, at one site of one block, are replaced by reconstructions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from repro.activations.language_models.load import LoadedModel
+from repro.activations.language_models.sites import changed
 from repro.base.errors import BadInput
 from repro.base.sums import Sums
 
@@ -58,22 +59,25 @@ class PatchedLoss(Sums):
 
 @dataclass
 class LossMeter:
-    """A language model and held-out text, on which any reconstruction of one block's output is judged.
+    """A language model and held-out text, on which any reconstruction of the activations of one place is judged.
 
-    Positions that are not patched keep their activations. Nothing but sums stays in memory: each pass computes the
-    clean probabilities of a batch again, and after them the patched ones of the same batch, by the blocks after
-    `layer` alone. Raises BadInput for a block that the model lacks, and where no predicted token counts.
+    It takes the place of what `sites` reads there; positions that are not patched keep their activations. Nothing but
+    sums stays in memory: each pass computes the clean probabilities of a batch again, and after them the patched ones
+    of the same batch, without the blocks before the place. Raises BadInput for a block that the model lacks, and where
+    no predicted token counts.
     """
 
     model: LoadedModel
     layer: int
-    """Block whose output is replaced."""
+    """Block in which activations are replaced."""
     ids: Tensor
     """Token ids [sequences, seq_len]."""
     patched: Tensor
     """True at the positions that are patched, [sequences, seq_len]."""
     documents: Tensor
     """Document number of each position, [sequences, seq_len]; below 0 at padding."""
+    site: str = "resid_post"
+    """Which activations of the block: resid_post, resid_pre, attn_out, mlp_out or hook_z."""
 
     def __post_init__(self) -> None:
         blocks, shape = len(self.model.blocks), tuple(self.ids.shape)
@@ -114,15 +118,14 @@ class LossMeter:
         for rows in self._batches():
             ids, patched, counted = self.ids[rows], self.patched[rows], self.counted[rows]
             targets, group = ids[:, 1:][counted[:, :-1]], self.group[rows]
-            logits, output = self._clean(rows)
-            clean, hidden = logits[counted], output[0] if isinstance(output, tuple) else output
+            logits, stream, value = self._clean(rows)
+            clean, hidden = logits[counted], value.reshape(*ids.shape, -1)
             del logits  # of all positions
             x = hidden[patched].float()
             for i, x_hat in zip(range(n), reconstruct(x), strict=True):
                 new = hidden.clone()
                 new[patched] = x_hat.to(hidden)
-                with bypassed(self.model.blocks[: self.layer + 1], put(new, output)):
-                    other = self._logits(rows)[counted]
+                other = self._patched(rows, stream, new.reshape(value.shape))[counted]
                 error, size = (x - x_hat.to(x)).double().square().sum(1), x.double().square().sum(1)
                 by_token = (torch.ones(len(clean)), *compared(clean, other, targets.to(clean.device)))
                 parts = [self._by_document(values, group[counted]) for values in by_token]
@@ -149,23 +152,31 @@ class LossMeter:
         mask = None if bool(real.all()) else real.to(ids.device).long()
         return self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
 
-    def _clean(self, rows: tuple[slice, slice]) -> tuple[Tensor, Any]:
-        """Logits of the model as it is, and what the block gives."""
-        seen: list[Any] = []
-        handle = self.model.blocks[self.layer].register_forward_hook(lambda module, args, output: seen.append(output))
-        try:
-            return self._logits(rows), seen[0]
-        finally:
-            handle.remove()
+    @property
+    def _before(self) -> nn.ModuleList:
+        """The blocks that need not run again: what they compute does not depend on the site."""
+        return self.model.blocks[: self.layer + (self.site == "resid_post")]
+
+    def _clean(self, rows: tuple[slice, slice]) -> tuple[Tensor, Any, Tensor]:
+        """Logits of the model as it is, what the last of the blocks before gives (None without one), and the site."""
+        stream: list[Any] = []
+        values: list[Tensor] = []
+        with ExitStack() as stack:
+            if len(self._before):
+                hook = self._before[-1].register_forward_hook(lambda module, args, output: stream.append(output))
+                stack.callback(hook.remove)
+            stack.enter_context(changed(self.model.blocks[self.layer], self.site, values.append))
+            logits = self._logits(rows)
+        return logits, stream[0] if stream else None, values[0]
+
+    def _patched(self, rows: tuple[slice, slice], stream: Any, new: Tensor) -> Tensor:
+        """Logits where `new` is at the site, and the blocks before give `stream`."""
+        with bypassed(self._before, stream), changed(self.model.blocks[self.layer], self.site, lambda value: new):
+            return self._logits(rows)
 
     def _by_document(self, values: Tensor, group: Tensor) -> np.ndarray:
         out = torch.zeros(self.n_documents, dtype=torch.float64)
         return out.index_add_(0, group, values.double().cpu()).numpy()
-
-
-def put(hidden: Tensor, output: Any) -> Any:
-    """The output of a block with other hidden states [B, T, d] in it."""
-    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -60,17 +62,24 @@ def width_of(block: nn.Module, site: str, stream: int) -> int:
     return int(getattr(part, "in_features", 0) or part.weight.shape[0])  # GPT-2's Conv1D lies the other way round
 
 
-def read(run: Any, block: nn.Module, site: str, shape: torch.Size) -> Tensor:
-    """Call run() and leave it as soon as the site has been computed: [B, T, d], shape = (B, T)."""
-    seen: list[Tensor] = []
+@contextmanager
+def changed(block: nn.Module, site: str, change: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Inside, `change` gets the activations of the site, and what it returns takes their place; None leaves them.
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
-        raise _Stop
+    They are [B, T, width], but [B T, width] in OPT's MLP. Raises BadInput if the block is of another make.
+    """
 
-    def after(module: nn.Module, args: tuple, output: Any) -> None:
-        seen.append(output[0] if isinstance(output, tuple) else output)
-        raise _Stop
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        new = change(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
+
+    def after(module: nn.Module, args: tuple, output: Any) -> Any:
+        if not isinstance(output, tuple):
+            return change(output)
+        new = change(output[0])
+        return None if new is None else (new, *output[1:])
 
     if site in ("resid_pre", "hook_z"):
         entered = block if site == "resid_pre" else projection_of(block)
@@ -78,12 +87,22 @@ def read(run: Any, block: nn.Module, site: str, shape: torch.Size) -> Tensor:
     else:
         handle = (block if site == "resid_post" else part_of(block, site)).register_forward_hook(after)
     try:
-        run()
-    except _Stop:
-        pass
+        yield
     finally:
         handle.remove()
-    return seen[0].reshape(*shape, -1)  # OPT's MLP works on [B T, d]
+
+
+def read(run: Callable[[], None], block: nn.Module, site: str, shape: torch.Size) -> Tensor:
+    """Call run() and leave it as soon as the site has been computed: [B, T, d], shape = (B, T)."""
+    seen: list[Tensor] = []
+
+    def leave(value: Tensor) -> None:
+        seen.append(value)
+        raise _Stop
+
+    with suppress(_Stop), changed(block, site, leave):
+        run()
+    return seen[0].reshape(*shape, -1)
 
 
 class _Stop(Exception):

@@ -111,10 +111,10 @@ def described(
     source.extra["hook"] = hook
     if UNFOLDED in notes:
         source.extra["mean_norm"] = sae_config.d**0.5
-    return Plan(cls, sae_config, source, tensors, notes=[*notes, *_processing(meta)])
+    return Plan(cls, sae_config, source, tensors, notes=[*notes, *processing(meta)])
 
 
-def _processing(meta: Mapping[str, Any]) -> list[str]:
+def processing(meta: Mapping[str, Any]) -> list[str]:
     """Notes where the language model was changed, or not its last version, when its activations were read."""
     options = meta.get("model_from_pretrained_kwargs") or {}
     changes = [name for name in ("center_writing_weights", "fold_ln", "fold_value_biases") if options.get(name)]
