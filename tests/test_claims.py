@@ -8,7 +8,7 @@ from repro.base.errors import BadInput
 from repro.base.files import repo_root
 from repro.sections import claims
 from repro.sections.effects import FAMILIES, Effect, group_of, order_of, per_halving, refined
-from repro.sections.shown import shown
+from repro.sections.shown import shown, told
 from repro.sections.verdict import NOT_RUN, OPEN, REFUTED, SUPPORTED
 
 VARIANTS = {"standard": (0.02, 0.06), "topk": (16.0, 32.0), "batch_topk": (16.0, 32.0), "jumprelu": (16.0, 32.0)}
@@ -306,9 +306,20 @@ def test_every_claim_has_a_margin_and_a_notebook():
 
 def test_a_notebook_shows_whole_sentences():
     some = [claim for claim in claims.CLAIMS if claim.id in ("C5a", "C5k", "C8a")]
-    html = shown(some, "tiny").to_html().replace("&#x27;", "'")
+    html = shown(some).to_html().replace("&#x27;", "'")
     assert all((claim.statement in html) == (claim in some) for claim in claims.CLAIMS if len(claim.statement) > 30)
-    assert html == shown(some, "tiny").to_html().replace("&#x27;", "'")
+    assert html == shown(some).to_html().replace("&#x27;", "'")
+
+
+def test_a_page_opens_with_the_sentences_of_its_claims():
+    """Those of `claims.summary`, real language models first, whatever parts the section itself tests."""
+    text = told([claim for claim in claims.CLAIMS if claim.id in ("C5j", "C8a")]).data
+    assert [line[2:5] for line in text.splitlines() if line.startswith("**")] == ["C5.", "C8."]
+    said = [line for line in text.splitlines() if line.startswith("- ")]
+    assert said[0].startswith("- smollm2-135m: *") and said[1].startswith("- tiny (bundled): *")
+    for scale, line in zip(("small", "tiny"), said):
+        row = claims.summary(claims.ledger(scale)).set_index("claim").loc["C5"]
+        assert f"*{row['verdict']}*. {row['sentence']}" in line
 
 
 def test_unknown_scale():

@@ -83,9 +83,9 @@ def side_by_side(name: str, scale: str, kind: str = "") -> dict[str, DataFrame]:
     kind: COMPARE or SWEEP, to take in the SAEs of other language models that these commands evaluated.
     """
     tables = others(name, scale) | ({} if (own := load_table(name, scale)) is None else {scale: own})
-    named = {named(about(name, s)["scale"], s): table for s, table in tables.items()}
-    named |= other_models(kind) if kind else {}
-    return dict(sorted(named.items(), key=lambda entry: entry[0].endswith(BUNDLED)))
+    by_model = {named(about(name, s)["scale"], s): table for s, table in tables.items()}
+    by_model |= other_models(kind) if kind else {}
+    return dict(sorted(by_model.items(), key=lambda entry: entry[0].endswith(BUNDLED)))
 
 
 BUNDLED = " (bundled)"

@@ -29,12 +29,13 @@ def finals(table: DataFrame) -> DataFrame:
 
 
 def as_configured(table: DataFrame) -> DataFrame:
-    """The sparsity asked of each SAE, and its L0, FVE, dead and dense latents at the end of training."""
+    """The first and the last SAE of each variant by L0: the sparsity asked for, and what it has after training."""
     part = finals(table).assign(asked=lambda t: [SPARSITY_NAME[v] for v in t["variant"]])
     order = {v: i for i, v in enumerate(TRAINED)}
     part = part.sort_values(["variant", "L0"], key=lambda c: c.map(order) if c.name == "variant" else c)
     columns = ["asked", "sparsity", "L0", "FVE", "dead_rate", "dense@0.1", "amort_gap_relative"]
-    return part.set_index("variant")[columns].round(4)
+    ends = part.groupby("variant", sort=False).nth([0, -1])
+    return ends.set_index("variant")[columns].round(4)
 
 
 def gap_correlations(table: DataFrame, protocol: str = "corrected") -> DataFrame:

@@ -74,10 +74,10 @@ WAYS = {
 
 
 def gains(folder: Path | None = None) -> str:
-    """What better codes cost in units of the encoder's product, a line a shape; empty without rows."""
+    """What better codes cost in units of the encoder's product, a line a shape."""
     table = bench("pursuit", folder)
     if table is None:
-        return ""
+        return "Not measured on any machine yet."
     lines = []
     for (device, d, m, k), part in table.groupby(["device", "d", "m", "k"], sort=False):
         by = part.set_index("method")

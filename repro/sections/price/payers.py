@@ -29,16 +29,16 @@ SIZE = 512
 """Tokens of a block."""
 TRAINING = 20_000
 """Training tokens on which the encoder's firings are counted."""
+RATE = "training tokens on which the encoder fires it"
+"""The property whose groups are named in percent, the first for latents that never fire."""
 EDGES: dict[str, tuple[float, ...]] = {
     "times the token was in training": (10, 100, 1000),
     "place in the sequence": (8, 32, 64),
     "norm, in medians": (0.8, 0.95, 1.05, 1.2),
-    "training tokens on which the encoder fires it": (1e-9, 0.001, 0.01, 0.1),
+    RATE: (1e-9, 0.001, 0.01, 0.1),
     "largest cosine with another latent": (0.3, 0.5, 0.7),
 }
 """Property of a token, or of a latent (the last two) -> lower ends of its groups but the first."""
-NAMES = {"training tokens on which the encoder fires it": ("never", "< 0.1 %", "0.1–1 %", "1–10 %", "≥ 10 %")}
-"""Names of groups whose edges do not name them well."""
 
 
 def who_pays(scale: Scale, tokens: int) -> DataFrame:
@@ -117,14 +117,17 @@ def _ends(name: str) -> Tensor:
 
 def _head(name: str, group: int) -> dict[str, Any]:
     """The property, the number of the group and its name."""
-    ends = EDGES[name]
-    whole = all(float(end).is_integer() for end in ends)
-    if name in NAMES:
-        text = NAMES[name][group]
-    elif group in (0, len(ends)):
-        text = f"< {ends[0]:g}" if group == 0 else f"≥ {ends[-1]:g}"
+    ends, last = EDGES[name], len(EDGES[name])
+    whole, unit, factor = all(float(end).is_integer() for end in ends), "", 1
+    if name == RATE:
+        unit, factor = " %", 100
+    low, high = (f"{factor * ends[i]:g}" if 0 <= i < last else "" for i in (group - 1, group))
+    if name == RATE and group < 2:
+        text = "never" if group == 0 else f"< {high}{unit}"
+    elif group in (0, last):
+        text = f"≥ {low}{unit}" if group else f"< {high}{unit}"
     else:
-        text = f"{ends[group - 1]:g}–{ends[group] - whole:g}"
+        text = f"{low}–{factor * ends[group] - whole:g}{unit}"
     return {"property": name, "order": group, "group": text}
 
 
