@@ -1,11 +1,12 @@
-"""§5's page: what its figure and table show of a made-up comparison of two language models, by hand."""
+"""The pages of §5 and §5.1: what figures and tables show of made-up tables of two language models, by hand."""
 
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
 from repro.base import theme
-from repro.sections import comparison, tables
+from repro.sections import comparison, controls, tables
+from repro.sections.controls import documents
 from repro.sections.scales import SCALES
 
 
@@ -60,3 +61,25 @@ def test_logarithmic_axes_are_labelled_at_round_numbers(values, tick):
     assert figure.layout.yaxis.dtick == tick and figure.layout.xaxis.dtick is None
     own = go.Figure(go.Scatter(y=values), layout={"yaxis": {"type": "log", "dtick": 2}})
     assert theme.caption(own, "Another.").layout.yaxis.dtick == 2
+
+
+def test_controls_stand_beside_the_codes_of_their_own_model():
+    free = pd.DataFrame([{"variant": "topk", "sparsity": 8.0, "mode": "pursuit", "NMSE": 0.07, "L0": 8.0}])
+    both = {"a model": table(), "another": table(1.0)}
+    figure = controls.controls_figure(both, {"another": free}, "NMSE")
+    points = {(trace.name, code): x for trace in figure.data for x, code in zip(trace.x, trace.y)}
+    assert points["topk", "pursuit at the encoder's k"] == 0.07 and points["standard", "encoder"] == 1.4
+    assert {trace.xaxis for trace in figure.data} == {"x"} and figure.layout.xaxis.type == "log"
+
+
+def test_differences_over_documents_have_a_panel_a_model():
+    row = {"metric": "NMSE", "variant": "topk", "sparsity": 8.0, "mode": "30 steps", "L0_encoder": 8.0}
+    row |= {"difference": 0.1, "low": 0.05, "high": 0.15, "encoder": 0.2, "refined": 0.3, "saes": 1}
+    rows = pd.DataFrame(
+        [row | {"mode": mode, "variant": v} for mode in documents.REFINED for v in ("topk", documents.ALL)]
+    )
+    rows = rows.assign(documents=9, tokens=90)
+    figure = controls.documents_figure({"a model": rows, "another": rows}, "NMSE")
+    assert {trace.xaxis for trace in figure.data} == {"x", "x2"} and list(figure.data[0].error_y.array) == [0.05]
+    shown = controls.documents_overview({"a model": rows, "another": rows})
+    assert list(shown["raised"]) == [1] * 6 and list(shown["lowered"]) == [0] * 6

@@ -109,8 +109,8 @@ def test_a_real_run(tmp_path, monkeypatch):
     assert (table["low"] <= table["difference"]).all() and (table["difference"] <= table["high"]).all()
     pursued = table[(table["mode"] == "pursuit") & (table["metric"] == "NMSE") & (table["variant"] == "topk")]
     assert (pursued["L0"] <= pursued["L0_encoder"] + 0.5).all() and (pursued["difference"] < 0).all()
-    assert controls.documents_overview(table).loc[("NMSE", "pursuit"), "saes"] == 3
-    figure = controls.documents_figure(table, "dense@0.1")
+    assert controls.documents_overview({"a": table}).loc[("a", "NMSE", "pursuit"), "saes"] == 3
+    figure = controls.documents_figure({"a": table}, "dense@0.1")
     assert len(figure.data) == 3
     assert max(map(len, figure.layout.yaxis.title.text.split("<br>"))) <= 36, "cut along an axis of usual height"
 

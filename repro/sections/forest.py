@@ -74,7 +74,7 @@ def forest_figure(claims: dict[str, Claim], scale: str, model: str) -> Figure:
     figure.update_xaxes(
         tickvals=[_place(t) for t in TICKS],
         ticktext=[f"{t:+d}".replace("-", "−") if t else "0" for t in TICKS],
-        title_text="← less  ·  multiples of the margin  ·  more →",
+        title_text="← less  ·  in margins  ·  more →",
         tickangle=0,
     )
     figure.update_yaxes(

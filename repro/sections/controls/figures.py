@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from repro.base.theme import AMBER, BLUE, GREEN, VARIANT_COLORS, caption, interval
 from repro.sections.controls.documents import ALL, REFINED
 from repro.sections.controls.words import CODES_BY, together
-from repro.sections.figures import blank, label, names_of, wrapped
+from repro.sections.figures import label, legend_once, names_of, wrapped
 from repro.sections.types import DataFrame, Figure
 
+TITLED = 64
+"""Pixels below panels that share the title of their x axes."""
 
-def controls_figure(table: DataFrame, controls: DataFrame, metric: str) -> Figure:
-    """One metric of all codes at the encoder's L0, a marker an SAE, corrected protocol."""
-    figure = blank()
-    both = together(table, controls).dropna(subset=[metric])
-    for variant, part in both.groupby("variant", sort=False):
-        figure.add_scatter(
-            x=part[metric],
-            y=part["codes"],
-            mode="markers",
-            name=variant,
-            marker={"color": VARIANT_COLORS[variant], "size": 9, "opacity": 0.8},
-            hovertext=[f"{name}, L0 {l:.4g}" for name, l in zip(names_of(part), part["L0"])],
-        )
+
+def controls_figure(tables: Mapping[str, DataFrame], controls: Mapping[str, DataFrame], metric: str) -> Figure:
+    """One metric of all codes at the encoder's L0, corrected protocol: a marker an SAE, a panel a language model.
+
+    tables, controls: `comparison` and `controls` by language model; the panels are those of the latter.
+    """
+    from plotly.subplots import make_subplots
+
+    panels = {"subplot_titles": list(controls), "shared_yaxes": True, "x_title": label(metric)}
+    figure = make_subplots(1, len(controls), horizontal_spacing=0.04, **panels)
+    for col, (model, free) in enumerate(controls.items(), 1):
+        both = together(tables[model], free).dropna(subset=[metric])
+        for variant, part in both.groupby("variant", sort=False):
+            figure.add_scatter(
+                x=[float(f"{x:.5g}") for x in part[metric]],
+                y=part["codes"],
+                mode="markers",
+                name=variant,
+                marker={"color": VARIANT_COLORS[variant], "size": 9, "opacity": 0.8},
+                hovertext=[f"{name}, L0 {l:.4g}" for name, l in zip(names_of(part), part["L0"])],
+                row=1,
+                col=col,
+            )
+    legend_once(figure)
     figure.update_yaxes(categoryorder="array", categoryarray=list(CODES_BY.values())[::-1])
-    figure.update_xaxes(title_text=label(metric), type="log" if metric == "NMSE" else "linear")
+    figure.update_xaxes(type="log" if metric == "NMSE" else "linear")
+    figure.update_layout(margin_b=TITLED)
     return caption(
         figure,
         f"{label(metric)} of every inference mode at the encoder's own number of nonzeros. "
@@ -31,24 +47,35 @@ def controls_figure(table: DataFrame, controls: DataFrame, metric: str) -> Figur
     )
 
 
-def documents_figure(table: DataFrame, metric: str) -> Figure:
-    """The difference that each mode makes to each SAE, with intervals over documents, against the encoder's L0."""
+def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
+    """The difference that each mode makes to each SAE, with intervals over documents, a panel a language model.
+
+    tables: `documents` by language model.
+    """
+    from plotly.subplots import make_subplots
+
     colors = dict(zip(REFINED, (AMBER, BLUE, GREEN), strict=True))
-    figure = blank()
-    part = table[(table["metric"] == metric) & (table["variant"] != ALL)]
-    for mode, rows in part.groupby("mode", sort=False):
-        figure.add_scatter(
-            x=rows["L0_encoder"].round(2),
-            y=rows["difference"].round(4),
-            error_y=interval(rows["difference"], rows["low"], rows["high"]),
-            mode="markers",
-            name=str(mode),
-            marker={"color": colors[str(mode)], "size": 6},
-            hovertext=names_of(rows),
-        )
+    panels = {"subplot_titles": list(tables), "x_title": "L0 of the encoder"}
+    figure = make_subplots(1, len(tables), horizontal_spacing=0.09, **panels)
+    for col, table in enumerate(tables.values(), 1):
+        part = table[(table["metric"] == metric) & (table["variant"] != ALL)]
+        for mode, rows in part.groupby("mode", sort=False):
+            figure.add_scatter(
+                x=rows["L0_encoder"].round(2),
+                y=rows["difference"].round(4),
+                error_y=interval(rows["difference"], rows["low"], rows["high"]),
+                mode="markers",
+                name=str(mode),
+                marker={"color": colors[str(mode)], "size": 6},
+                hovertext=names_of(rows),
+                row=1,
+                col=col,
+            )
+    legend_once(figure)
     figure.add_hline(y=0, line_width=1)
-    figure.update_xaxes(type="log", title_text="L0 of the encoder")
-    figure.update_yaxes(title_text=wrapped(f"{label(metric)}:") + "<br>refined − encoder")
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(title_text=wrapped(f"{label(metric)}:") + "<br>refined − encoder", col=1)
+    figure.update_layout(margin_b=TITLED)
     return caption(
         figure,
         f"What refinement does to {label(metric)} at the encoder's own L0, an SAE a column of points; "

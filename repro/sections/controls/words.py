@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from repro.sections.controls.documents import ALL
 from repro.sections.tables import tidy
 from repro.sections.types import DataFrame
@@ -26,18 +28,28 @@ def together(table: DataFrame, controls: DataFrame) -> DataFrame:
     return both.assign(codes=both["mode"].map(CODES_BY))
 
 
-def overview(table: DataFrame, controls: DataFrame) -> DataFrame:
-    """Means over SAEs, a row for each way to find codes, learned ones and controls together."""
+def overview(tables: Mapping[str, DataFrame], controls: Mapping[str, DataFrame]) -> DataFrame:
+    """Means over SAEs, a row a language model and way to find codes, learned ones and controls together."""
+    import pandas as pd
+
     columns = ["NMSE", "NMSE_refit", "FVE", "L0", "dead_rate", "dense@0.1", "F1@1", "dF1", "absorption"]
-    means = together(table, controls).groupby("codes")[columns].mean()
-    return tidy(means.reindex([name for name in CODES_BY.values() if name in means.index]))
+    parts = {}
+    for model, free in controls.items():
+        means = together(tables[model], free).groupby("codes")[columns].mean()
+        parts[model] = means.reindex([name for name in CODES_BY.values() if name in means.index])
+    return tidy(pd.concat(parts, names=["language model"]))
 
 
-def documents_overview(table: DataFrame) -> DataFrame:
-    """The rows over all SAEs, and how many SAEs change beyond doubt by themselves."""
-    whole = table[table["variant"] == ALL].set_index(["metric", "mode"])
-    alone = table[table["variant"] != ALL]
-    keys = [alone["metric"], alone["mode"]]
-    whole = whole.assign(lowered=(alone["high"] < 0).groupby(keys).sum(), raised=(alone["low"] > 0).groupby(keys).sum())
+def documents_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
+    """The rows over all SAEs of each language model, and how many SAEs change beyond doubt by themselves."""
+    import pandas as pd
+
     columns = ["encoder", "refined", "difference", "low", "high", "saes", "lowered", "raised", "documents", "tokens"]
-    return tidy(whole[columns])
+    parts = {}
+    for model, table in tables.items():
+        whole = table[table["variant"] == ALL].set_index(["metric", "mode"])
+        alone = table[table["variant"] != ALL]
+        keys = [alone["metric"], alone["mode"]]
+        lowered, raised = (alone["high"] < 0).groupby(keys).sum(), (alone["low"] > 0).groupby(keys).sum()
+        parts[model] = whole.assign(lowered=lowered, raised=raised)[columns]
+    return tidy(pd.concat(parts, names=["language model"]))

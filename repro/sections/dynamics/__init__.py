@@ -3,4 +3,4 @@
 from repro.sections.dynamics.claims import answers, verdicts
 from repro.sections.dynamics.figures import figures, frontier_figure, gap_figure, trajectory_figure
 from repro.sections.dynamics.run import run, run_variants
-from repro.sections.dynamics.words import as_configured, gap_against_pathology, overview
+from repro.sections.dynamics.words import as_configured, gap_against_pathology

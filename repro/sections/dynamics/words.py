@@ -14,14 +14,6 @@ def sparser(variant: str, sparsity: float) -> float:
     return -sparsity if SPARSITY_NAME[variant] == "l1_penalty" else sparsity
 
 
-def overview(table: DataFrame) -> DataFrame:
-    """First and last checkpoint of every trajectory, corrected."""
-    part = table[table["protocol"] == "corrected"].sort_values("step")
-    ends = part.groupby(["variant", "sparsity"]).nth([0, -1])
-    columns = ["variant", "sparsity", "step", "NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "absorption", "dF1"]
-    return ends.sort_values(["variant", "sparsity", "step"])[[*columns, "amort_gap_relative"]].round(4)
-
-
 def finals(table: DataFrame) -> DataFrame:
     """The trained SAEs, corrected."""
     part = table[table["protocol"] == "corrected"]
