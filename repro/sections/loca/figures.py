@@ -31,7 +31,7 @@ def metric_figure(table: DataFrame, metric: str) -> Figure:
     return caption(figure, text)
 
 
-def effect_figure(table: DataFrame) -> Figure:
+def effect_figure(table: DataFrame, model: str = "") -> Figure:
     """LocA minus each other form, with intervals over seeds, a panel a metric."""
     from plotly.subplots import make_subplots
 
@@ -50,8 +50,8 @@ def effect_figure(table: DataFrame) -> Figure:
     figure.update_layout(height=620)
     return caption(
         figure,
-        "LocA-SAE (corrected) minus each other form, with 95 % intervals over seeds: left of the dashed line, LocA is "
-        "lower. Against random groups, the difference is what angular variance is worth.",
+        f"{model and f'{model}. '}LocA-SAE (corrected) minus each other form, with 95 % intervals over seeds: left of "
+        "the dashed line, LocA is lower. Against random groups, the difference is what angular variance is worth.",
     )
 
 
