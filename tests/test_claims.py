@@ -296,7 +296,7 @@ def test_ten_claims_do_not_merge_with_one():
     assert sorted(ids, key=order_of) == ["C1a", "C1b", "C2", "C10a", "C10b", "T1"]
     assert [group_of(i) for i in ids] == ["C10", "C2", "C1", "C10", "C1", "T1"]
     listed = [claim.id for claim in claims.CLAIMS]
-    assert len(set(listed)) == len(listed) and listed[:3] == ["C1a", "C1b", "C1c"] and listed[-1] == "P1d"
+    assert len(set(listed)) == len(listed) and listed[:3] == ["C1a", "C1b", "C1c"] and listed[-1] == "P2d"
 
 
 def test_every_claim_has_a_margin_and_a_notebook():

@@ -10,50 +10,68 @@ from repro.sections.shown import shown, told
 from repro.sections.verdict import Claim, Finding
 
 
-def finding(tables: Tables, metric: str, family: str | None = None) -> Finding:
+def finding(tables: Tables, metric: str, name: str = "price_parts") -> Finding:
     """The test whether the guess makes part of what the encoder's codes cost in this metric."""
-    table = tables["price_parts"]
-    mean = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
+    table = tables[name]
+    mean = {p: by_part(table, metric, p)["value"].mean() for p in ("values", "support", "dictionary")}
     parts = ", ".join(f"{name} {value:.3f}" for name, value in mean.items())
-    return Finding(share(table, metric, family), why=f"mean increase {sum(mean.values()):.3f}: {parts}")
+    return Finding(share(table, metric), why=f"mean increase {sum(mean.values()):.3f}: {parts}")
 
 
-def in_nats(tables: Tables) -> Finding:
+def in_nats(tables: Tables, name: str = "price_parts") -> Finding:
     """The test whether pursuit with as many latents on each token lowers the language model's loss."""
-    return Finding(saved(tables["price_parts"], "CE"))
+    return Finding(saved(tables[name], "CE"))
 
 
-SENTENCES = {"P1": "The guess of the encoder has a price: part of the damage would be gone with better codes."}
-LEADS = {"P1": "Against pursuit with as many latents on each token"}
+SENTENCES = {
+    "P1": "The guess of the encoder has a price: part of the damage would be gone with better codes.",
+    "P2": "The price is there on text of another source than the training's.",
+}
+LEADS = {
+    "P1": "Against pursuit with as many latents on each token",
+    "P2": "On text of another source, against pursuit with as many latents on each token",
+}
+DAMAGES = {
+    "KL": "divergence from the clean language model",
+    "CE": "language model's loss increase",
+    "NMSE": "reconstruction's error",
+}
 
-_price = partial(Claim, section="45_price", claimed="rises", needs=("price_parts",))
-CLAIMS = [
-    _price(
-        id=f"P1{letter}",
-        statement=f"The guess makes part of the {damage}",
+
+def _share(id: str, metric: str, table: str, where: str = "") -> Claim:
+    return Claim(
+        id=id,
+        section="45_price",
+        claimed="rises",
+        needs=(table,),
+        statement=f"The guess makes part of the {DAMAGES[metric]}{where}",
         metric="share_of_increase",
-        quantity=f"its share of the {damage}",
+        quantity=f"its share of the {DAMAGES[metric]}",
         verbs=("is", "is below 0 by"),
-        test=partial(finding, metric=metric),
+        test=partial(finding, metric=metric, name=table),
     )
-    for letter, metric, damage in (
-        ("a", "KL", "divergence from the clean language model"),
-        ("b", "CE", "language model's loss increase"),
-        ("c", "NMSE", "reconstruction's error"),
-    )
-]
-CLAIMS.append(
-    Claim(
-        id="P1d",
+
+
+def _loss(id: str, table: str, where: str = "") -> Claim:
+    return Claim(
+        id=id,
         section="45_price",
         claimed="falls",
-        needs=("price_parts",),
-        statement="Pursuit with as many latents on each token lowers the language model's loss (nats a token)",
+        needs=(table,),
+        statement=f"Pursuit with as many latents on each token lowers the language model's loss{where} (nats a token)",
         metric="loss",
         quantity="the language model's loss in nats a token",
-        test=in_nats,
+        test=partial(in_nats, name=table),
     )
-)
+
+
+_OTHER = " on text of another source"
+CLAIMS = [
+    *(_share(f"P1{letter}", metric, "price_parts") for letter, metric in zip("abc", DAMAGES)),
+    _loss("P1d", "price_parts"),
+    *(_share(f"P2{letter}", metric, "price_elsewhere", _OTHER) for letter, metric in zip("abc", DAMAGES)),
+    _loss("P2d", "price_elsewhere", _OTHER),
+]
 
 answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""
