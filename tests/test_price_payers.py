@@ -62,8 +62,9 @@ def test_means_by_group(world):
     }  # fmt: skip
 
 
-def test_the_sentence_and_the_figure_say_the_same(world):
+def test_the_sentence_and_the_figure_say_the_same(world, monkeypatch):
     sae, latents = world
+    monkeypatch.setattr(payers, "FEW", 1)
     kinds = {name: torch.tensor([0, 1, 1, 3]) for name in list(payers.EDGES)[:3]}
     rows = [*payers.tokens_of(latents, kinds), *payers.latents_of(sae, latents, torch.tensor([0.5, 0.005, 0, 0]))]
     table = pd.DataFrame(rows).assign(variant="topk", sparsity=1, seed=0)
@@ -72,6 +73,8 @@ def test_the_sentence_and_the_figure_say_the_same(world):
     assert "0.000 of 0.100" in said and "misses 100% for" in said and "25% for" in said
     figure = payers_figure("a model", table)
     assert list(figure.data[0].y) == pytest.approx([0.4, 0.25, 0.1]) and "4 held-out" in str(figure.layout.meta)
+    monkeypatch.setattr(payers, "FEW", 2)
+    assert list(payers_figure("a model", table).data[0].y) == pytest.approx([0.25])
 
 
 def test_there_is_no_other_text_for_saes_of_the_bundled_one():

@@ -29,6 +29,8 @@ SIZE = 512
 """Tokens of a block."""
 TRAINING = 20_000
 """Training tokens on which the encoder's firings are counted."""
+FEW = 20
+"""Tokens or firings a SAE of the smallest group that is drawn."""
 RATE = "training tokens on which the encoder fires it"
 """The property whose groups are named in percent, the first for latents that never fire."""
 EDGES: dict[str, tuple[float, ...]] = {
@@ -163,7 +165,7 @@ def payers_figure(model: str, table: DataFrame) -> Figure:
     """Error of both kinds of codes by kinds of tokens, and the firings that the encoder misses by kinds of latents."""
     from plotly.subplots import make_subplots
 
-    means, specs = overall(table), [[{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None] * 2]
+    means, specs = overall(table).query(f"n >= {FEW}"), [[{"colspan": 2}, None] * 3, [{"colspan": 3}, None, None] * 2]
     titles = list(EDGES)
     figure = make_subplots(2, 6, specs=specs, subplot_titles=titles, vertical_spacing=0.3, horizontal_spacing=0.12)
     for i, name in enumerate(titles):
