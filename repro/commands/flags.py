@@ -10,7 +10,9 @@ import tyro
 from repro.base.config import EXCLUDE, Device, Protocol
 from repro.jobs.task import Fanout
 
-ScaleName = Literal["tiny", "small", "paper", "gemma", "small-late"]
+ScaleName = Literal["tiny", "small", "paper"]
+PricedName = Literal["tiny", "small", "paper", "gemma", "small-late"]
+"""The last two are scales that only the price (45_price) is computed at."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class Notebook:
 
     name: str
     """Name of the notebook, such as 50_comparison."""
-    scale: ScaleName = "tiny"
+    scale: PricedName = "tiny"
     """Which parameters to start from: notebooks/params/{scale}.yaml."""
     parameter: Annotated[
         tyro.conf.UseAppendAction[tuple[tuple[str, str], ...]], tyro.conf.arg(aliases=["-p"], metavar="KEY VALUE")
@@ -197,7 +199,7 @@ class Report:
 class Claims:
     """Which ledger."""
 
-    scale: ScaleName = "tiny"
+    scale: PricedName = "tiny"
     """Scale whose tables are judged."""
     recompute: bool = False
     """Run the notebooks that compute these tables first; they lie under data/cache/claims/."""
