@@ -34,6 +34,13 @@ def test_slopes_are_the_table():
     assert list(figure.data[0].x) == ["encoder", "30 steps", "optimum"]
 
 
+def test_a_random_dictionary_stands_beside_what_is_corrected():
+    free = pd.DataFrame({"mode": ["random_dictionary", "random_dictionary", "pca"], "NMSE": [0.7, 0.9, 5.0]})
+    figure = comparison.slopes_figure({"a model": table(), "another": table()}, "NMSE", {"another": free})
+    (line,) = [trace for trace in figure.data if trace.name == "optimum of a random dictionary"]
+    assert list(line.y) == [0.8] * 3 and line.xaxis == "x4"
+
+
 def test_the_overview_reads_from_left_to_right():
     shown = comparison.overview({"a model": table()}).loc[("a model", "standard", "released")]
     assert shown["NMSE"] == "0.400 → 0.200 → 0.100" and shown["L0"] == "250 → 250 → 250"
@@ -54,11 +61,19 @@ def test_real_language_models_come_first(monkeypatch):
     assert found[1].startswith("gemma-3-270m") and found[-1] == "tiny (bundled)"
 
 
-@pytest.mark.parametrize(("values", "tick"), [([1, 20, 300], "D2"), ([1e-3, 20], 1), ([0, 5], "D2")])
-def test_logarithmic_axes_are_labelled_at_round_numbers(values, tick):
-    figure = go.Figure(go.Scatter(x=["a", "b", "c"], y=values), layout={"yaxis_type": "log", "xaxis_type": "category"})
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([1.5, 12.0], [2, 5, 10]), ([2.0, 300.0], [3, 10, 30, 100, 300]), ([0, 5.0], [5]), ([0.001, 20.0], None)],
+)
+def test_logarithmic_axes_are_labelled_at_round_numbers(values, ticks):
+    figure = go.Figure(go.Scatter(x=["a", "b"], y=values), layout={"yaxis_type": "log", "xaxis_type": "category"})
     theme.caption(figure, "A figure.")
-    assert figure.layout.yaxis.dtick == tick and figure.layout.xaxis.dtick is None
+    axis = figure.layout.yaxis
+    if ticks is None:
+        assert axis.tickvals is None and axis.dtick == 1
+    else:
+        assert [v for v in axis.tickvals if min(filter(None, values)) <= v <= max(values)] == ticks
+    assert figure.layout.xaxis.dtick is None and figure.layout.xaxis.tickvals is None
     own = go.Figure(go.Scatter(y=values), layout={"yaxis": {"type": "log", "dtick": 2}})
     assert theme.caption(own, "Another.").layout.yaxis.dtick == 2
 

@@ -9,7 +9,7 @@ import torch
 
 from repro.price.latents import Latents
 from repro.sae import TopK
-from repro.sections.price import elsewhere, elsewhere_overview, payers, payers_figure, payers_findings
+from repro.sections.price import elsewhere, elsewhere_overview, payers, payers_figure, payers_findings, words
 from repro.sections.scales import SCALES
 
 
@@ -96,3 +96,22 @@ def test_both_texts_beside_each_other():
     assert list(table["text"]) == ["training's", "other"]
     assert list(table["share of the guess"]) == [0.5, 0.25] and list(table["pursuit"]) == [0.5, 0.75]
     assert list(table["SAEs"]) == [2, 2]
+
+
+def test_tables_of_the_price_have_a_row_a_language_model():
+    """The share is the mean of shares, the parts are means of nats; no dead rate, which depends on the tokens."""
+    head = {"variant": "topk", "step": 5, "seed": 0, "documents": 9, "n_tokens": 90, "low": 0.0, "high": 1.0}
+    values = {"values": (0.1, 0.3), "support": (0.1, 0.1), "dictionary": (0.2, 0.8), "share_of_increase": (0.5, 1 / 3)}
+    parts = pd.DataFrame(
+        [
+            head | {"sparsity": k, "metric": metric, "part": part, "value": value}
+            for metric in ("CE", "KL", "NMSE") for part, pair in values.items() for k, value in zip((1, 2), pair)
+        ]
+    )  # fmt: skip
+    table = words.parts_overview({"one": parts, "two": parts})
+    row = table.loc[("two", "CE", "k-trained")]
+    assert [row[c] for c in ("encoder", "values", "support", "dictionary")] == [0.8, 0.2, 0.1, 0.5]
+    assert row["share of the guess"] == pytest.approx(5 / 12, abs=1e-3) and len(table) == 6
+    modes = pd.DataFrame([{"mode": "pursuit", "step": 5, "L0": 3.0, "NMSE": 0.25, "dead_rate": 0.5}])
+    shown = words.modes_overview({"one": modes, "two": modes})
+    assert list(shown.index) == [("one", "pursuit (OMP)"), ("two", "pursuit (OMP)")] and "dead_rate" not in shown

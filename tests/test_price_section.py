@@ -101,7 +101,7 @@ def test_a_bar_is_an_sae_and_not_the_sum_of_its_seeds():
 def test_both_ways_of_training_are_in_the_legend_even_if_the_first_sae_has_one_step():
     shares = {("standard", 0.1, 0): 0.5, ("standard", 0.2, 0): 0.4, ("topk", 8, 0): 0.2}
     late, early = tabled(shares), tabled(dict(list(shares.items())[1:])).assign(step=70)
-    figure = figures.training_figure(pd.concat([late, early]), "KL")
+    figure = figures.training_figure("a model", pd.concat([late, early]), "KL")
     assert [(trace.name, trace.showlegend) for trace in figure.data] == [("L1-trained", True), ("k-trained", True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 from zlib import crc32
@@ -164,14 +165,24 @@ def interval(value: Any, low: Any, high: Any) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
 
 
+DECADES = (1.3, 2.5)
+"""Spans up to which an axis has ticks at 1, 2, 5 and at 1, 3."""
+
+
 def round_ticks(figure: Any) -> None:
-    """Label logarithmic axes that say nothing of their own at 1, 2, 5, 10, …; at powers of ten over four decades."""
+    """Label logarithmic axes that say nothing of their own with whole numbers: 1, 2, 5; 1, 3; or powers of ten."""
     for letter, select in (("x", figure.select_xaxes), ("y", figure.select_yaxes)):
         values = [float(v) for trace in figure.data for v in _numbers(getattr(trace, letter, None)) if v > 0]
-        wide = bool(values) and max(values) > 1e4 * min(values)
-        for axis in select():
-            if axis.type == "log" and axis.dtick is None and axis.tickvals is None:
-                axis.update({"dtick": 1, "exponentformat": "power"} if wide else {"dtick": "D2"})
+        axes = [a for a in select() if a.type == "log" and a.dtick is None and a.tickvals is None]
+        if not values or not axes:
+            continue
+        low, high = math.log10(min(values)), math.log10(max(values))
+        wide = high - low > DECADES[1]
+        digits = (1,) if wide else (1, 3) if high - low > DECADES[0] else (1, 2, 5)
+        exponents = range(math.floor(low) - 1, math.ceil(high) + 1)
+        ticks = [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
+        for axis in axes:
+            axis.update({"dtick": 1, "exponentformat": "power"} if wide else {"tickvals": ticks})
 
 
 def _numbers(values: Any) -> Any:

@@ -68,12 +68,17 @@ def mode_scatter(
             x=part[x],
             y=part[y],
             mode="markers",
-            name=f"{MODE_NAMES[mode]}, {PROTOCOL_NAMES[protocol]}",
+            name=f"{_name(mode, protocol)}, {PROTOCOL_NAMES[protocol]}",
             marker=mode_style(mode, protocol)["marker"] | {"size": 10},
             hovertext=hover(part),
             **(bars(part, y) if intervals and protocol == "corrected" else {}),
         )
     return figure
+
+
+def _name(mode: str, protocol: str) -> str:
+    """The word for a mode; what the released protocol calls the optimum is 200 steps from zero."""
+    return "200 steps" if (mode, protocol) == ("non", "as_released") else MODE_NAMES[mode]
 
 
 def diagonal(figure: Figure, top: float, name: str) -> None:

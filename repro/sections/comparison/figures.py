@@ -15,16 +15,18 @@ from repro.sections.types import DataFrame, Figure
 
 ROW = 230
 """Pixels of a row of panels."""
+RANDOM = "optimum of a random dictionary"
 GAP = 0.2
 """Space between two rows of panels: shared out below."""
 
 FAMILY_COLORS = {"L1": VERMILION, "gates": PINK, "k": BLUE}
 
 
-def slopes_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
+def slopes_figure(tables: Mapping[str, DataFrame], metric: str, free: Mapping[str, DataFrame] | None = None) -> Figure:
     """One metric from the encoder to the optimum: as released left, corrected right, a row of panels a language model.
 
-    A thin line an SAE, a thick one the mean of SAEs that are trained alike.
+    A thin line an SAE, a thick one the mean of SAEs that are trained alike. free: `controls` by language model, whose
+    random dictionary is drawn beside the corrected ones.
     """
     from plotly.subplots import make_subplots
 
@@ -35,6 +37,11 @@ def slopes_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
         for col, protocol in enumerate(("as_released", "corrected"), 1):
             for lines in _slopes(table[table["protocol"] == protocol], metric):
                 figure.add_scatter(**lines, row=row, col=col)
+        if free and model in free:
+            control = free[model].loc[free[model]["mode"] == "random_dictionary", metric].mean()
+            names, level = [MODE_NAMES[mode] for mode in MODES], [float(f"{control:.5g}")] * len(MODES)
+            style = {"mode": "lines", "line": {"color": GREY, "dash": "dash", "width": 2}, "name": RANDOM}
+            figure.add_scatter(x=names, y=level, **style, row=row, col=2)
         metric_axis(figure, metric, table[metric], row=row, col=1)
         figure.update_yaxes(title_text=f"{wrapped(model, 24)}<br>{SHOWN[metric]}", row=row, col=1)
     legend_once(figure)
@@ -91,5 +98,5 @@ def null_figure(table: DataFrame, model: str = "") -> Figure:
         figure,
         f"{model and f'{model}. '}Measured absorption against the value that independent latents with the same firing "
         "rates would give. "
-        "On the dashed line the number says how dense the codes are, and nothing else.",
+        "On the dashed line the number says how dense the codes are, and nothing else; below it, less than chance.",
     )

@@ -112,8 +112,8 @@ def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
                 row=1,
                 col=col,
             )
-    figure.update_xaxes(type="log", dtick="D2", tickangle=0)
-    figure.update_yaxes(type="log", dtick="D2")
+    figure.update_xaxes(type="log", tickangle=0)
+    figure.update_yaxes(type="log")
     figure.update_yaxes(title_text=UNITS["CE"], col=1)
     figure.update_layout(margin_b=TITLED)
     return caption(
@@ -134,6 +134,8 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
         values = sorted(rows["sparsity"].unique())
         rows = rows[rows["sparsity"] == values[len(values) // 2]]
         for kind, color in KIND_COLORS.items():
+            if metric != "NMSE" and kind == "random_dictionary":
+                continue  # it would squash the others
             line = rows[(rows["codes"] == kind) & rows["rounds"].isna()].dropna(subset=[metric]).sort_values("L0")
             if not len(line):
                 continue
@@ -148,21 +150,21 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
                 row=1,
                 col=col,
             )
-    figure.update_xaxes(type="log", dtick="D2", tickangle=0)
+    figure.update_xaxes(type="log", tickangle=0)
     metric_axis(figure, metric, col=1)
-    figure.update_yaxes(type="log", dtick="D2")
+    figure.update_yaxes(type="log")
     figure.update_layout(margin_b=TITLED)
     return caption(
         figure, f"{label(metric)} of one {variant} SAE against the number of nonzeros, for each kind of codes."
     )
 
 
-def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure:
+def training_figure(model: str, table: DataFrame, metric: str) -> Figure:
     """The share of the encoder's increase that the guess makes, along training; a line an SAE, colour = trained by."""
     colors = {"L1": VERMILION, "gates": PINK, "k": BLUE}
     figure = blank()
     table = first_seed(table)
-    part = table[(table["metric"] == metric) & (table["part"] == ("share_of_increase" if share else "values"))]
+    part = table[(table["metric"] == metric) & (table["part"] == "share_of_increase")]
     part = part[part["step"] > 0]
     for family, variants in FAMILIES.items():
         for _, line in part[part["variant"].isin(variants)].groupby(["variant", "sparsity"]):
@@ -179,12 +181,12 @@ def training_figure(table: DataFrame, metric: str, share: bool = True) -> Figure
                 hovertext=names_of(line),
             )
     legend_once(figure)
-    figure.update_xaxes(type="log", title_text="training step", dtick="D2")
+    figure.update_xaxes(type="log", title_text="training step")
     figure.update_yaxes(title_text="share of the increase", tickformat=".0%")
     return caption(
         figure,
-        f"The share of the encoder's {UNITS[metric]} that the guess makes, along training. Initialisation is left "
-        "out. Bars: 95 % intervals over documents.",
+        f"{model}. The share of the encoder's {UNITS[metric]} that the guess makes, along training. Initialisation is "
+        "left out. Bars: 95 % intervals over documents.",
     )
 
 

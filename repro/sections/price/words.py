@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from repro.sections.effects import FAMILIES, FAMILY_NAMES, Effect, mean_over
 from repro.sections.tables import tidy
 from repro.sections.types import DataFrame, Series
 
+UNITS_OF = ("CE", "KL", "NMSE")
+"""Metrics whose increase has parts."""
 PARTS_OF_GUESS = ("values", "support")
 
 
@@ -83,33 +86,45 @@ def first_seed(table: DataFrame) -> DataFrame:
     return table[table["seed"] == table["seed"].min()]
 
 
-def parts_overview(table: DataFrame) -> DataFrame:
-    """A row a metric and family: the encoder's increase, its three parts, and the share that the guess makes.
+def parts_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
+    """A row a language model, metric and family: the encoder's increase, its three parts, the share of the guess.
 
-    Means over SAEs; the interval of the share is that of `share`.
+    Means over SAEs, the share too: of each SAE's own share. Its interval is that of `share`.
     """
     import pandas as pd
 
     out = []
-    for metric in ("CE", "KL", "NMSE"):
-        for family, name in FAMILY_NAMES.items():
-            effect = share(table, metric, family)
-            if not effect.saes:
-                continue
-            means = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
-            row = {"increase of": metric, "trained by": name, "encoder": sum(means.values()), **means}
-            row |= {"share of the guess": effect.value, "low": effect.low, "high": effect.high, "SAEs": effect.saes}
-            out.append(row)
-    return tidy(pd.DataFrame(out)).set_index(["increase of", "trained by"])
+    for (model, table), metric, (family, name) in product(tables.items(), UNITS_OF, FAMILY_NAMES.items()):
+        effect = share(table, metric, family)
+        if not effect.saes:
+            continue
+        means = {p: by_part(table, metric, p, family)["value"].mean() for p in ("values", "support", "dictionary")}
+        row = {
+            "language model": model,
+            "increase of": metric,
+            "trained by": name,
+            "encoder": sum(means.values()),
+            **means,
+        }
+        row |= {"share of the guess": effect.value, "low": effect.low, "high": effect.high, "SAEs": effect.saes}
+        out.append(row)
+    return tidy(pd.DataFrame(out), 3).set_index(["language model", "increase of", "trained by"])
 
 
-def modes_overview(table: DataFrame) -> DataFrame:
-    """Means over fully trained SAEs, a row a kind of codes."""
-    columns = ["L0", "NMSE", "loss_increase", "KL", "loss_recovered_mean", "dead_rate", "ms_per_token"]
-    rows = final(table)
-    means = rows.groupby("mode")[[c for c in columns if c in rows]].mean()
-    means = tidy(means.reindex([name for name in NAMES if name in means.index]))
-    return means.rename(index=NAMES).rename_axis("codes")
+def modes_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
+    """Means over fully trained SAEs, a row a language model and kind of codes.
+
+    Without dead rates: kinds that take long are computed on fewer tokens, on which more latents stay silent.
+    """
+    import pandas as pd
+
+    columns = ["L0", "NMSE", "loss_increase", "KL", "loss_recovered_mean", "ms_per_token"]
+    parts = {}
+    for model, table in tables.items():
+        rows = final(table)
+        means = rows.groupby("mode")[[c for c in columns if c in rows]].mean()
+        parts[model] = means.reindex([name for name in NAMES if name in means.index]).rename(index=NAMES)
+    return tidy(pd.concat(parts, names=["language model", "codes"]), 3)
 
 
 def findings(tables: Mapping[str, DataFrame]) -> str:
