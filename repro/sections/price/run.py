@@ -30,6 +30,8 @@ EARLIER = ("standard", "topk")
 """Variants of which one SAE is priced along training: one trained with L1, one with k."""
 FRONTIER = "topk"
 """Variant of which one SAE is followed over its number of nonzeros."""
+FOLLOWED = ("tiny", "small", "paper")
+"""Scales at which one SAE is followed along training and over its number of nonzeros; at others only final SAEs."""
 FIRST = 0.05
 """Share of training from which on earlier checkpoints are priced."""
 SAMPLE = 500
@@ -49,7 +51,8 @@ def run(scale: Scale, tokens: int, seeds: Sequence[int] | None = None) -> list[D
 
     `price`: a row an SAE, training step and kind of codes. `price_parts`: a row an SAE, step, metric (NMSE, CE or KL)
     and part of the encoder's increase. `price_frontier`: a row a point of one SAE. Each finished piece is a file in
-    the cache, from which an interrupted run goes on. Checkpoints along training and the frontier are of the first seed.
+    the cache, from which an interrupted run goes on. Checkpoints along training and the frontier are of the first seed,
+    at the scales of FOLLOWED.
 
     seeds: of the SAEs; all those of the scale if not given. If given, the tables keep what they hold of other seeds.
     Raises BadInput if that is of another setting.
@@ -65,7 +68,7 @@ def run(scale: Scale, tokens: int, seeds: Sequence[int] | None = None) -> list[D
         ready = prepare(own)
         data = held_out(ready, own, tokens)
         meter = meter or open_meter(data.tokens.x.rows, tokens, ready.device)
-        first = seed == scale.seed
+        first = seed == scale.seed and scale.name in FOLLOWED
         for checkpoint in tqdm(priced(ready) if first else ready.finals(), desc=f"SAEs, seed {seed}", unit="SAE"):
             result = price_one(checkpoint, own, first and checkpoint is _one(ready, FRONTIER), data, meter)
             head = {k: checkpoint[k] for k in ("variant", "sparsity", "step")} | {"seed": seed}
@@ -74,7 +77,7 @@ def run(scale: Scale, tokens: int, seeds: Sequence[int] | None = None) -> list[D
             tables["price_frontier"] += [head | row for row in result["frontier"]]
     facts |= {"tokens": tokens, "seeds": sorted({row["seed"] for row in tables["price"]})}
     seconds = time.perf_counter() - started
-    return [save_table(name, setting, rows, seconds, **facts) for name, rows in tables.items()]
+    return [save_table(name, setting, rows, seconds, **facts) for name, rows in tables.items() if rows]
 
 
 def every_seed(scale: Scale) -> tuple[int, ...]:
