@@ -162,6 +162,12 @@ def test_all_seeds_are_priced_and_the_first_is_followed(world):
     assert {seed for seed, *_ in world.calls} == {0}
 
 
+def test_other_models_have_final_saes_alone(world):
+    tables = run(SCALES["gemma"], 4)
+    assert world.calls == [(0, 700, False)]
+    assert [sorted(set(table["step"])) for table in tables] == [[700], [700]]
+
+
 def test_seeds_join_those_that_the_tables_hold(world):
     whole = run(SCALES["small"], 4)
     run(SCALES["small"], 4, seeds=(0,))
