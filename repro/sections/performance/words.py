@@ -82,12 +82,17 @@ def gains(folder: Path | None = None) -> str:
     for (device, d, m, k), part in table.groupby(["device", "d", "m", "k"], sort=False):
         by = part.set_index("method")
         unit = by.loc["x @ W_enc", "ms_per_token"]
-        costs = [f"{name} {by.loc[w, 'times_the_encoder']:,.0f}×" for w, name in WAYS.items() if w in by.index]
+        costs = [f"{name} {_round(by.loc[w, 'times_the_encoder'])}×" for w, name in WAYS.items() if w in by.index]
         lines.append(
             f"- **{d} × {m:,}, k = {k}** ({device}): the encoder's product takes {unit:.2g} ms a token; "
             f"{', '.join(costs)}."
         )
     return "\n".join(lines)
+
+
+def _round(times: float) -> str:
+    """A tenth matters below ten."""
+    return f"{times:.1f}" if times < 10 else f"{times:,.0f}"
 
 
 def _times(theirs: Series, ours: Series) -> str:
