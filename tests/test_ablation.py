@@ -78,23 +78,25 @@ def golden_rows(name):
     return evaluate_sae(sae, data, options)
 
 
-def hold(found, known):
-    """Equal but for the order of sums on the kind of machine of the golden rows.
+TIES = {
+    **{name: {"rel": 1e-3, "abs": 0.06} for name in ("absorption", "absorption_low", "absorption_high")},
+    **{name: {"rel": 1e-3, "abs": 0.03} for name in ("absorption_shuffled_low", "absorption_shuffled_high")},
+    **{name: {"rel": 1e-2} for name in ("flops_per_token", "lam", "L0_low")},
+}
+"""What counts near a tie (two of 41 positives, a step of a solver, a latent) or is searched for, by its tolerance on
+processors of another kind; AVX-512 was off by .054, .024 and .6 %. Every other value holds to a thousandth there."""
 
-    On others, values near a tie flip: at most one in twenty may be off by more than a thousandth, none by a tenth.
-    """
+
+def hold(found, known):
+    """Equal but for the order of sums on the kind of machine of the golden rows, and but for TIES on others."""
     here = {"torch": torch.__version__, "cpu": torch.backends.cpu.get_cpu_capability()}
-    same, off, values = here == GOLDEN["machine"], [], 0
-    near = {"rel": 1e-6, "abs": 1e-8} if same else {"rel": 0.1, "abs": 0.05}
+    same = here == GOLDEN["machine"]
     for row, expected in zip(json.loads(json.dumps(list(found))), known, strict=True):
         row = {k: v for k, v in row.items() if v == v and (k in expected or k not in BESIDES)}
         assert row.keys() == expected.keys()
         for key, value in expected.items():
+            near = {"rel": 1e-6, "abs": 1e-8} if same else TIES.get(key, {"rel": 1e-3, "abs": 1e-4})
             assert row[key] == (pytest.approx(value, **near) if isinstance(value, float) else value), key
-            if isinstance(value, float):
-                values += 1
-                off += [key] if row[key] != pytest.approx(value, rel=1e-3, abs=1e-4) else []
-    assert len(off) <= values / 20, off
 
 
 @pytest.mark.parametrize("name", [n for n in GOLDEN if n != "machine" and not n.startswith("ablation")])

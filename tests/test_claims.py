@@ -8,7 +8,7 @@ from repro.base.errors import BadInput
 from repro.base.files import repo_root
 from repro.sections import claims
 from repro.sections.effects import FAMILIES, Effect, group_of, order_of, per_halving, refined
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.verdict import NOT_RUN, OPEN, REFUTED, SUPPORTED
 
 VARIANTS = {"standard": (0.02, 0.06), "topk": (16.0, 32.0), "batch_topk": (16.0, 32.0), "jumprelu": (16.0, 32.0)}
@@ -313,7 +313,7 @@ def test_a_notebook_shows_whole_sentences():
 
 def test_a_page_opens_with_the_sentences_of_its_claims():
     """Those of `claims.summary`, real language models first, whatever parts the section itself tests."""
-    text = told([claim for claim in claims.CLAIMS if claim.id in ("C5j", "C8a")]).data
+    text = answered([claim for claim in claims.CLAIMS if claim.id in ("C5j", "C8a")]).data
     assert [line[2:5] for line in text.splitlines() if line.startswith("**")] == ["C5.", "C8."]
     said = [line for line in text.splitlines() if line.startswith("- ")]
     assert said[0].startswith("- smollm2-135m: *") and said[1].startswith("- tiny (bundled): *")

@@ -7,6 +7,7 @@ import pytest
 from repro.base import theme
 from repro.sections import comparison, controls, tables
 from repro.sections.controls import documents
+from repro.sections.notebook import paragraphs
 from repro.sections.scales import SCALES
 
 
@@ -48,7 +49,7 @@ def test_the_overview_reads_from_left_to_right():
 
 
 def test_every_language_model_has_its_paragraph():
-    said = comparison.findings({"a model": table(), "another": table()}).split("\n\n")
+    said = paragraphs(comparison.findings, {"a model": table(), "another": table()}).data.split("\n\n")
     assert [text.split(" ")[0] for text in said] == ["**a", "**another.**"] and "NMSE from 0.3 to 0.15" in said[0]
 
 

@@ -22,7 +22,7 @@ def test_committed_files_are_the_sections_tables(kind):
     for table in found.values():
         assert set(table["protocol"]) == {"as_released", "corrected"}
         if kind == tables.COMPARE:
-            assert "over 1 SAE" in comparison.finding(table) and comparison.density_figure(table).data
+            assert "over 1 SAE" in comparison.findings(table) and comparison.density_figure(table).data
         else:
             assert sweep.step_figure({"a model": table}, "NMSE").data
 

@@ -1,4 +1,4 @@
-"""Who pays, and the price on other text: groups and means by hand on small made-up tables, codes and dictionaries."""
+"""The price by kinds of tokens and latents, and on other text: groups and means by hand on made-up tables."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ import torch
 
 from repro.price.latents import Latents
 from repro.sae import TopK
-from repro.sections.price import elsewhere, elsewhere_overview, payers, payers_figure, payers_findings, words
+from repro.sections.price import elsewhere_overview, payers, payers_figure, payers_findings, run_elsewhere, words
 from repro.sections.scales import SCALES
 
 
@@ -68,17 +68,34 @@ def test_the_sentence_and_the_figure_say_the_same(world, monkeypatch):
     kinds = {name: torch.tensor([0, 1, 1, 3]) for name in list(payers.EDGES)[:3]}
     rows = [*payers.tokens_of(latents, kinds), *payers.latents_of(sae, latents, torch.tensor([0.5, 0.005, 0, 0]))]
     table = pd.DataFrame(rows).assign(variant="topk", sparsity=1, seed=0)
-    said = payers_findings({"a model": table})
-    assert "saw < 10 times the guess makes 0.300 of the encoder's relative error of 0.400" in said
-    assert "0.000 of 0.100" in said and "misses 100% for" in said and "25% for" in said
+    said = payers_findings(table)
+    assert "saw < 10 times (1 of them) the guess makes 0.300 of the encoder's relative error of 0.400" in said
+    assert (
+        "a difference of +0.300" in said
+        and "0.000 of 0.100" in said
+        and "misses 100% for" in said
+        and "25% for" in said
+    )
     figure = payers_figure("a model", table)
     assert list(figure.data[0].y) == pytest.approx([0.4, 0.25, 0.1]) and "4 held-out" in str(figure.layout.meta)
     monkeypatch.setattr(payers, "FEW", 2)
     assert list(payers_figure("a model", table).data[0].y) == pytest.approx([0.25])
 
 
+def test_rare_tokens_are_compared_with_common_ones_variant_by_variant():
+    """Differences .1 and .3 of two variants, one of them at two sparsities (.2, .4): .2 ± t(1) .1."""
+    head = {"property": next(iter(payers.EDGES)), "seed": 0, "pursuit": 0.1}
+    guesses = {("standard", 1): 0.1, ("topk", 1): 0.2, ("topk", 2): 0.4}
+    rows = [
+        head | {"variant": v, "sparsity": k, "order": order, "encoder": 0.1 + guess * (order == 0)}
+        for (v, k), guess in guesses.items() for order in (3, 0)
+    ]  # fmt: skip
+    effect = payers.extra(pd.DataFrame(rows))
+    assert (effect.value, effect.se, effect.n) == (pytest.approx(0.2), pytest.approx(0.1), 2)
+
+
 def test_there_is_no_other_text_for_saes_of_the_bundled_one():
-    assert elsewhere(SCALES["tiny"], 10) is None
+    assert run_elsewhere(SCALES["tiny"], 10) is None
     assert elsewhere_overview({}, {}).empty
 
 

@@ -73,4 +73,7 @@ def test_figures_draw_new_tables_and_the_committed_ones(rows):
     assert sorted(len(t.y) for t in drawn.data if t.name == "corrected" and t.xaxis == "x2") == sorted(
         lines.groupby("sparsity").size()
     )
-    assert sweep.said({"a model": new}, {"a model": other}) == f"**a model.** {sweep.findings(new, other)}"
+    from repro.sections.notebook import paragraphs
+
+    said = paragraphs(sweep.findings, {"a model": new, "another": new}, {"a model": other}).data
+    assert said == f"**a model.** {sweep.findings(new, other)}"

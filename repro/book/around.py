@@ -1,4 +1,4 @@
-"""What stands around the cells on the page of a notebook: code folded, its tables as csv, the command that runs it."""
+"""Additions to the page of a notebook: folded code, links to its tables and its notebook, the command that runs it."""
 
 from __future__ import annotations
 

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from textwrap import wrap
 from typing import Any
 
-from repro.base.theme import MODE_COLORS, interval, mode_style
+from repro.base.theme import BLUE, MODE_COLORS, PINK, VERMILION, interval, mode_style
 from repro.metrics.names import LABELS, MODE_NAMES, PROTOCOL_NAMES
 from repro.sections.types import DataFrame, Figure, Series
 
+FAMILY_COLORS = {"L1": VERMILION, "gates": PINK, "k": BLUE}
+"""Colours of SAEs by what makes them sparse in training (`effects.FAMILIES`)."""
+TITLED = 64
+"""Pixels below panels that share the title of their x axes."""
 LOGARITHMIC = ("NMSE", "L0", "amort_gap_mean")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from repro.base.parameters import settle
@@ -64,6 +65,14 @@ def stored(scale: str, *names: str) -> list[DataFrame]:
         display(Markdown(f"No table `{names[0]}` of scale {scale} has been computed yet. Below: tiny."))
         scale = "tiny"
     return [need_table(name, scale) for name in names]
+
+
+def paragraphs(findings: Callable[..., str], *tables: Mapping[str, DataFrame]) -> Any:
+    """Sentences about the tables of each language model, a paragraph each; the models are those of the last mapping."""
+    from IPython.display import Markdown
+
+    texts = (f"**{model}.** {findings(*(by_model[model] for by_model in tables))}" for model in tables[-1])
+    return Markdown("\n\n".join(texts))
 
 
 def show(*values: Any) -> None:

@@ -27,7 +27,7 @@ def judged(claims: Iterable[Claim]) -> dict[str, DataFrame]:
     return {scale: table for scale, table in tables.items() if (table["verdict"] != NOT_RUN).any()} or tables
 
 
-def told(claims: Iterable[Claim]) -> Any:
+def answered(claims: Iterable[Claim]) -> Any:
     """What the paper says and what is found, a word and a sentence a claim and language model, for a notebook."""
     from IPython.display import Markdown
 

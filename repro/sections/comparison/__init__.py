@@ -3,4 +3,4 @@
 from repro.sections.comparison.claims import answers, verdicts
 from repro.sections.comparison.figures import density_figure, null_figure, slopes_figure
 from repro.sections.comparison.run import run
-from repro.sections.comparison.words import finding, findings, overview
+from repro.sections.comparison.words import findings, overview

@@ -6,20 +6,18 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from repro.base.theme import BLUE, GREY, PINK, VERMILION, caption
+from repro.base.theme import GREY, caption
 from repro.metrics.names import MODE_NAMES, MODES
 from repro.sections.comparison.words import SHOWN
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
-from repro.sections.figures import diagonal, label, legend_once, metric_axis, mode_scatter, wrapped
+from repro.sections.figures import FAMILY_COLORS, diagonal, label, legend_once, metric_axis, mode_scatter, wrapped
 from repro.sections.types import DataFrame, Figure
 
 ROW = 230
 """Pixels of a row of panels."""
 RANDOM = "optimum of a random dictionary"
-GAP = 0.2
-"""Space between two rows of panels: shared out below."""
-
-FAMILY_COLORS = {"L1": VERMILION, "gates": PINK, "k": BLUE}
+BETWEEN = 0.2
+"""Share of the height that is left free between rows of panels, all gaps together."""
 
 
 def slopes_figure(tables: Mapping[str, DataFrame], metric: str, free: Mapping[str, DataFrame] | None = None) -> Figure:
@@ -31,7 +29,7 @@ def slopes_figure(tables: Mapping[str, DataFrame], metric: str, free: Mapping[st
     from plotly.subplots import make_subplots
 
     titles = ["as released", "corrected, equal L0"]
-    space = {"horizontal_spacing": 0.06, "vertical_spacing": GAP / len(tables)}
+    space = {"horizontal_spacing": 0.06, "vertical_spacing": BETWEEN / len(tables)}
     figure = make_subplots(len(tables), 2, shared_yaxes=True, column_titles=titles, **space)
     for row, (model, table) in enumerate(tables.items(), 1):
         for col, protocol in enumerate(("as_released", "corrected"), 1):

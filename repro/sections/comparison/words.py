@@ -49,13 +49,8 @@ def _short(value: float) -> str:
     )
 
 
-def findings(tables: Mapping[str, DataFrame]) -> str:
-    """The comparison in sentences, a paragraph a language model, every number from its table."""
-    return "\n\n".join(f"**{model}.** {finding(table)}" for model, table in tables.items())
-
-
-def finding(table: DataFrame) -> str:
-    """The sentences about one table."""
+def findings(table: DataFrame) -> str:
+    """The comparison in sentences, every number from the table."""
     mean = table.groupby(["protocol", "mode"])[["NMSE", "NMSE_refit", "L0", "dead_rate", "dense@0.1"]].mean()
     d, m, n = int(table["d"].iloc[0]), int(table["m"].iloc[0]), len(table.groupby(["variant", "sparsity"]))
     before, after = (mean.loc["as_released", mode] for mode in ("amortized", "semi"))

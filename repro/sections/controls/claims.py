@@ -7,7 +7,7 @@ from functools import partial
 
 from repro.sections.comparison.claims import beyond_control, refinement
 from repro.sections.effects import FAMILY_NAMES, Tables, by_mode, cells, mean_over, refined
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.verdict import Claim, Finding
 
 
@@ -78,5 +78,5 @@ CLAIMS = [
     ),
 ]
 
-answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

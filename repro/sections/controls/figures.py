@@ -7,11 +7,8 @@ from collections.abc import Mapping
 from repro.base.theme import AMBER, BLUE, GREEN, VARIANT_COLORS, caption, interval
 from repro.sections.controls.documents import ALL, REFINED
 from repro.sections.controls.words import CODES_BY, together
-from repro.sections.figures import label, legend_once, names_of, wrapped
+from repro.sections.figures import TITLED, label, legend_once, names_of, wrapped
 from repro.sections.types import DataFrame, Figure
-
-TITLED = 64
-"""Pixels below panels that share the title of their x axes."""
 
 
 def controls_figure(tables: Mapping[str, DataFrame], controls: Mapping[str, DataFrame], metric: str) -> Figure:

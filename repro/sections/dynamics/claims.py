@@ -20,7 +20,7 @@ from repro.sections.effects import (
     over_training,
     trend,
 )
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.types import DataFrame, Series
 from repro.sections.verdict import Claim, Finding
 
@@ -228,5 +228,5 @@ CLAIMS = [
     ),
 ]
 
-answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

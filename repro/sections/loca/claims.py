@@ -8,7 +8,7 @@ from functools import partial
 
 from repro.sections.effects import Effect, Tables, listed, prepared
 from repro.sections.loca.words import differences
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.types import DataFrame
 from repro.sections.verdict import Claim, Finding
 
@@ -106,5 +106,5 @@ CLAIMS = [
     ),
 ]
 
-answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

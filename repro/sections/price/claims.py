@@ -6,7 +6,7 @@ from functools import partial
 
 from repro.sections.effects import Tables
 from repro.sections.price.words import by_part, saved, share
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.verdict import Claim, Finding
 
 
@@ -38,40 +38,34 @@ DAMAGES = {
 }
 
 
-def _share(id: str, metric: str, table: str, where: str = "") -> Claim:
-    return Claim(
-        id=id,
-        section="45_price",
-        claimed="rises",
-        needs=(table,),
-        statement=f"The guess makes part of the {DAMAGES[metric]}{where}",
-        metric="share_of_increase",
-        quantity=f"its share of the {DAMAGES[metric]}",
-        verbs=("is", "is below 0 by"),
-        test=partial(finding, metric=metric, name=table),
+_price = partial(Claim, section="45_price")
+CLAIMS: list[Claim] = []
+for _group, _table, _where in (("P1", "price_parts", ""), ("P2", "price_elsewhere", " on text of another source")):
+    CLAIMS += [
+        _price(
+            id=f"{_group}{letter}",
+            claimed="rises",
+            needs=(_table,),
+            statement=f"The guess makes part of the {damage}{_where}",
+            metric="share_of_increase",
+            quantity=f"its share of the {damage}",
+            verbs=("is", "is below 0 by"),
+            test=partial(finding, metric=metric, name=_table),
+        )
+        for letter, (metric, damage) in zip("abc", DAMAGES.items())
+    ]
+    CLAIMS.append(
+        _price(
+            id=f"{_group}d",
+            claimed="falls",
+            needs=(_table,),
+            statement=f"Pursuit with as many latents on each token lowers the language model's loss"
+            f"{_where} (nats a token)",
+            metric="loss",
+            quantity="the language model's loss in nats a token",
+            test=partial(in_nats, name=_table),
+        )
     )
 
-
-def _loss(id: str, table: str, where: str = "") -> Claim:
-    return Claim(
-        id=id,
-        section="45_price",
-        claimed="falls",
-        needs=(table,),
-        statement=f"Pursuit with as many latents on each token lowers the language model's loss{where} (nats a token)",
-        metric="loss",
-        quantity="the language model's loss in nats a token",
-        test=partial(in_nats, name=table),
-    )
-
-
-_OTHER = " on text of another source"
-CLAIMS = [
-    *(_share(f"P1{letter}", metric, "price_parts") for letter, metric in zip("abc", DAMAGES)),
-    _loss("P1d", "price_parts"),
-    *(_share(f"P2{letter}", metric, "price_elsewhere", _OTHER) for letter, metric in zip("abc", DAMAGES)),
-    _loss("P2d", "price_elsewhere", _OTHER),
-]
-
-answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

@@ -31,7 +31,7 @@ OTHER = "tiny"
 COLUMNS = ["language model", "trained by", "text", "encoder", "pursuit", "share of the guess", "low", "high", "SAEs"]
 
 
-def elsewhere(scale: Scale, tokens: int) -> DataFrame | None:
+def run_elsewhere(scale: Scale, tokens: int) -> DataFrame | None:
     """The parts of the price of the SAEs of the scale's seed on other text; the columns of `price_parts` and `text`.
 
     Nothing where the SAEs were trained on that text.

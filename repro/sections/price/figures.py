@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET, caption, interval
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
-from repro.sections.figures import blank, label, legend_once, metric_axis, names_of
+from repro.sections.figures import FAMILY_COLORS, TITLED, blank, label, legend_once, metric_axis, names_of
 from repro.sections.price.words import final, first_seed, over_seeds
 from repro.sections.types import DataFrame, Figure
 
@@ -33,8 +33,6 @@ UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the c
 
 BETWEEN = 90
 """Pixels between two panels: the axis of one and the title of the next."""
-TITLED = 64
-"""Pixels below the panels that share the title of their x axes."""
 
 
 def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
@@ -161,7 +159,6 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
 
 def training_figure(model: str, table: DataFrame, metric: str) -> Figure:
     """The share of the encoder's increase that the guess makes, along training; a line an SAE, colour = trained by."""
-    colors = {"L1": VERMILION, "gates": PINK, "k": BLUE}
     figure = blank()
     table = first_seed(table)
     part = table[(table["metric"] == metric) & (table["part"] == "share_of_increase")]
@@ -177,7 +174,7 @@ def training_figure(model: str, table: DataFrame, metric: str) -> Figure:
                 error_y=interval(line["value"], line["low"], line["high"]),
                 mode="lines+markers",
                 name=FAMILY_NAMES[family],
-                line_color=colors[family],
+                line_color=FAMILY_COLORS[family],
                 hovertext=names_of(line),
             )
     legend_once(figure)

@@ -1,9 +1,9 @@
-"""Who pays: the guess's error by kinds of tokens, and which latents the encoder misses; table `price_payers`."""
+"""The guess's error by kinds of tokens, and the latents that the encoder misses: table `price_payers`."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from repro import ops
 from repro.base.theme import BLUE, GREEN, VERMILION, caption
 from repro.checkpoints import load_sae
 from repro.evaluate import EvalData
@@ -18,6 +19,7 @@ from repro.price import codes
 from repro.price.latents import Latents
 from repro.price.measure import Measure
 from repro.sae import SAE
+from repro.sections.effects import Effect, mean_over
 from repro.sections.price.run import held_out, setting_of
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
@@ -43,7 +45,7 @@ EDGES: dict[str, tuple[float, ...]] = {
 """Property of a token, or of a latent (the last two) -> lower ends of its groups but the first."""
 
 
-def who_pays(scale: Scale, tokens: int) -> DataFrame:
+def run_payers(scale: Scale, tokens: int) -> DataFrame:
     """Group the tokens and latents of all SAEs of the scale's seed; writes and returns the table `price_payers`.
 
     A row an SAE, property and group. Tokens: mean squared error of the encoder's codes and of pursuit's, as shares of
@@ -56,7 +58,7 @@ def who_pays(scale: Scale, tokens: int) -> DataFrame:
     data = held_out(ready, setting, tokens)
     kinds = {name: torch.bucketize(value, _ends(name), right=True) for name, value in of_tokens(ready, data).items()}
     rows = []
-    with tqdm(desc="who pays", unit="token", unit_scale=True, total=len(ready.finals()) * len(data.tokens)) as bar:
+    with tqdm(desc="payers", unit="token", unit_scale=True, total=len(ready.finals()) * len(data.tokens)) as bar:
         for checkpoint in ready.finals():
             head = {key: checkpoint[key] for key in ("variant", "sparsity")} | {"seed": scale.seed}
             sae = load_sae(checkpoint["path"]).one_sided().to(ready.device)
@@ -89,8 +91,8 @@ def firing_rate(sae: SAE, ready: Prepared) -> Tensor:
     """The share of training tokens on which the encoder fires each latent, [m]."""
     counts, n = torch.zeros(sae.config.m), min(TRAINING, ready.rows.n)
     for start in range(0, n, SIZE):
-        z = sae.encode_sparse(ready.rows.read(slice(start, min(start + SIZE, n))).to(ready.device))
-        counts += torch.bincount(z.indices[z.values > 0].cpu(), minlength=sae.config.m)
+        x = ready.rows.read(slice(start, min(start + SIZE, n))).to(ready.device)
+        counts += ops.firing_stats(sae.encode_sparse(x)).fired.cpu()
     return counts / n
 
 
@@ -142,23 +144,28 @@ def overall(table: DataFrame) -> DataFrame:
     return means.sort_values(["order_of", "order"]).drop(columns="order_of")
 
 
-def payers_findings(tables: Mapping[str, DataFrame]) -> str:
-    """How much more the rarest tokens pay than the commonest, and which latents are missed, in a sentence a model."""
+def extra(table: DataFrame) -> Effect:
+    """The guess's error on the rarest group of tokens minus that on the commonest, with an interval over variants."""
+    rows = table[table["property"] == next(iter(EDGES))].sort_values("order")
+    rows = rows.assign(guess=rows["encoder"] - rows["pursuit"])
+    ends = rows.groupby(["variant", "sparsity", "seed"])["guess"].agg(["first", "last"])
+    return mean_over(ends["first"] - ends["last"])
+
+
+def payers_findings(table: DataFrame) -> str:
+    """How much more the rarest tokens pay than the commonest, and which latents are missed, in sentences."""
     tokens, _, _, latents, _ = EDGES
-    out = []
-    for model, table in tables.items():
-        groups = overall(table).set_index(["property", "group"])
-        rare, common = groups.loc[tokens].iloc[0], groups.loc[tokens].iloc[-1]
-        firing = groups.loc[latents]
-        few, often = firing[firing["order"] > 1].iloc[0], firing.iloc[-1]  # not those that training hardly knows
-        out.append(
-            f"**{model}.** On tokens that training saw {rare.name} times the guess makes {rare['guess']:.3f} of the "
-            f"encoder's relative error of {rare['encoder']:.3f}, on those seen {common.name} times "
-            f"{common['guess']:.3f} of {common['encoder']:.3f}. Of what pursuit fires, the encoder misses "
-            f"{few['missed']:.0%} for latents that fire on {few.name} of the training tokens, "
-            f"{often['missed']:.0%} for those on {often.name}."
-        )
-    return "\n\n".join(out)
+    groups = overall(table).set_index(["property", "group"])
+    rare, common = groups.loc[tokens].iloc[0], groups.loc[tokens].iloc[-1]
+    firing = groups.loc[latents]
+    few, often = firing[firing["order"] > 1].iloc[0], firing.iloc[-1]  # not those that training hardly knows
+    return (
+        f"On tokens that training saw {rare.name} times ({rare['n']:.0f} of them) the guess makes {rare['guess']:.3f} "
+        f"of the encoder's relative error of {rare['encoder']:.3f}, on those seen {common.name} times "
+        f"({common['n']:.0f}) {common['guess']:.3f} of {common['encoder']:.3f}: a difference of {extra(table)}, these "
+        f"tokens. Of what pursuit fires, the encoder misses {few['missed']:.0%} for latents that fire on {few.name} of "
+        f"the training tokens, {often['missed']:.0%} for those on {often.name}."
+    )
 
 
 def payers_figure(model: str, table: DataFrame) -> Figure:

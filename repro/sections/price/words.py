@@ -8,13 +8,12 @@ from itertools import product
 
 import numpy as np
 
+from repro.metrics.loss import PRICED
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES, Effect, mean_over
 from repro.sections.tables import tidy
 from repro.sections.types import DataFrame, Series
 
-UNITS_OF = ("CE", "KL", "NMSE")
-"""Metrics whose increase has parts."""
 PARTS_OF_GUESS = ("values", "support")
 
 
@@ -94,7 +93,7 @@ def parts_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     import pandas as pd
 
     out = []
-    for (model, table), metric, (family, name) in product(tables.items(), UNITS_OF, FAMILY_NAMES.items()):
+    for (model, table), metric, (family, name) in product(tables.items(), PRICED, FAMILY_NAMES.items()):
         effect = share(table, metric, family)
         if not effect.saes:
             continue
@@ -127,21 +126,15 @@ def modes_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     return tidy(pd.concat(parts, names=["language model", "codes"]), 3)
 
 
-def findings(tables: Mapping[str, DataFrame]) -> str:
-    """What the guess makes of the loss increase and of the divergence, in sentences: one a language model.
-
-    tables: `price_parts` by language model.
-    """
-    out = []
-    for model, table in tables.items():
-        effect = share(table, "KL")
-        mean = {p: by_part(table, "CE", p)["value"].mean() for p in ("values", "support", "dictionary")}
-        increase, left = sum(mean.values()), mean["dictionary"]
-        interval = f" [{effect.low:.0%}, {effect.high:.0%}]" if effect.low == effect.low else ""
-        out.append(
-            f"**{model}.** The encoder's codes raise the loss by {increase:.3f} nats a token, pursuit's by {left:.3f}: "
-            f"the guess makes {1 - left / increase:.0%} of the mean increase ({mean['values']:.3f} nats come back by "
-            f"least squares on the encoder's own support), and {effect.value:.0%}{interval} of the divergence from the "
-            f"clean model ({effect.saes} SAEs, n = {effect.n} {effect.unit})."
-        )
-    return "\n\n".join(out)
+def findings(table: DataFrame) -> str:
+    """What the guess makes of the loss increase and of the divergence, from `price_parts`, in a sentence."""
+    effect = share(table, "KL")
+    mean = {p: by_part(table, "CE", p)["value"].mean() for p in ("values", "support", "dictionary")}
+    increase, left = sum(mean.values()), mean["dictionary"]
+    interval = f" [{effect.low:.0%}, {effect.high:.0%}]" if effect.low == effect.low else ""
+    return (
+        f"The encoder's codes raise the loss by {increase:.3f} nats a token, pursuit's by {left:.3f}: the guess makes "
+        f"{1 - left / increase:.0%} of the mean increase ({mean['values']:.3f} nats come back by least squares on the "
+        f"encoder's own support), and {effect.value:.0%}{interval} of the divergence from the clean model "
+        f"({effect.saes} SAEs, n = {effect.n} {effect.unit})."
+    )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from repro.sections.effects import Tables, changes, listed, mean_over, standard_errors
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.verdict import Claim, Finding
 
 
@@ -55,5 +55,5 @@ CLAIMS = [
     ),
 ]
 
-answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from repro.metrics.names import PROTOCOLS
 from repro.sections.effects import Effect, Tables, cells, mean_over
-from repro.sections.shown import shown, told
+from repro.sections.shown import answered, shown
 from repro.sections.types import DataFrame, Series
 from repro.sections.verdict import Claim, Finding
 
@@ -69,5 +69,5 @@ CLAIMS = [
     ),
 ]
 
-answers, verdicts = partial(told, CLAIMS), partial(shown, CLAIMS)
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""

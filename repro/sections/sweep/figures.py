@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from repro.base.theme import AMBER, BLUE, GREEN, PROTOCOL_DASHES, VERMILION, caption
 from repro.metrics.names import PROTOCOL_NAMES
-from repro.sections.figures import bars, blank, label, legend_once, metric_axis, wrapped
+from repro.sections.figures import TITLED, bars, blank, label, legend_once, metric_axis, wrapped
 from repro.sections.sweep.words import WALKS, costs
 from repro.sections.types import DataFrame, Figure
 
@@ -16,8 +16,6 @@ COSTS = {
     "ms_per_token": "milliseconds a token",
 }
 PROTOCOL_COLORS = {"as_released": VERMILION, "corrected": BLUE}
-TITLED = 64
-"""Pixels below panels that share the title of their x axes."""
 SYMBOLS = {"as_released": "circle-open", "ista": "circle", "fista": "diamond", "certified": "square"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from repro.sections.tables import paper_numbers, tidy
 from repro.sections.types import DataFrame, Series
 
@@ -42,11 +40,6 @@ def findings(table: DataFrame, fista: DataFrame | None) -> str:
             f"{first['NMSE']:.4g} for {_cost(first)}."
         )
     return " ".join([*out, f"The certified optimum takes {_cost(best)}."])
-
-
-def said(tables: Mapping[str, DataFrame], fista: Mapping[str, DataFrame]) -> str:
-    """The findings of every language model whose sweep has FISTA beside it, a paragraph each."""
-    return "\n\n".join(f"**{model}.** {findings(tables[model], other)}" for model, other in fista.items())
 
 
 def _cost(row: Series) -> str:
