@@ -15,15 +15,18 @@ from repro.activations.store import Rows, open_store
 from repro.base.config import Device
 from repro.base.errors import BadInput, TasksFailed
 from repro.base.machine import pick_device
+from repro.checkpoints import load_sae
 from repro.commands.training_flags import TrainConfig
 from repro.jobs.run import fan_out
 from repro.jobs.task import Task
 from repro.sae import SAE
+from repro.training.encoders import beginning, encoder_job, form_of
 from repro.training.language import loss_recovered
 from repro.training.recipe import SAEBENCH_STEPS, Job, Recipe, sparsity_grid
 from repro.training.train import alone, train
 from repro.training.watchers import watcher
 
+SAMPLE = 4096  # tokens on which the L0 of an SAE is measured whose decoder is frozen
 LIBRARIES, DENSE_BATCHES = 2**28, 16  # of `training_bytes`
 
 
@@ -78,9 +81,12 @@ def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progres
     part, rest = split(rows, config.train_tokens, config.held_out_tokens)
     config = with_defaults(config, part.n, store.d)
     known = store.meta.get("model", {})
+    asked, starts = jobs(config, store.d), None
+    if config.frozen_decoder is not None:
+        asked, starts = on_decoder(config, part)
     return train(
         part,
-        jobs(config, store.d),
+        asked,
         recipe(config),
         config.output_dir,
         config.model_name if config.model_name is not None else known.get("name", ""),
@@ -88,6 +94,7 @@ def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progres
         config.device,
         only=only,
         held_out=rest.take(rest.n).x if rest.n else None,
+        starts=starts,
         language=language(rows, part.n, config.ce_tokens, config.device),
         state_every=config.state_every,
         watch=watch,
@@ -160,6 +167,31 @@ def jobs(config: TrainConfig, d: int) -> list[Job]:
         for sparsity in (config.sparsity or sparsity_grid(variant, m, d))
         for seed in config.seeds
     ]
+
+
+def on_decoder(config: TrainConfig, rows: Rows) -> tuple[list[Job], list[SAE]]:
+    """Encoders for the decoder of an SAE, and where each begins: encoders x steps x sparsities x seeds.
+
+    Its mean L0 is their k where no sparsity is given. Raises BadInput for an SAE of another width, or that has no
+    decoder to be frozen.
+    """
+    sae = load_sae(str(config.frozen_decoder))
+    if sae.config.d != rows.d:
+        raise BadInput(
+            f"The SAE in {config.frozen_decoder} reads activations of width {sae.config.d}, but {rows.store.path} has "
+            f"width {rows.d}: give the activations that it was trained on."
+        )
+    x = rows.take(min(SAMPLE, rows.n), seed=config.data_seed).x
+    ks = config.sparsity or (max(1.0, round(float(sae.encode_sparse(x).l0.double().mean()))),)
+    forms = [
+        form_of(name, steps)
+        for name in dict.fromkeys(config.encoder)
+        for steps in (config.steps_unrolled if name == "lista" else (None,))
+    ]
+    asked = [
+        encoder_job(form, sae, int(k), seed, config.imitate) for form in forms for k in ks for seed in config.seeds
+    ]
+    return list(asked), [beginning(job, sae, x) for job in asked]
 
 
 def recipe(config: TrainConfig) -> Recipe:

@@ -128,6 +128,15 @@ class SAE(nn.Module):
         """What training multiplies by an L1 coefficient and adds to the error: mean over tokens of sum_j z_j |d_j|."""
         return (z * self.W_dec.norm(dim=1)).sum(1).mean()
 
+    @property
+    def biases(self) -> tuple[str, ...]:
+        """Tensors in units of the activations: with all of them times s, encode(s x) = s encode(x)."""
+        return ("b_dec", *self.per_latent)
+
+    @torch.no_grad()
+    def begin(self, generator: torch.Generator) -> None:
+        """Fill the weights that training begins with beside encoder, decoder (filled already) and biases (zeros)."""
+
     @classmethod
     def trained_config(cls, d: int, m: int, sparsity: float) -> Any:
         """The config of an SAE that training makes."""

@@ -126,6 +126,8 @@ class Job:
     seed: int = 0
     """Seed of the initial weights."""
 
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Names of the tensors in `weights.Weights` that stay as training begins."""
     trainer_class: ClassVar[Any] = None
     """The class that trains it, with the methods of `trainer.Trainer`, where it is not that one."""
 

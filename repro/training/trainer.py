@@ -50,7 +50,9 @@ class Trainer:
         self.from_scratch = start is None
         if start is not None:
             self.weights.load_sae(start, scale)
-        self.parameters = list(self.weights.tensors.values())
+        for name in job.frozen:
+            self.weights.tensors[name].requires_grad_(False)
+        self.parameters = [t for t in self.weights.tensors.values() if t.requires_grad]
         # fused: one pass over memory instead of a dozen
         self.adam = torch.optim.Adam(self.parameters, betas=VARIANTS[job.variant].betas, fused=True)
         self.silent = torch.zeros(job.m, dtype=torch.long, device=device)  # tokens since each latent fired
@@ -70,14 +72,14 @@ class Trainer:
         self.silent += len(x)
         self.silent[loss.fired] = 0
         loss.total.backward()
-        if w.unit_norm:
+        if w.unit_norm and w.W_dec.requires_grad:
             remove_parallel(w.W_dec)
         torch.nn.utils.clip_grad_norm_(self.parameters, recipe.grad_clip)
         for group in self.adam.param_groups:
             group["lr"] = recipe.lr_at(self.step)
         self.adam.step()
         self.adam.zero_grad(set_to_none=True)
-        if w.unit_norm:
+        if w.unit_norm and w.W_dec.requires_grad:
             with torch.no_grad():
                 w.W_dec.div_(w.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
         self._follow(loss)

@@ -29,9 +29,11 @@ class Weights:
         atoms /= atoms.norm(dim=1, keepdim=True)
         if not self.unit_norm:
             atoms *= STANDARD_NORM
-        blank = VARIANTS[job.variant](self.config)
+        blank = VARIANTS[job.variant](self.config).requires_grad_(False)
+        blank.W_dec.copy_(atoms)
+        blank.begin(generator)
         tensors = {name: p.detach() for name, p in blank.named_parameters() if name != "W_enc"}
-        tensors |= {"rows": atoms.clone(), "W_dec": atoms}
+        tensors |= {"rows": atoms.clone()}
         self.tensors = {name: t.clone().to(device).requires_grad_() for name, t in tensors.items()}
 
     def __getattr__(self, name: str) -> Tensor:
@@ -71,7 +73,7 @@ class Weights:
                 "give an SAE of the same kind and shape."
             )
         for name, parameter in sae.named_parameters():
-            factor = scale if name in {"b_dec", *sae.per_latent} else 1.0
+            factor = scale if name in sae.biases else 1.0
             trained = self.tensors["rows" if name == "W_enc" else name]
             trained.copy_((parameter.t() if name == "W_enc" else parameter) / factor)
 
@@ -87,7 +89,7 @@ class Weights:
         for name, parameter in sae.named_parameters():
             trained = self.rows.t() if name == "W_enc" else self.tensors[name]
             parameter.copy_(trained)
-        for name in {"b_dec", *sae.per_latent}:
+        for name in sae.biases:
             getattr(sae, name).mul_(scale)
         if threshold is not None and "threshold" in dict(sae.named_buffers()):
             sae.threshold.fill_(threshold * scale)  # type: ignore[union-attr, operator]
