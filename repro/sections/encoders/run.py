@@ -70,7 +70,12 @@ class Draw:
         spare = max(setting.eval_tokens, 2 * seeds * tokens)
         grid = {"topk": (float(self.plan.k),)}
         self.scale = dataclasses.replace(
-            setting, seed=scale.seed + index, grid=grid, steps=self.plan.steps, eval_tokens=spare
+            setting,
+            seed=scale.seed + index,
+            grid=grid,
+            steps=self.plan.steps,
+            batch_size=self.plan.batch,
+            eval_tokens=spare,
         )
 
     @cached_property
