@@ -1,6 +1,7 @@
 """Encoders on a dictionary that stays, dictionaries learned in part or by pursuit, and what the section says."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.decomposition import MiniBatchDictionaryLearning
@@ -8,6 +9,9 @@ from torch.nn.functional import normalize
 
 from repro.base.errors import BadInput
 from repro.sae import LISTA, MLP, VARIANTS, AbsTopK, Standard, TopK
+from repro.sections.encoders import claims, figures, names, run, words
+from repro.sections.scales import scale_of
+from repro.sections.verdict import judge
 from repro.solvers import pursuit
 from repro.training.encoders import FORMS, beginning, encoder_job, flops, form_of, parameters
 from repro.training.frozen import FrozenJob, matching, near
@@ -194,3 +198,98 @@ def test_other_variants_lend_their_decoder():
     torch.testing.assert_close(start.W_dec, atoms())
     torch.testing.assert_close(start.pre(x), 2 * standard.pre(x))
     assert np.isclose(float(start.W_dec.norm(dim=1).max()), 1)
+
+
+# --- the section ----------------------------------------------------------------------------------------------------
+
+
+def planted(errors, what="encoder"):
+    """A table of three seeds, (name, kind of codes) -> NMSE of the first; the seeds differ by .01 in all alike."""
+    rows = [
+        {what: name, "mode": mode, "seed": seed, "NMSE": value + 0.01 * seed, "KL": 2 * value}
+        for (name, mode), value in errors.items()
+        for seed in range(3)
+    ]
+    return pd.DataFrame(rows).assign(documents=20, n_tokens=1000, loss_increase=1.0)
+
+
+FORM_ERRORS = {
+    ("own", "encoder"): 0.30,
+    ("own", "pursuit"): 0.20,
+    ("linear", "encoder"): 0.29,
+    ("mlp", "encoder"): 0.27,
+    ("lista3", "encoder"): 0.22,
+}
+
+
+def test_what_is_won_back_by_hand():
+    """LISTA: (.30 − .22) / (.30 − .20) = .8, of which the linear encoder alone wins .1; the seeds agree."""
+    table = planted(FORM_ERRORS)
+    assert words.recovered(table, "lista3", "NMSE").to_list() == pytest.approx([0.8] * 3)
+    finding = claims.beyond_linear({"encoders": table}, "lista3", "NMSE")
+    assert (finding.corrected.value, finding.corrected.n) == (pytest.approx(0.7), 3)
+    assert finding.corrected.tokens == 3000 and "10%" in finding.why
+
+
+DICTIONARY_ERRORS = {
+    ("trained", "encoder"): 0.30,
+    ("trained", "pursuit"): 0.20,
+    ("pursuit", "encoder"): 0.26,
+    ("pursuit", "pursuit"): 0.12,
+    ("frozen_decoder", "encoder"): 0.50,
+}
+
+
+def test_inference_against_dictionary_by_hand():
+    """Inference takes .10 off .30, the dictionary .04: it takes .06 less, and in the divergence .12 less."""
+    table = planted(DICTIONARY_ERRORS, "dictionary")
+    inference, dictionary = words.exchange(table, "NMSE")
+    assert (inference.value, dictionary.value) == (pytest.approx(0.10), pytest.approx(0.04))
+    for metric, less in (("NMSE", -0.06), ("KL", -0.12)):
+        found = claims.more_than_inference({"dictionaries": table}, metric)
+        assert found.corrected.value == pytest.approx(less)
+    assert claims.random_decoder({"dictionaries": table}, "NMSE").corrected.value == pytest.approx(0.20)
+
+
+@pytest.mark.parametrize(("gain", "word"), [(0.12, "refuted"), (0.0, "supported"), (0.10, "refuted")])
+def test_the_dictionary_binds_where_it_does(gain, word):
+    """Inference takes off .10 − gain, the dictionary .04: with noise over seeds the verdict follows the larger one."""
+    rng = np.random.default_rng(0)
+    table = planted({**DICTIONARY_ERRORS, ("trained", "pursuit"): 0.30 - gain}, "dictionary")
+    table["NMSE"] += rng.normal(0, 1e-4, len(table))
+    table["KL"] += rng.normal(0, 1e-4, len(table))
+    parts = [c for c in claims.CLAIMS if c.id.startswith("E2")]
+    found = {c.id: c.test({"dictionaries": table}) for c in parts}
+    assert judge(parts, found)["E2a"].word == word
+
+
+def test_sentences_and_figures_are_drawn_from_any_number_of_models():
+    form = planted({(n, m): 0.2 for n in names.ENCODER_NAMES for m in ("encoder", "pursuit")})
+    form.loc[form["mode"] == "pursuit", "NMSE"] -= 0.1
+    form.loc[form["mode"] == "pursuit", "KL"] -= 0.1
+    form = form.assign(flops=1.0, parameters=10, ms_per_token=1.0)
+    kinds = {(n, m): 0.2 for n in names.DICTIONARY_NAMES for m in names.KINDS}
+    table = planted(kinds, "dictionary").assign(**dict.fromkeys(["dead_rate", "F1@1", "dF1", "absorption"], 0.1))
+    for models in (("a",), ("a", "b")):
+        assert len(figures.encoders_figure(dict.fromkeys(models, form)).data) == 2 * len(models)
+        assert len(figures.dictionaries_figure(dict.fromkeys(models, table)).data) == 2 * len(models)
+        assert len(words.encoders_overview(dict.fromkeys(models, form))) == len(models) * len(names.ENCODER_NAMES)
+        assert len(words.two_by_two(dict.fromkeys(models, table))) == 4 * len(models)
+        assert len(words.modes_overview(dict.fromkeys(models, table))) == len(models) * len(names.DICTIONARIES)
+    assert "n = 3 seeds" in words.encoders_findings(form) and "Both together" in words.dictionaries_findings(table)
+
+
+@pytest.mark.slow
+def test_the_section_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
+    monkeypatch.setitem(run.PLANS, "tiny", run.Plan(4, 4, 64, 64, 24))
+    small = scale_of("tiny", train_tokens=3_000, eval_tokens=400, label_docs=24, m=96)
+    tables = run.run(small, 150, 2)
+    for name, table in zip(run.TABLES, tables, strict=True):
+        assert table["seed"].nunique() == 2, name
+    form, _, dictionary = tables
+    assert set(form["encoder"]) == set(names.ENCODER_NAMES) and set(dictionary["dictionary"]) == set(names.DICTIONARIES)
+    stay = form[form["mode"] == "pursuit"].groupby("seed")["NMSE"]
+    assert float((stay.max() - stay.min()).max()) < 1e-6  # one dictionary, so one pursuit
+    again = run.run(small, 150, 2)
+    pd.testing.assert_frame_equal(again[0].drop(columns="ms_per_token"), form.drop(columns="ms_per_token"))

@@ -24,6 +24,8 @@ MARGINS: dict[str, Margin] = {
     "excess": Margin(0.02, "less than a quarter of the drop in absorption that the paper reports"),
     "dF1": Margin(0.005, "less than a third of the drop in ΔF1 that the paper reports"),
     "share_of_increase": Margin(0.05, "one part in twenty of the damage: below it nobody would pay for better codes"),
+    "share_of_price": Margin(0.05, "one part in twenty of what the guess costs"),
+    "F1@1": Margin(0.03, "the difference, .69 against .72, that Korznikov et al. (2026) call comparable"),
     "loss": Margin(0.01, "nats a token: perplexity changes by one per cent"),
     "amort_gap_relative": Margin(0.01, "ten times the tolerance of the optima that the gap is measured against"),
 }

@@ -37,6 +37,7 @@ SHOWN = ("L0", "NMSE", "FVE", "dead_rate", "loss_increase", "KL", "CE_clean", "m
 """Columns of the price that the tables keep."""
 SCORES = ("F1@1", "F1@2", "dF1", "absorption")
 """Columns of the probes that they keep."""
+LR = 2e-3  # of encoders that begin at the SAE's own; at 7.4e-3, the recipe's for so few steps, linear ones get worse
 CURVE = 40  # points of a training curve
 SAMPLE = 500  # tokens of codes that take long
 
@@ -55,9 +56,14 @@ class Plan:
     """Tokens a step, of encoders on a dictionary that stays."""
     label_docs: int
     """Labelled documents of the probes."""
+    without: tuple[str, ...] = ()
+    """Dictionaries that are not learned, because they take k dense products a step."""
 
 
-PLANS = {"tiny": Plan(16, 400, 1024, 256, 320), "small": Plan(32, 500, 512, 256, 400)}
+PLANS = {
+    "tiny": Plan(16, 400, 1024, 512, 320),
+    "small": Plan(32, 400, 512, 256, 400, without=("matching_pursuit",)),
+}
 """Plan by scale; other scales take that of small."""
 
 
@@ -111,9 +117,9 @@ class Draw:
         folder = cache_dir() / "experiments" / f"labelled-{digest(model, text)}"
         return collect(RunConfig(output_dir=str(folder), model=model, dataset=text, device=s.device), quiet=True)
 
-    def fit(self, name: str, jobs: list[Job], batch: int, starts: list[SAE] | None = None) -> list[Path]:
+    def fit(self, name: str, jobs: list[Job], batch: int, starts: list[SAE] | None = None, **given: Any) -> list[Path]:
         """Train these -> their folders; finished ones are found again."""
-        recipe = Recipe.scaled(self.plan.steps, batch, seed=self.scale.seed, checkpoints=(1.0,))
+        recipe = Recipe.scaled(self.plan.steps, batch, seed=self.scale.seed, checkpoints=(1.0,), **given)
         of = [] if starts is None else [start.source.sha256 for start in starts]
         folder = self.ready.folder / f"{name}-{digest(jobs, recipe, of)}"
         layer = self.ready.rows.store.meta.get("layer")
@@ -126,19 +132,21 @@ class Draw:
         k, m, seed = self.plan.k, self.scale.m, self.scale.seed
         trained = self.ready.finals()[0]["path"]
         start = next(c["path"] for c in self.ready.checkpoints if c["step"] == 0)
-        jobs = {name: FrozenJob("topk", k, m, seed, **how) for name, how in DICTIONARIES.items() if how}
+        names = [name for name in DICTIONARIES if name not in self.plan.without]
+        jobs = {name: FrozenJob("topk", k, m, seed, **DICTIONARIES[name]) for name in names if DICTIONARIES[name]}
         paths = {"trained": Path(trained), "untrained": Path(start)}
         paths |= dict(zip(jobs, self.fit("dictionaries", list(jobs.values()), self.plan.batch), strict=True))
         file = self.ready.folder / f"itda-{digest(k, m, seed)}" / "sae.safetensors"
         if not file.is_file():
             save_sae(itda(self.ready.rows, m, k, seed), file)
         paths["itda"] = file
-        saes = {name: load_sae(paths[name]) for name in GUESSED}
-        fitted = self.guesses(list(saes.values()), [("linear", None, False)] * len(saes), "guesses")
-        return {name: paths[name] for name in DICTIONARIES} | dict(zip(saes, fitted, strict=True))
+        saes = {name: load_sae(paths[name]) for name in GUESSED if name in paths}
+        jobs, starts = self.beginnings(list(saes.values()), [("linear", None, False)] * len(saes))
+        guesses = self.fit("guesses", jobs, self.plan.batch, starts)
+        return {name: paths[name] for name in names} | dict(zip(saes, guesses, strict=True))
 
-    def guesses(self, saes: list[SAE], forms: list[tuple[str, int | None, bool]], name: str) -> list[Path]:
-        """Train encoders (form, LISTA's steps, does it imitate pursuit?) on the dictionaries of SAEs -> folders."""
+    def beginnings(self, saes: list[SAE], forms: list[tuple[str, int | None, bool]]) -> tuple[list[Job], list[SAE]]:
+        """Training of encoders (form, LISTA's steps, does it imitate pursuit?) on the dictionaries of SAEs."""
         x = self.ready.rows.take(4096, seed=self.scale.seed).x
         jobs = [
             encoder_job(form_of(form, steps), sae, self.plan.k, self.scale.seed, imitates)
@@ -147,15 +155,15 @@ class Draw:
         starts = [beginning(job, sae, x) for job, sae in zip(jobs, saes, strict=True)]
         for start, sae in zip(starts, saes, strict=True):
             start.source.sha256 = sae.source.sha256
-        return self.fit(name, list(jobs), self.plan.encoder_batch, starts)
+        return list(jobs), starts
 
     def encoders(self) -> dict[str, Path]:
         """Name in ENCODERS -> the trained SAE's dictionary with an encoder of this form."""
         from repro.checkpoints import load_sae
 
         sae = load_sae(self.ready.finals()[0]["path"])
-        forms = list(ENCODERS.values())
-        return dict(zip(ENCODERS, self.guesses([sae] * len(forms), forms, "encoders"), strict=True))
+        jobs, starts = self.beginnings([sae] * len(ENCODERS), list(ENCODERS.values()))
+        return dict(zip(ENCODERS, self.fit("encoders", jobs, self.plan.encoder_batch, starts, lr=LR), strict=True))
 
     def priced(self, path: Path, kinds: tuple[str, ...], meter: LossMeter) -> tuple[SAE, dict[str, Any]]:
         """An SAE and its price on this draw's documents."""

@@ -1,0 +1,100 @@
+"""Claims of the field about encoders and dictionaries, judged by the rule of all claims; the unit is the seed."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from repro.sections.effects import Tables
+from repro.sections.encoders.names import ENCODER_NAMES
+from repro.sections.encoders.words import METRICS, effect_of, in_words, of_dictionary, recovered
+from repro.sections.shown import answered, shown
+from repro.sections.verdict import Claim, Finding
+
+SENTENCES = {
+    "E1": "A better encoder on the same dictionary pays part of the price (O'Neill et al. 2025).",
+    "E2": "The dictionary limits what an SAE explains, not its inference (Barin Pacela et al. 2026).",
+    "E3": "An SAE with a frozen random decoder does as well as a trained one (Korznikov et al. 2026).",
+}
+LEADS = {
+    "E1": "On the same dictionary, beyond a linear encoder that is trained as long",
+    "E2": "A dictionary learned by pursuit with a linear encoder on it, against pursuit on the SAE's dictionary",
+    "E3": "With a random decoder that stays, beside a trained one of as many latents",
+}
+
+
+def beyond_linear(tables: Tables, encoder: str, metric: str) -> Finding:
+    """The test whether an encoder wins back part of the guess's price that more training of a linear one does not."""
+    table = tables["encoders"]
+    linear = effect_of(recovered(table, "linear", metric), table)
+    effect = effect_of(recovered(table, encoder, metric, beyond="linear"), table)
+    return Finding(effect, why=f"the linear encoder, trained on, wins back {in_words(linear)}")
+
+
+def more_than_inference(tables: Tables, metric: str) -> Finding:
+    """The test whether the other dictionary takes off more than other inference does."""
+    table = tables["dictionaries"]
+    dictionary = of_dictionary(table, "pursuit", "encoder", metric)
+    inference = of_dictionary(table, "trained", "pursuit", metric)
+    own = effect_of(of_dictionary(table, "trained", "encoder", metric), table)
+    return Finding(effect_of(inference - dictionary, table), why=f"the SAE itself has {in_words(own, '.3f')}")
+
+
+def random_decoder(tables: Tables, metric: str) -> Finding:
+    """The test of a metric of the encoder's codes: frozen random decoder minus trained."""
+    table = tables["dictionaries"]
+    frozen, own = (of_dictionary(table, name, "encoder", metric) for name in ("frozen_decoder", "trained"))
+    return Finding(effect_of(frozen - own, table), why=f"the trained one has {in_words(effect_of(own, table), '.3f')}")
+
+
+_claim = partial(Claim, section="57_encoders")
+
+CLAIMS = [
+    *(
+        _claim(
+            id=f"E1{letter}",
+            claimed="rises",
+            needs=("encoders",),
+            statement=f"{ENCODER_NAMES[encoder]} wins back part of the guess's {METRICS[metric]}",
+            metric="share_of_price",
+            quantity=f"what {ENCODER_NAMES[encoder]} wins back of the {METRICS[metric]}",
+            verbs=("is", "is below 0 by"),
+            test=partial(beyond_linear, encoder=encoder, metric=metric),
+        )
+        for letter, encoder, metric in (
+            *(("a", "lista3", "NMSE"), ("b", "mlp", "NMSE")),
+            *(("c", "lista3", "KL"), ("d", "mlp", "KL")),
+        )
+    ),
+    *(
+        _claim(
+            id=f"E2{letter}",
+            claimed="rises",
+            needs=("dictionaries",),
+            statement=f"Another dictionary lowers the {METRICS[metric]} more than other inference does",
+            metric=margin,
+            quantity=f"the {METRICS[metric]} that it takes off, less what inference takes off,",
+            verbs=("is", "is below 0 by"),
+            test=partial(more_than_inference, metric=metric),
+        )
+        for letter, metric, margin in (("a", "NMSE", "NMSE"), ("b", "KL", "loss"))
+    ),
+    *(
+        _claim(
+            id=f"E3{letter}",
+            claimed=claimed,
+            needs=("dictionaries",),
+            statement=statement,
+            metric=margin,
+            quantity=quantity,
+            test=partial(random_decoder, metric=metric),
+        )
+        for letter, metric, margin, claimed, statement, quantity in (
+            ("a", "NMSE", "NMSE", "does not rise", "The error does not rise with a frozen random decoder", "the error"),
+            ("b", "KL", "loss", "does not rise", "Nor does the divergence from the clean model", "the divergence"),
+            ("c", "F1@1", "F1@1", "does not fall", "Nor do probes of one latent get worse", "F1 of one latent"),
+        )
+    ),
+]
+
+answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
+"""What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""
