@@ -169,7 +169,8 @@ def modes_overview(tables: Mapping[str, DataFrame], metric: str = "NMSE") -> Dat
     for model, table in tables.items():
         wide = table.pivot_table(index="dictionary", columns="mode", values=metric, sort=False)
         modes = [mode for mode in KIND_NAMES if mode in wide]
-        parts[model] = wide.reindex([n for n in DICTIONARY_NAMES if n in wide.index])[modes].rename(
+        names = [name for name in DICTIONARY_NAMES if name in wide.index]
+        parts[model] = wide.reindex(names)[modes].rename(index=DICTIONARY_NAMES, columns=KIND_NAMES)
             index=DICTIONARY_NAMES, columns=KIND_NAMES
         )
     return tidy(pd.concat(parts, names=["language model", "dictionary"]), 3)
