@@ -27,7 +27,7 @@ from repro.base.errors import BadInput
 from repro.base.machine import commit
 from repro.book import around
 from repro.book.drawings import drawing
-from repro.book.facts import fact, verdict
+from repro.book.facts import Fact, fact, verdict
 from repro.book.front import KINDS
 from repro.book.mime import DATA, figure_nodes, page_scripts, plotly_js_name
 
@@ -89,8 +89,6 @@ def copy_plotly(app: Sphinx, error: Exception | None) -> None:
 class FactRole(SphinxRole):
     """{fact}`small/sweep.csv steps=5 …: NMSE .3f`: the number, with its table as the tooltip."""
 
-    look_up = staticmethod(fact)
-
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
             found = self.look_up(self.text)
@@ -100,6 +98,10 @@ class FactRole(SphinxRole):
         shown = nodes.abbreviation(self.rawtext, found.text, explanation=found.source, classes=self.style(found.text))
         return [shown], []
 
+    def look_up(self, words: str) -> Fact:
+        """What the role prints, and where it comes from. Raises BadInput for words that name nothing."""
+        return fact(words)
+
     def style(self, text: str) -> list[str]:
         """Classes of book.css."""
         return ["fact"]
@@ -108,7 +110,8 @@ class FactRole(SphinxRole):
 class VerdictRole(FactRole):
     """{verdict}`P1a`: the chip of the verdict, with the claim's sentence or the part's effect as the tooltip."""
 
-    look_up = staticmethod(verdict)
+    def look_up(self, words: str) -> Fact:
+        return verdict(words)
 
     def style(self, text: str) -> list[str]:
         return ["verdict", KINDS[text]]
