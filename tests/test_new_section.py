@@ -98,4 +98,4 @@ def test_the_book_has_its_page(checkout):
     related, works = ((Path(html) / f"{name}.html").read_text() for name in ("related", "bibliography"))
     cited = re.findall(r'href="bibliography.html#(id\d+)"', related)
     assert len(cited) > 15 and all(f'id="{target}" role="doc-biblioentry"' in works for target in cited)
-    assert "Barin Pacela <em>et al.</em> [" in related and 'class="verdict ' in related
+    assert "Shabalin and Paulo [" in related and 'class="verdict ' in related
