@@ -95,3 +95,7 @@ def test_the_book_has_its_page(checkout):
     html = python(checkout, "-c", "from repro.book.build import build; print(build())").split()[-1]
     page = (Path(html) / "executed" / "99_norms.html").read_text()
     assert "Do longer tokens take more latents?" in page
+    related, works = ((Path(html) / f"{name}.html").read_text() for name in ("related", "bibliography"))
+    cited = re.findall(r'href="bibliography.html#(id\d+)"', related)
+    assert len(cited) > 15 and all(f'id="{target}" role="doc-biblioentry"' in works for target in cited)
+    assert "Shabalin and Paulo [" in related and 'class="verdict ' in related

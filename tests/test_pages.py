@@ -6,6 +6,7 @@ import pkgutil
 import re
 import sys
 import tomllib
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,65 @@ def test_every_name_of_the_package_on_a_page_exists(page):
     text = re.sub(r"^```python\n.*?^```", "", page.read_text(), flags=re.S | re.M)  # examples that make new modules
     for name in re.findall(r"\brepro\.[a-z_]+(?:\.[A-Za-z_]+)*", text):
         pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("claim", sorted({c for p in PROSE for c in re.findall(r"\{verdict\}`(\w+)`", p.read_text())}))
+def test_every_verdict_on_a_page_is_in_the_ledger(claim):
+    found = facts.verdict(claim)
+    assert found.text in front.KINDS and claim in found.source
+
+
+def test_a_claim_that_is_not_in_the_ledger_is_refused():
+    with pytest.raises(BadInput, match="claim = Z9"):
+        facts.verdict("Z9")
+
+
+# --- works -----------------------------------------------------------------------------------------------------------
+
+WORK = re.compile(r"((?:[A-Z][\w'-]+,? )*[A-Z][\w'-]+(?:,? (?:&|and) [A-Z][\w'-]+|,? et al\.)?),? \(?((?:19|20)\d\d)\b")
+NO_AUTHORS = {"ICLR", "November", "Qwen", "Blitz", "Anthropic's"}  # ICLR 2026, Anthropic's April 2024 update
+
+
+@pytest.fixture(scope="module")
+def bibliography():
+    """The entries of book/references.bib by key."""
+    database = pytest.importorskip("pybtex.database")
+    return database.parse_file(str(BOOK / "references.bib")).entries
+
+
+def folded(text: str) -> str:
+    """Without accents and braces, white space as one space."""
+    return " ".join(
+        unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().translate({123: "", 125: ""}).split()
+    )
+
+
+def test_every_citation_has_an_entry_and_every_entry_a_citation(bibliography):
+    pages = "".join(re.sub(r"``.*?``|```.*?^```", "", page.read_text(), flags=re.S | re.M) for page in PROSE)
+    cited = {key.strip() for keys in re.findall(r"\{cite:\w+\}`([^`]+)`", pages) for key in keys.split(",")}
+    assert cited == set(bibliography)
+
+
+def test_works_that_code_and_notebooks_name_are_in_the_bibliography(bibliography):
+    known = {
+        (name, entry.fields["year"][:4])
+        for entry in bibliography.values()
+        for name in re.findall(r"[\w']+", folded(" ".join(entry.persons["author"][0].last_names)))
+    }
+    numbers = {entry.fields["eprint"] for entry in bibliography.values() if "eprint" in entry.fields}
+    root = repo_root()
+    files = [root / "README.md", *PROSE, *(root / "repro").rglob("*.py"), *(root / "notebooks").glob("*.ipynb")]
+    missing = []
+    for file in files:
+        text = folded(file.read_text())
+        for names, year in WORK.findall(text):
+            words = set(re.findall(r"[\w']+", names))
+            if not words & NO_AUTHORS and not any((word, year) in known for word in words):
+                missing.append(f"{file.relative_to(root)}: {names} {year}")
+        missing += [
+            f"{file.relative_to(root)}: {n}" for n in re.findall(r"\b2[3-9]\d\d\.\d{5}\b", text) if n not in numbers
+        ]
+    assert not missing, "\n".join(missing)
 
 
 # --- worked examples -------------------------------------------------------------------------------------------------

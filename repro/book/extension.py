@@ -1,8 +1,8 @@
 """Sphinx extension of the book: no request leaves a page, plotly.js only where needed, numbers and figures by name.
 
-Role {fact}`…` prints a number of a committed table (`facts`), directive {drawn} a figure (`drawings`); what they cannot
-find is a warning, and the book is built with warnings as errors. In the reference, docstrings are plain text,
-documented fields need no signature, and members have no entry in the contents.
+Role {fact}`…` prints a number of a committed table and {verdict}`…` the verdict on a claim (`facts`), directive {drawn}
+a figure (`drawings`). What they cannot find is a warning, and the book is built with warnings as errors. In the
+reference, docstrings are plain text, documented fields need no signature, and members have no entry in the contents.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from repro.base.errors import BadInput
 from repro.base.machine import commit
 from repro.book import around
 from repro.book.drawings import drawing
-from repro.book.facts import fact
+from repro.book.facts import Fact, fact, verdict
+from repro.book.front import KINDS
 from repro.book.mime import DATA, figure_nodes, page_scripts, plotly_js_name
 
 LOG = getLogger(__name__)
@@ -48,6 +49,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("build-finished", slim)
     around.setup(app)
     app.add_role("fact", FactRole())
+    app.add_role("verdict", VerdictRole())
     app.add_directive("drawn", Drawn)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -89,11 +91,30 @@ class FactRole(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
-            found = fact(self.text)
+            found = self.look_up(self.text)
         except BadInput as error:
             LOG.warning(str(error), location=self.get_location())
             return [nodes.inline(self.rawtext, "?")], []
-        return [nodes.abbreviation(self.rawtext, found.text, explanation=found.source, classes=["fact"])], []
+        shown = nodes.abbreviation(self.rawtext, found.text, explanation=found.source, classes=self.style(found.text))
+        return [shown], []
+
+    def look_up(self, words: str) -> Fact:
+        """What the role prints, and where it comes from. Raises BadInput for words that name nothing."""
+        return fact(words)
+
+    def style(self, text: str) -> list[str]:
+        """Classes of book.css."""
+        return ["fact"]
+
+
+class VerdictRole(FactRole):
+    """{verdict}`P1a`: the chip of the verdict, with the claim's sentence or the part's effect as the tooltip."""
+
+    def look_up(self, words: str) -> Fact:
+        return verdict(words)
+
+    def style(self, text: str) -> list[str]:
+        return ["verdict", KINDS[text]]
 
 
 class Drawn(SphinxDirective):

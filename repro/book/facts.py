@@ -48,6 +48,17 @@ def fact(words: str) -> Fact:
     return FACTS[words]()
 
 
+def verdict(claim: str) -> Fact:
+    """The verdict on a claim (P1) or a part of one (P1a) on SmolLM2-135M, as the committed ledger has it.
+
+    The source has the claim's sentence, or the part's effect. Raises BadInput for a claim that is not in the ledger.
+    """
+    part = not claim[-1:].isdigit()
+    table, about = ("claims/small.csv", "corrected") if part else ("claims/small_sentences.csv", "sentence")
+    row = rows(table, claim=claim).iloc[0]
+    return Fact(str(row["verdict"]), f"{claim} on SmolLM2-135M, {_path(table)}: {row[about]}")
+
+
 def rows(table: str, **where: str) -> pd.DataFrame:
     """The rows of a committed table whose columns have these values (numbers are compared as numbers)."""
     found = _table(table)
