@@ -171,6 +171,4 @@ def modes_overview(tables: Mapping[str, DataFrame], metric: str = "NMSE") -> Dat
         modes = [mode for mode in KIND_NAMES if mode in wide]
         names = [name for name in DICTIONARY_NAMES if name in wide.index]
         parts[model] = wide.reindex(names)[modes].rename(index=DICTIONARY_NAMES, columns=KIND_NAMES)
-            index=DICTIONARY_NAMES, columns=KIND_NAMES
-        )
     return tidy(pd.concat(parts, names=["language model", "dictionary"]), 3)
