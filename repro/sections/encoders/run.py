@@ -49,11 +49,13 @@ class Plan:
     k: int
     """Latents a token, of every SAE."""
     steps: int
-    """Training steps of every dictionary and of every encoder."""
+    """Training steps of every dictionary."""
     batch: int
     """Tokens a step, of dictionaries."""
+    encoder_steps: int
+    """Training steps of encoders on a dictionary that stays."""
     encoder_batch: int
-    """Tokens a step, of encoders on a dictionary that stays."""
+    """Tokens a step, of these encoders."""
     label_docs: int
     """Labelled documents of the probes."""
     without: tuple[str, ...] = ()
@@ -61,8 +63,8 @@ class Plan:
 
 
 PLANS = {
-    "tiny": Plan(16, 400, 1024, 512, 320),
-    "small": Plan(32, 400, 512, 256, 400, without=("matching_pursuit",)),
+    "tiny": Plan(16, 400, 1024, 400, 512, 320),
+    "small": Plan(32, 400, 512, 250, 256, 400, without=("matching_pursuit",)),
 }
 """Plan by scale; other scales take that of small."""
 
@@ -117,9 +119,12 @@ class Draw:
         folder = cache_dir() / "experiments" / f"labelled-{digest(model, text)}"
         return collect(RunConfig(output_dir=str(folder), model=model, dataset=text, device=s.device), quiet=True)
 
-    def fit(self, name: str, jobs: list[Job], batch: int, starts: list[SAE] | None = None, **given: Any) -> list[Path]:
+    def recipe(self, steps: int, batch: int, **given: Any) -> Recipe:
+        """Training of so many steps in this draw's order of the text."""
+        return Recipe.scaled(steps, batch, seed=self.scale.seed, checkpoints=(1.0,), **given)
+
+    def fit(self, name: str, jobs: list[Job], recipe: Recipe, starts: list[SAE] | None = None) -> list[Path]:
         """Train these -> their folders; finished ones are found again."""
-        recipe = Recipe.scaled(self.plan.steps, batch, seed=self.scale.seed, checkpoints=(1.0,), **given)
         of = [] if starts is None else [start.source.sha256 for start in starts]
         folder = self.ready.folder / f"{name}-{digest(jobs, recipe, of)}"
         layer = self.ready.rows.store.meta.get("layer")
@@ -135,14 +140,15 @@ class Draw:
         names = [name for name in DICTIONARIES if name not in self.plan.without]
         jobs = {name: FrozenJob("topk", k, m, seed, **DICTIONARIES[name]) for name in names if DICTIONARIES[name]}
         paths = {"trained": Path(trained), "untrained": Path(start)}
-        paths |= dict(zip(jobs, self.fit("dictionaries", list(jobs.values()), self.plan.batch), strict=True))
+        recipe = self.recipe(self.plan.steps, self.plan.batch)
+        paths |= dict(zip(jobs, self.fit("dictionaries", list(jobs.values()), recipe), strict=True))
         file = self.ready.folder / f"itda-{digest(k, m, seed)}" / "sae.safetensors"
         if not file.is_file():
             save_sae(itda(self.ready.rows, m, k, seed), file)
         paths["itda"] = file
         saes = {name: load_sae(paths[name]) for name in GUESSED if name in paths}
-        jobs, starts = self.beginnings(list(saes.values()), [("linear", None, False)] * len(saes))
-        guesses = self.fit("guesses", jobs, self.plan.batch, starts)
+        fits, starts = self.beginnings(list(saes.values()), [("linear", None, False)] * len(saes))
+        guesses = self.fit("guesses", fits, recipe, starts)
         return {name: paths[name] for name in names} | dict(zip(saes, guesses, strict=True))
 
     def beginnings(self, saes: list[SAE], forms: list[tuple[str, int | None, bool]]) -> tuple[list[Job], list[SAE]]:
@@ -163,7 +169,8 @@ class Draw:
 
         sae = load_sae(self.ready.finals()[0]["path"])
         jobs, starts = self.beginnings([sae] * len(ENCODERS), list(ENCODERS.values()))
-        return dict(zip(ENCODERS, self.fit("encoders", jobs, self.plan.encoder_batch, starts, lr=LR), strict=True))
+        recipe = self.recipe(self.plan.encoder_steps, self.plan.encoder_batch, lr=LR)
+        return dict(zip(ENCODERS, self.fit("encoders", jobs, recipe, starts), strict=True))
 
     def priced(self, path: Path, kinds: tuple[str, ...], meter: LossMeter) -> tuple[SAE, dict[str, Any]]:
         """An SAE and its price on this draw's documents."""
