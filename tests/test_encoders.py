@@ -1,5 +1,7 @@
 """Encoders on a dictionary that stays, dictionaries learned in part or by pursuit, and what the section says."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,9 @@ from sklearn.decomposition import MiniBatchDictionaryLearning
 from torch.nn.functional import normalize
 
 from repro.base.errors import BadInput
+from repro.checkpoints import load_sae, save_sae
+from repro.commands import train
+from repro.commands.training_flags import TrainConfig
 from repro.sae import LISTA, MLP, VARIANTS, AbsTopK, Standard, TopK
 from repro.sections.encoders import claims, figures, names, run, words
 from repro.sections.scales import scale_of
@@ -198,6 +203,47 @@ def test_other_variants_lend_their_decoder():
     torch.testing.assert_close(start.W_dec, atoms())
     torch.testing.assert_close(start.pre(x), 2 * standard.pre(x))
     assert np.isclose(float(start.W_dec.norm(dim=1).max()), 1)
+
+
+def test_the_command_trains_encoders_on_the_decoder_of_a_file(sae, tmp_path):
+    """Three forms at two seeds, k from the SAE; saved, loaded, and trained again by nobody."""
+    np.save(tmp_path / "acts.npy", draw(3000, 5).numpy())
+    save_sae(sae, tmp_path / "sae.safetensors")
+    config = TrainConfig(
+        str(tmp_path / "acts.npy"),
+        str(tmp_path / "out"),
+        frozen_decoder=str(tmp_path / "sae.safetensors"),
+        encoder=("linear", "lista", "mlp"),
+        steps_unrolled=(1, 2),
+        steps=6,
+        batch_size=64,
+        seeds=(0, 1),
+        layer=2,
+    )
+    folders = train.run(config, progress=False)
+    assert [f.relative_to(tmp_path / "out").as_posix() for f in folders] == [
+        f"{variant}/resid_post_layer_2/trainer_{i}"
+        for variant, many in (("topk", 2), ("lista", 4), ("mlp", 2))
+        for i in range(many)
+    ]
+    loaded = [load_sae(folder) for folder in folders]
+    for one in loaded:
+        torch.testing.assert_close(one.W_dec, sae.W_dec)
+        assert one.config.k == K
+    assert [getattr(one.config, "unrolled", None) for one in loaded] == [None, None, 1, 1, 2, 2, None, None]
+    times = [(folder / "eval_results.json").stat().st_mtime_ns for folder in folders]
+    assert train.run(config, progress=False) == folders
+    assert times == [(folder / "eval_results.json").stat().st_mtime_ns for folder in folders]
+    for change, word in (
+        ({"encoder": ("deep",)}, "No encoder 'deep'"),
+        ({"steps_unrolled": (0,)}, "at least one step"),
+        ({"sparsity": (2.5,)}, "whole number"),
+        ({"acts": str(tmp_path / "wide.npy")}, "reads activations of width 24"),
+        ({"imitate": True, "frozen_decoder": None}, "frozen-decoder"),
+    ):
+        np.save(tmp_path / "wide.npy", np.zeros((300, D + 1), np.float32) + 1)
+        with pytest.raises(BadInput, match=word):
+            train.run(dataclasses.replace(config, **change), progress=False)
 
 
 # --- the section ----------------------------------------------------------------------------------------------------

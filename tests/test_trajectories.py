@@ -4,11 +4,13 @@ import pandas as pd
 import pytest
 
 from repro.base.errors import BadInput
+from repro.sae import VARIANTS
 from repro.sections import dynamics
 from repro.sections.dynamics.run import PAPER_VARIANTS
 from repro.sections.scales import TRAJECTORIES, scale_of
 from repro.training.recipe import TRAINED, Job, Recipe
 
+SUITE = tuple(v for v in TRAINED if VARIANTS[v].trainer_class)  # what SAEBench trained
 METRICS = ("NMSE", "FVE", "L0", "dead_rate", "dense@0.1", "dF1", "absorption", "amort_gap_relative")
 
 
@@ -71,7 +73,7 @@ def test_no_trajectories_for_a_scale():
 @pytest.mark.parametrize("scale", TRAJECTORIES)
 def test_settings_can_be_trained(scale):
     setting = TRAJECTORIES[scale]
-    assert set(setting.grid) == set(TRAINED)
+    assert set(setting.grid) == set(SUITE)
     d = {"tiny": 256, "small": 576}[scale]
     for variant, values in setting.grid.items():
         assert len(values) == (6 if scale == "tiny" or variant in PAPER_VARIANTS else 2)
@@ -83,12 +85,12 @@ def test_settings_can_be_trained(scale):
 
 def test_every_variant_is_trained_and_evaluated(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
-    grid = {v: [0.2] if v in ("standard", "gated") else [8] for v in TRAINED}
+    grid = {v: [0.2] if v in ("standard", "gated") else [8] for v in SUITE}
     nano = {"train_tokens": 2000, "eval_tokens": 80, "released_tokens": 60, "label_docs": 40, "bootstrap": 5}
     setting = scale_of("tiny", **nano, m=128, steps=3, batch_size=128, tol=1e-2, grid=grid)
-    table = dynamics.run(setting, "trajectories", TRAINED)
+    table = dynamics.run(setting, "trajectories", SUITE)
     corrected = table[table["protocol"] == "corrected"]
-    assert set(corrected["variant"]) == set(TRAINED)
+    assert set(corrected["variant"]) == set(SUITE)
     assert set(table.loc[table["protocol"] == "as_released", "variant"]) == set(PAPER_VARIANTS)
     assert (corrected.groupby("variant")["step"].nunique() == len(Recipe.scaled(3, 128).checkpoint_steps())).all()
     assert corrected[["NMSE", "L0"]].notna().all(axis=None)

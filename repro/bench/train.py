@@ -19,6 +19,7 @@ from repro.base.machine import pick_device
 from repro.bench.common import Table, flag, milliseconds, peak_memory, sizes, timed
 from repro.bench.kernels import gemm_rate
 from repro.kernels.precision import torch_products
+from repro.sae import VARIANTS
 from repro.sae.matryoshka import PREFIXES
 from repro.training.recipe import SPARSITY_NAME, TRAINED, Job, Recipe
 from repro.training.train import evaluate
@@ -37,6 +38,7 @@ CLASSES = {
 """Module and class of the library's trainer."""
 PLANTED = 40  # atoms that make up an activation
 POOL = 64  # different batches at most; longer runs see them again
+SUITE = tuple(name for name in TRAINED if VARIANTS[name].trainer_class)  # what dictionary_learning trains, too
 HELD_OUT = 4  # batches that quality is measured on
 
 
@@ -54,7 +56,7 @@ class Train:
     precision: Literal["float32", "tf32"] = flag("float32", "of products on a GPU, in training and in its floor")
     steps: int = flag(30, "training steps of each run")
     warmup: int = flag(5, "first steps that the clock leaves out")
-    variants: tuple[str, ...] = flag(TRAINED, "what to train")
+    variants: tuple[str, ...] = flag(SUITE, "what to train")
     library: bool = flag(True, "time dictionary-learning too, where it is installed")
     grad_clip: float = flag(1.0, "largest gradient norm of ours; 0 = not clipped, as in the library's Gated trainer")
     seeds: tuple[int, ...] = flag((0,), "seeds of data and weights, a run each")

@@ -81,9 +81,8 @@ def train_some(config: TrainConfig, only: tuple[int, ...] | None = None, progres
     part, rest = split(rows, config.train_tokens, config.held_out_tokens)
     config = with_defaults(config, part.n, store.d)
     known = store.meta.get("model", {})
-    asked, starts = jobs(config, store.d), None
-    if config.frozen_decoder is not None:
-        asked, starts = on_decoder(config, part)
+    frozen = config.frozen_decoder is not None
+    asked, starts = on_decoder(config, part) if frozen else (jobs(config, store.d), None)
     return train(
         part,
         asked,
@@ -150,6 +149,8 @@ def language(rows: Rows, skip: int, tokens: int, device: Device) -> Callable[[SA
 
 def jobs(config: TrainConfig, d: int) -> list[Job]:
     """The SAEs of a config: variants x sparsities x seeds."""
+    if config.imitate or config.encoder != ("linear",):
+        raise BadInput("--encoder and --imitate are for the decoder of an SAE: give it with --frozen-decoder.")
     if not config.variant:
         raise BadInput("No variant to train: give --variant one or more names.")
     if config.sparsity is not None and not config.sparsity:

@@ -35,7 +35,7 @@ def form_of(encoder: str, unrolled: int | None = None) -> Form:
     if encoder not in FORMS:
         raise BadInput(f"No encoder '{encoder}'{nearest(encoder, FORMS)}; there are {', '.join(FORMS)}.")
     form = FORMS[encoder]
-    return Form(form.variant, (("unrolled", unrolled),)) if encoder == "lista" and unrolled else form
+    return Form(form.variant, (("unrolled", unrolled),)) if encoder == "lista" and unrolled is not None else form
 
 
 def encoder_job(form: Form, sae: SAE, k: float, seed: int = 0, imitates: bool = False) -> FrozenJob:

@@ -13,7 +13,6 @@ from repro.sections.scales import TRAJECTORIES, Scale
 from repro.sections.setup import options, prepare
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
-from repro.training.recipe import TRAINED
 
 PAPER_VARIANTS = ("standard", "topk")  # the paper's §4.3 follows these two
 
@@ -46,7 +45,7 @@ def run(scale: Scale, name: str = "dynamics", variants: tuple[str, ...] = PAPER_
 
 
 def run_variants(scale: str) -> DataFrame:
-    """All six variants along training at the settings of `TRAJECTORIES`; writes the table `trajectories`."""
+    """The variants of SAEBench along training at the settings of `TRAJECTORIES`; writes the table `trajectories`."""
     if scale not in TRAJECTORIES:
         raise BadInput(f"No trajectories are set up for scale '{scale}'; there are {', '.join(TRAJECTORIES)}.")
-    return run(TRAJECTORIES[scale], "trajectories", TRAINED)
+    return run(TRAJECTORIES[scale], "trajectories", tuple(TRAJECTORIES[scale].grid))
