@@ -46,12 +46,12 @@ Method = Callable[[KSparse], SparseCodes]
 def _by_width(p: KSparse, more: int, method: Method, twin: Method) -> SparseCodes:
     """Tokens whose supports take equally many slots together; those of more than 128 slots by the twin."""
     parts, places, below = [], [], -1
-    for most in (*_kernels().WIDTHS, p.most + more):
+    for most in (*_kernels().WARPS, p.most + more):
         rows = torch.nonzero((p.k + more > below) & (p.k + more <= most)).squeeze(1)
         below = max(below, most)
         if len(rows):
             part = p if len(rows) == len(p.k) else p[rows]
-            parts.append(method(part) if most in _kernels().WIDTHS else twin(part))
+            parts.append(method(part) if most in _kernels().WARPS else twin(part))
             places.append(rows)
     return SparseCodes.cat(parts)[torch.cat(places).argsort()] if parts else twin(p)
 

@@ -29,7 +29,7 @@ from repro.kernels.gpu.tile import INTERPRETED
 
 CANDIDATES = 8 if INTERPRETED.value else 16
 """Correlations that are computed again: at least as many as may enter, and those that TF32 confuses with them."""
-WIDTHS = (16, 32, 64, 128)  # slots of a support; of more the matrix H does not fit in registers
+WARPS = {16: 4, 32: 4, 64: 8, 128: 16}  # of `_exchange` by the slots of a support; H of more slots does not fit
 BLOCK = 256 if INTERPRETED.value else 2048  # correlations that are read at a time
 DEPTH = 32  # numbers of an atom that are read at a time
 
@@ -163,7 +163,7 @@ def _exchange(
         e, entered = few * 0, few * 0
         while e < count:
             atom = tl.load(entrants + token * E + e)
-            known = tl.max((S == atom).to(tl.int32), axis=0)
+            known = tl.max((atom == S).to(tl.int32), axis=0)
             if (atom >= 0) & (known == 0):
                 row = P + (token * E + e) * (first + E)
                 g = tl.load(row + column, mask=S >= 0, other=0.0)
@@ -203,17 +203,14 @@ def _residual(S, u, x, r, atoms, scale, d, W: tl.constexpr, BD: tl.constexpr):
 
 def supports(n: int, width: int, enter: int, device: torch.device) -> Supports:
     """Empty supports of n tokens with at least `width` slots, at most 128; up to `enter` atoms in the first step."""
-    W = next(slots for slots in WIDTHS if slots >= width)
+    W = next(slots for slots in WARPS if slots >= width)
     S, u = torch.full((n, W), -1, dtype=torch.int32, device=device), torch.zeros(n, W, device=device).double()
     H, add = u.new_empty(n, W, W), torch.full((n,), enter, dtype=torch.int32, device=device)
     return Supports(S, u, u.clone(), H, S.clone(), u.clone(), u[:, 0].clone(), add)
 
 
 def strongest(c: Tensor, scale: Tensor, nonneg: bool) -> Tensor:
-    """The atoms [n, CANDIDATES] of the largest scale c, or of its sizes if not nonneg; of equal ones the leftmost.
-
-    c [n, m] float32, contiguous; scale [m]. Int32 in no order, -1 where fewer are positive.
-    """
+    """The atoms [n, CANDIDATES] of the largest scale [m] * c [n, m], or of its sizes; -1 where fewer are positive."""
     near = torch.empty(len(c), CANDIDATES, dtype=torch.int32, device=c.device)
     _strongest[(len(c),)](c, scale, near, c.shape[1], NONNEG=nonneg, C=CANDIDATES, BLOCK=BLOCK)
     return near
@@ -244,6 +241,6 @@ def exchange(s: Supports, entrants: Tensor, P: Tensor, B: Tensor, t: Tokens, num
     (n, W), E = s.S.shape, entrants.shape[1]
     _exchange[(n,)](
         entrants, P, B, t.least, t.most, t.limit, *s, number, passes or 1, E, P.shape[2] - E, t.dependent,
-        START=passes > 0, NONNEG=t.nonneg, W=W, num_warps={64: 8, 128: 16}.get(W, 4),
+        START=passes > 0, NONNEG=t.nonneg, W=W, num_warps=WARPS[W],
     )  # fmt: skip
     _residual[(n,)](s.S, s.u, t.x, t.r, t.atoms, t.scale, t.x.shape[1], W=W, BD=DEPTH)
