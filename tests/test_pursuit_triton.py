@@ -158,6 +158,19 @@ def test_tokens_are_grouped_by_their_width_and_the_widest_are_the_twins(by):
     assert len(by("triton", x[:0], atoms, 3)) == 0
 
 
+def test_an_atom_that_was_refused_at_first_enters_in_the_next_pass(by):
+    x, atoms = torch.tensor([[2.0, 1.0]]), torch.tensor([[-0.6, 0.8], [1.0, 0.0]])  # <x, atom 0> < 0
+    z0 = SparseCodes(torch.tensor([[2.0, 1.0]]), torch.tensor([[0, 1]]), 2)
+    codes = by("triton", x, atoms, 2, "ompr", z0, 0).to_dense()
+    torch.testing.assert_close(codes, torch.tensor([[1.25, 2.75]]))
+
+
+def test_rounds_end_as_the_twins_do(by):
+    """After a round that does not help half as many atoms enter, and none after one with a single atom."""
+    x, atoms = problem(3, 12, 30, seed=1)
+    check(x, atoms, by("triton", x, atoms, 4, "ompr"), by("torch", x, atoms, 4, "ompr"))
+
+
 def test_many_atoms(by):
     x, atoms = problem(1, 4, 65536)
     mine, twin = (by(way, x, atoms, 2) for way in ("triton", "torch"))

@@ -2,7 +2,7 @@
 
 Each step is a product of the residuals with all atoms, a kernel that finds the strongest correlations, and a kernel
 that updates the support of each token. n tokens of m atoms with k nonzeros take 4 n m + 8 n W^2 bytes, W being k (OMP)
-or k + ENTER (OMPR) rounded up to a power of two; m x m numbers are never held.
+or k + ENTER (OMPR) rounded up to a power of two, and the atoms that OMPR starts from 8 n k d. No m x m matrix is held.
 """
 
 from __future__ import annotations
