@@ -25,8 +25,8 @@ from repro.base.machine import pick_device
 from repro.bench.common import flag, machine, table
 from repro.bench.outcomes import LENGTH, outcome_of
 
-TESTS = ("tests/test_gpu.py", "tests/test_ops.py", "tests/test_solvers.py")
-"""Files whose tests run on a GPU (mark gpu): kernels and operations; solvers; whole solves, training, evaluation."""
+TESTS = ("tests/test_gpu.py", "tests/test_ops.py", "tests/test_solvers.py", "tests/test_pursuit_triton.py")
+"""Files whose tests run on a GPU (mark gpu): kernels, operations, solvers, whole solves, training, evaluation."""
 SANITIZER = "compute-sanitizer"
 REPORTED = re.compile(r"^=+ (Invalid|Misaligned|Out-of-range|Program hit|Unused|Error: )")
 POLL = 0.3  # seconds between two looks

@@ -8,12 +8,15 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from repro import ops
 from repro.codes import SparseCodes
+from repro.solvers import pursuit_triton
+from repro.solvers.greedy import KSparse
 
 N, D, M, K = 17, 19, 70, 5
 
@@ -37,6 +40,8 @@ def kernels(device: str) -> dict[str, Callable[[], Any]]:
         q = (A @ x.unsqueeze(2)).squeeze(2)
         ops.coordinate_descent(A @ A.mT, torch.zeros_like(q), q, 0.3, steps=32, **given)
 
+    z0 = SparseCodes(z.clamp_min(0)[:3], indices[:3], M)
+    few = KSparse(x[:3], atoms, 1 / atoms.norm(dim=1), torch.full((3,), K, device=x.device))
     out: dict[str, Callable[[], Any]] = {}
     for precision in ("float32", "tf32", "bf16"):
         exact = given | {"precision": precision}
@@ -49,6 +54,8 @@ def kernels(device: str) -> dict[str, Callable[[], Any]]:
         "decode gradients": gradients,
         "firing_stats": lambda: ops.firing_stats(SparseCodes(z, indices, M), **given),
         "coordinate_descent": descend,
+        "pursuit": functools.partial(pursuit_triton.omp, few),
+        "pursuit with replacement": functools.partial(pursuit_triton.ompr, replace(few, z0=z0, rounds=2)),
     }
 
 

@@ -1,6 +1,6 @@
 """How fast codes of at most k nonzeros are, as multiples of the encoder's product in the same run, and how good.
 
-Beside them the optimum of as many nonzeros on average, and the whole of `repro price`.
+On a CPU, beside them the optimum of as many nonzeros on average, scikit-learn's OMP and the whole of `repro price`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from repro.base.machine import pick_device
 from repro.bench.common import Table, flag, metered, timed
 from repro.bench.evaluate import synthetic_sae, write_activations
 from repro.bench.inference import Data, lam_for_l0, synthetic
@@ -25,6 +26,7 @@ from repro.solvers import Lasso, pursuit, solve
 class Pursuit:
     """Every pursuit on synthetic problems, repeats interleaved with `x @ W_enc`, beside scikit-learn's OMP."""
 
+    device: Literal["auto", "cpu", "cuda"] = flag("cpu", "auto: the GPU where there is one")
     shapes: tuple[str, ...] = flag(("576x2048x33", "768x16384x32", "2304x16384x64", "2304x65536x64"), "d x m x k")
     tokens: int = flag(256, "tokens of a problem")
     few: int = flag(4, "tokens for scikit-learn, and for OMP where the Gram matrix does not fit")
@@ -35,32 +37,38 @@ class Pursuit:
 
     def run(self) -> Path:
         """Time everything, append the rows; returns the csv."""
-        csv = Table("pursuit", self.out, "numba", "scikit-learn", shown=SHOWN)
-        self._rows(synthetic(8, 64, self.few), 2)  # compiled before the clock starts
+        device = pick_device(self.device)
+        csv = Table("pursuit", self.out, "numba", "triton", "scikit-learn", device=device, shown=SHOWN)
+        self._rows(synthetic(8, 64, self.few), 2, device)  # compiled before the clock starts
         for shape in self.shapes:
             d, m, k = (int(size) for size in shape.lower().split("x"))
             data = synthetic(d, m, self.tokens, self.seed, min(60, m))
-            for row in self._rows(data, k):
+            for row in self._rows(data, k, device):
                 csv.add({"d": d, "m": m, "k": k} | row)
-            if self.price_tokens:
+            if self.price_tokens and device == "cpu":
                 csv.add({"d": d, "m": m, "k": k} | self._price(d, m, k))
         return csv.path
 
-    def _rows(self, data: Data, k: int) -> list[dict[str, Any]]:
+    def _rows(self, data: Data, k: int, device: str) -> list[dict[str, Any]]:
         """One row a method; residuals as shares of that of the encoder's k latents with least squares."""
+        data = Data(data.name, data.x.to(device), data.atoms.to(device))
         shared: dict[str, Any] = {"tokens": len(data.atoms)}  # enough for the Gram matrix to pay
         W = data.atoms.T.contiguous()
         values, indices = (data.x @ W).relu().topk(k, dim=1)
         z0 = SparseCodes.packed(values, indices, len(data.atoms))
-        gram = metered(lambda: pursuit(data.x[:1], data.atoms, k, "ompr", rounds=0, shared=shared))  # G is built
+        gram = metered(
+            lambda: pursuit(data.x[:1], data.atoms, k, "ompr", rounds=0, shared=shared), device
+        )  # G is built
         ways = self._ways(data, k, z0, shared)
         units: list[float] = []
         times: dict[str, list[float]] = {name: [] for name in ways}
         found: dict[str, tuple[SparseCodes, float]] = {}
+        for way in ways.values() if device == "cuda" else ():
+            way[1]()  # kernels are compiled for each width of a support
         for _ in range(self.repeats):
-            units.append(timed(lambda: data.x @ W)[1] / len(data.x))
+            units.append(timed(lambda: data.x @ W, device)[1] / len(data.x))
             for name, (n, how) in ways.items():
-                codes, seconds, _, extra = metered(how)
+                codes, seconds, _, extra = metered(how, device)
                 times[name].append(seconds / n)
                 found[name] = codes, max(extra, found[name][1] if name in found else 0.0)
         prepared = {"method": "Gram matrix", "tokens": 1, "extra_mib": gram.extra}
@@ -113,9 +121,7 @@ class Pursuit:
         self, data: Data, k: int, z0: SparseCodes, shared: dict[str, Any]
     ) -> dict[str, tuple[int, Callable[[], SparseCodes]]]:
         """name -> (tokens, how)."""
-        gram = shared.get("pursuit_gram")
-        optimum = Lasso(data.x, data.atoms, lam_for_l0(data, k))
-        solve(optimum[:1], "working_set", tol=0.5)  # the dictionary is prepared once, as the Gram matrix is
+        gram, cpu = shared.get("pursuit_gram"), data.x.device.type == "cpu"
 
         def by(method: str, n: int = len(data.x), warm: bool = False, rounds: int | None = None) -> Any:
             start = z0[:n] if warm else None
@@ -123,12 +129,15 @@ class Pursuit:
 
         ways = {
             "least squares on the encoder's": by("refit", warm=True),
-            "omp": by("omp", len(data.x) if gram is not None else self.few),
+            "omp": by("omp", self.few if cpu and gram is None else len(data.x)),
             "ompr, warm, 1 round": by("ompr", warm=True, rounds=1),
             "ompr, warm": by("ompr", warm=True),
             "ompr, cold": by("ompr"),
-            "optimum, gap 1e-3": (len(data.x), lambda: solve(optimum, "working_set", tol=1e-3).codes),
         }
+        if cpu:
+            optimum = Lasso(data.x, data.atoms, lam_for_l0(data, k))
+            solve(optimum[:1], "working_set", tol=0.5)  # the dictionary is prepared once, as the Gram matrix is
+            ways["optimum, gap 1e-3"] = len(data.x), lambda: solve(optimum, "working_set", tol=1e-3).codes
         if gram is not None:
             few = min(self.few, len(data.x))
             ways["scikit-learn orthogonal_mp_gram, signed"] = few, lambda: scikit_learn(data, k, gram, few)

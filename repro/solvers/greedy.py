@@ -35,7 +35,7 @@ class KSparse:
     rounds: int | None = None
     shared: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    def __getitem__(self, rows: slice) -> KSparse:
+    def __getitem__(self, rows: slice | Tensor) -> KSparse:
         z0 = None if self.z0 is None else self.z0[rows]
         return replace(self, x=self.x[rows], k=self.k[rows], z0=z0)
 

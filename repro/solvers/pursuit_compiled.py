@@ -1,8 +1,8 @@
-"""OMP and OMPR by the compiled kernels of a CPU where they can run, else by their plain twins in `greedy`.
+"""OMP and OMPR by compiled kernels where they can run, else by their plain twins in `greedy`.
 
-With the Gram matrix G = A A^T of all atoms a step costs a token a few rows of G instead of a product with all atoms.
-Building G costs as much as the encoder on m tokens, so it is built when that many tokens pay for it, and kept in
-`shared`.
+Those of a GPU are in `pursuit_triton`, those of a CPU here. On a CPU, with the Gram matrix G = A A^T of all atoms, a
+step costs a token a few rows of G instead of a product with all atoms. Building G costs as much as the encoder on m
+tokens, so it is built when that many tokens pay for it, and kept in `shared`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from repro.base.errors import optional
 from repro.codes import SparseCodes
-from repro.solvers import greedy
+from repro.solvers import greedy, pursuit_triton
 from repro.solvers.greedy import ENTER, GAIN, ROUNDS, KSparse
 
 GRAM_BYTES = 2**30  # that G may take
@@ -26,6 +26,8 @@ BUILT = 2048  # rows of G that are built at a time
 
 def omp(p: KSparse) -> SparseCodes:
     """Orthogonal matching pursuit; on G, compiled, or with as many products with all atoms as there are steps."""
+    if pursuit_triton.usable(p):
+        return pursuit_triton.omp(p)
     G = gram(p) if compiles(p) else None
     if G is None:
         return greedy.omp(p)
@@ -37,6 +39,8 @@ def omp(p: KSparse) -> SparseCodes:
 
 def ompr(p: KSparse) -> SparseCodes:
     """OMP with replacement; compiled, on G or with a product with all atoms in each round."""
+    if pursuit_triton.usable(p):
+        return pursuit_triton.ompr(p)
     if not compiles(p):
         return greedy.ompr(p)
     kernels, over = _kernels()

@@ -11,6 +11,7 @@ ON_GPUS = {
     "correct": "tests and memcheck of the kernels",
     "kernels": "the operations",
     "solvers": "the solvers",
+    "pursuit": "pursuit",
     "train": "training",
     "agree": "an evaluation beside the CPU's",
 }
