@@ -189,9 +189,7 @@ def on_decoder(config: TrainConfig, rows: Rows) -> tuple[list[Job], list[SAE]]:
         for name in dict.fromkeys(config.encoder)
         for steps in (config.steps_unrolled if name == "lista" else (None,))
     ]
-    asked = [
-        encoder_job(form, sae, int(k), seed, config.imitate) for form in forms for k in ks for seed in config.seeds
-    ]
+    asked = [encoder_job(form, sae, k, seed, config.imitate) for form in forms for k in ks for seed in config.seeds]
     return list(asked), [beginning(job, sae, x) for job in asked]
 
 
