@@ -36,7 +36,7 @@ def test_the_page_works_out_the_whole_example():
 
 
 def test_the_optimum_is_the_closed_form():
-    """On the support {1, 2} the residual solves r d_1 = r d_2 = lam, and z the two equations x - r = z_1 d_1 + z_2 d_2."""
+    """On the support {1, 2} r d_1 = r d_2 = lam gives the residual, x - r = z_1 d_1 + z_2 d_2 the code."""
     atoms, x = np.array(by_hand.ATOMS), np.array(by_hand.X)
     r = np.linalg.solve(atoms[:2], [by_hand.LAM] * 2)
     z = np.linalg.solve(atoms[:2].T, x - r)

@@ -63,7 +63,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
 // One button for all the folded code of a page.
 document.addEventListener("DOMContentLoaded", () => {
-  const folded = document.querySelectorAll("details.hide.above-input");
+  const folded = document.querySelectorAll(".cell:not(.tag_solution) > details.hide.above-input");
   if (!folded.length) return;
   const button = Object.assign(document.createElement("button"), { type: "button", className: "all-code" });
   const say = (open) => (button.textContent = open ? "Fold all code" : "Show all code");

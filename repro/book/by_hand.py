@@ -1,10 +1,12 @@
-"""The example of the page by-hand: two numbers, three atoms; its values by the package's solvers, and a moving picture."""
+"""The example of the page by-hand: its values by the package's solvers, and a picture that moves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from repro.base.theme import BLUE, VERMILION
 
@@ -170,7 +172,7 @@ def picture(steps: Sequence[Step]) -> str:
 
 def _bars(steps: Sequence[Step]) -> str:
     """The panel of the code, and of J and Q below it."""
-    best, total = (0.2, 1.0, 0.0), (len(steps) + 3) * SECONDS
+    best, total = np.ravel(values()["z^\\star"]), (len(steps) + 3) * SECONDS
     out = ['<svg viewBox="0 0 330 300" aria-hidden="true">']
     for j, height in enumerate((40, 84, 128)):
         out.append(f'<text x="6" y="{height + 18}">z{"₁₂₃"[j]}</text>')

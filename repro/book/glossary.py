@@ -1,11 +1,10 @@
-"""The glossary in the pages: the first use of a term links to its definition, which book.js shows on hover and focus."""
+"""The glossary in the pages: the first use of a term is a link, and book.js shows the definition over it."""
 
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -17,6 +16,8 @@ PAGE = "glossary"
 """The page of book/ that defines the terms, in one {glossary} directive."""
 SCRIPT = "_static/glossary.js"
 """Definitions by anchor, which book.js loads once."""
+WITHOUT = (PAGE, "contribute", "api/")
+"""Beginnings of pages without links; on the second, a dictionary is Python's."""
 UNLINKED = {"open", "supported", "refuted", "gap", "dead"}
 """Terms that are also common words: a link would often be wrong."""
 NOT_PROSE = (
@@ -47,7 +48,7 @@ def definitions(book: Path) -> dict[str, str]:
 
 
 def pattern(terms: list[str]) -> re.Pattern[str]:
-    """What finds terms in a text: the longest first, with a plural or a capital letter if they begin with a small one."""
+    """What finds terms in a text, longest first; those in small letters also with a capital, and all in the plural."""
 
     def form(term: str) -> str:
         first = re.escape(term[0])
@@ -56,13 +57,14 @@ def pattern(terms: list[str]) -> re.Pattern[str]:
         return head + re.escape(rest).replace(r"\ ", r"\s+") + ending
 
     words = sorted(terms, key=len, reverse=True)
-    return re.compile(r"(?<![\w@/])(?:" + "|".join(f"(?P<t{terms.index(w)}>{form(w)})" for w in words) + r")(?![\w@])")
+    one = "|".join(f"(?P<t{terms.index(word)}>{form(word)})" for word in words)
+    return re.compile(rf"(?<![\w@/-])(?:{one})(?![\w@-])")
 
 
 def link_terms(app: Sphinx, doctree: nodes.document, page: str) -> None:
     """Make the first use of each term in the prose of a page a link; code, headings, tables and figures stay."""
     anchors = _anchors(app)
-    if page == PAGE or page.startswith("api/") or not anchors or app.builder.format != "html":
+    if page.startswith(WITHOUT) or not anchors or app.builder.format != "html":
         return
     meaning = definitions(Path(app.srcdir))
     terms = [term for term in meaning if term not in UNLINKED and term in anchors]
