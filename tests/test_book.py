@@ -129,9 +129,9 @@ def open_page(browser, address: str, width: int = 1440, theme: str = "light"):
     return page, wrong
 
 
-def watched(browser, address: str, width: int, theme: str):
+def watched(browser, address: str, width: int, theme: str, **options):
     """An empty page that refuses to leave the site of the address, and the list of what goes wrong on it."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
     page, wrong = context.new_page(), []
     home = address.split("//")[0] + "//" + address.split("//")[1].split("/")[0]
     page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
