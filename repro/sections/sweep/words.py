@@ -31,9 +31,9 @@ def first_near(table: DataFrame) -> DataFrame:
             continue
         best = certified.iloc[0]
         near = walk[walk["NMSE"].between(best["NMSE_low"], best["NMSE_high"])]
-        first = near.iloc[0] if len(near) else walk.iloc[0] * float("nan")
+        steps, passes = near[["steps", "cost"]].iloc[0] if len(near) else (float("nan"), float("nan"))
         row = {"optimum low": best["NMSE_low"], "high": best["NMSE_high"]}
-        rows[f"{variant} {sparsity:g}"] = row | {"steps": first["steps"], "passes": first["cost"]}
+        rows[f"{variant} {sparsity:g}"] = row | {"steps": steps, "passes": passes}
     return pd.DataFrame(rows).T.rename_axis("SAE").round(4)
 
 
