@@ -28,7 +28,6 @@ class Step:
     z: list[float]
     r: list[float]
     c: list[float]
-    a: float
     v: list[float]
     J: float
     Q: float
@@ -51,8 +50,8 @@ def of_code(z: Any) -> Step:
     p = problem()
     r, proof = residual(p.x, z, p.atoms), certify(p.x, z, p.atoms, LAM)
     a = dual_scale(max_correlation(r, p.atoms), LAM)
-    z, r, c, v = (row[0].tolist() for row in (z, r, r @ p.atoms.T, a * r))
-    return Step(z, r, c, float(a), v, float(proof.objective), float(proof.dual))
+    numbers = [row[0].tolist() for row in (z, r, r @ p.atoms.T, a * r)]
+    return Step(*numbers, J=float(proof.objective), Q=float(proof.dual))
 
 
 def walk() -> list[Step]:
