@@ -50,8 +50,8 @@ def of_code(z: Any) -> Step:
     p = problem()
     r, proof = residual(p.x, z, p.atoms), certify(p.x, z, p.atoms, LAM)
     a = dual_scale(max_correlation(r, p.atoms), LAM)
-    numbers = [row[0].tolist() for row in (z, r, r @ p.atoms.T, a * r)]
-    return Step(*numbers, J=float(proof.objective), Q=float(proof.dual))
+    first: list[list[float]] = [row[0].tolist() for row in (z, r, r @ p.atoms.T, a * r)]
+    return Step(first[0], first[1], first[2], first[3], float(proof.objective), float(proof.dual))
 
 
 def walk() -> list[Step]:
