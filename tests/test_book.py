@@ -48,6 +48,7 @@ SAMPLE = [
         "slider, bar = widgets.IntSlider(30, description='steps'), widgets.IntProgress(30)\n"
         "widgets.jslink((slider, 'value'), (bar, 'value'))\nwidgets.VBox([slider, bar])",
     ),
+    ("solution", "print('The answer.')"),
 ]
 
 
@@ -61,7 +62,7 @@ def sample(tmp_path_factory) -> Path:
     cells = [
         nbformat.v4.new_markdown_cell(text)
         if kind == "markdown"
-        else nbformat.v4.new_code_cell(text, metadata={"tags": [kind] if kind == "parameters" else []})
+        else nbformat.v4.new_code_cell(text, metadata={"tags": [] if kind == "code" else [kind]})
         for kind, text in SAMPLE
     ]
     nbformat.write(
@@ -129,9 +130,9 @@ def open_page(browser, address: str, width: int = 1440, theme: str = "light"):
     return page, wrong
 
 
-def watched(browser, address: str, width: int, theme: str):
+def watched(browser, address: str, width: int, theme: str, **options):
     """An empty page that refuses to leave the site of the address, and the list of what goes wrong on it."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, **options)
     page, wrong = context.new_page(), []
     home = address.split("//")[0] + "//" + address.split("//")[1].split("/")[0]
     page.on("pageerror", lambda error: wrong.append(f"page error: {error}"))
@@ -225,17 +226,23 @@ class Silent(HTMLParser):
 
 
 def test_code_is_folded_and_tables_lie_beside_it(browser, sample):
-    """All cells but the parameters; one button opens them; the links below the last cell lead to what was drawn."""
+    """All cells but the parameters; one button opens them, not the solution of an exercise, which has its own; the
+    links below the last cell lead to what was drawn.
+    """
     with served(sample) as address:
         page, wrong = open_page(browser, address + "executed/sample.html")
         codes = sum(kind == "code" for kind, _ in SAMPLE)
-        assert page.locator("details.hide.above-input").count() == codes
+        assert page.locator("details.hide.above-input").count() == codes + 1
         inputs = page.locator(".cell_input:visible")
         assert inputs.count() == 1 and "seed of every draw" in inputs.inner_text()
         page.locator("button.all-code").click()
         assert page.locator(".cell_input:visible").count() == codes + 1
         page.locator("button.all-code").click()
         assert page.locator(".cell_input:visible").count() == 1
+        answer = page.get_by_text("The answer.", exact=True)
+        assert not answer.is_visible()
+        page.locator("summary:visible", has_text="Solution").click()
+        assert answer.is_visible()
         table, notebook = (
             page.locator(f".around a[href$='{end}']").get_attribute("href") for end in ("small/price.csv", "ipynb")
         )

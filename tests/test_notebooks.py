@@ -107,6 +107,18 @@ def test_sources_have_no_outputs_and_begin_with_parameters(name):
     assert f'set_up("{name}", globals())' in code[1].source, "what papermill passes as text is read there"
 
 
+@pytest.mark.parametrize("name", ["00_start", "45_price", "50_comparison", "52_semi_sweep"])
+def test_two_exercises_end_a_page_and_their_solutions_are_short(name):
+    cells = source(name).cells
+    asked = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and re.search(r"^\*\*[12]\. ", c.source, re.M)]
+    answers = [i for i, c in enumerate(cells) if c.metadata.get("tags") == ["solution"]]
+    assert answers == [i + 1 for i in asked] and len(asked) == 2
+    assert answers[-1] >= len(cells) - 2, "after them only what could still be wrong"
+    for i in answers:
+        lines = cells[i].source.splitlines()
+        assert len(lines) <= 10 and max(map(len, lines)) <= 80 and cells[i].metadata.jupyter.source_hidden
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_imports_one_module_of_its_section(name):
     code = ast.parse("\n".join(c.source for c in source(name).cells if c.cell_type == "code"))

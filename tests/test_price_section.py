@@ -50,6 +50,14 @@ def test_the_unit_is_the_variant_however_many_seeds():
         assert (effect.value, effect.low, effect.high) == pytest.approx((0.3, 0.3 - half, 0.3 + half))
 
 
+def test_one_variant_after_the_other_is_left_out():
+    """Means .2, .3, .4: without one of them .35, .3 and .25, with the interval of the other two."""
+    table = words.without_each(tabled(grid(lambda i, seed: 0.2 + 0.1 * i)), "KL")
+    assert table["share"].to_dict() == pytest.approx({"none": 0.3, "a": 0.35, "b": 0.3, "c": 0.25})
+    half = t.ppf(0.975, 1) * 0.05  # two means .1 apart: their standard error is half of it
+    assert table.loc["c", "low"] == pytest.approx(0.25 - half, abs=1e-3)
+
+
 def test_what_seeds_share_and_documents_add_to_the_error():
     """Seeds at −.1, 0, +.1 on all variants (sd .1), an error of .05 over documents: variance .01/3 + .01/3 + .05²."""
     effect = words.share(

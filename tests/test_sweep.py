@@ -77,3 +77,14 @@ def test_figures_draw_new_tables_and_the_committed_ones(rows):
 
     said = paragraphs(sweep.findings, {"a model": new, "another": new}, {"a model": other}).data
     assert said == f"**a model.** {sweep.findings(new, other)}"
+
+
+def test_the_first_steps_within_the_interval_of_the_optimum():
+    """NMSE .10, .18, .21 after 0, 1 and 5 steps; the interval [.17, .23] begins at one step, [.3, .4] is far."""
+    walk = pd.DataFrame({"steps": [5, 0, 1, -1], "NMSE": [0.21, 0.10, 0.18, 0.2], "cost": [11, 1, 3, np.nan]})
+    walk = walk.assign(variant="batch_topk", protocol="corrected", NMSE_low=0.17, NMSE_high=0.23)
+    far = walk.assign(NMSE_low=0.3, NMSE_high=0.4, sparsity=32)
+    without = walk[walk["steps"] >= 0].assign(sparsity=64)
+    table = sweep.first_near(pd.concat([walk.assign(sparsity=16), far, without]))
+    assert table.loc["batch_topk 16", ["steps", "passes"]].tolist() == [1, 3]
+    assert table.loc["batch_topk 32", ["steps", "passes"]].isna().all() and len(table) == 2

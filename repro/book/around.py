@@ -18,6 +18,8 @@ from repro.sections.tables import path_of
 
 FOLDED = {"hide_mode": "input", "prompt_show": "Code", "prompt_hide": "Code"}
 """Attributes from which myst-nb makes a cell's code a disclosure."""
+SOLUTION = {"hide_mode": "all", "prompt_show": "Solution", "prompt_hide": "Solution"}
+"""The same for a cell with the tag `solution`: its output is folded, too."""
 TABLES = "tables"
 """Folder of _static that the csv files lie in."""
 
@@ -30,12 +32,12 @@ def setup(app: Sphinx) -> None:
 
 
 def fold(app: Sphinx, doctree: nodes.document) -> None:
-    """Fold the code of all cells but the parameters: the results are what a reader came for."""
+    """Fold the code of all cells but the parameters, and the solutions of exercises with what they show."""
     if app.env.docname.startswith(EXECUTED):
         for cell in doctree.findall(nodes.container):
             tags = cell.get("cell_metadata", {}).get("tags", [])
             if cell.get("nb_element") == "cell_code" and not {"parameters", "injected-parameters"} & set(tags):
-                cell.attributes.update(FOLDED)
+                cell.attributes.update(SOLUTION if "solution" in tags else FOLDED)
 
 
 def foot(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from repro.base.errors import BadInput, NotebookFailed, missing_extra
 from repro.base.files import repo_root, write_atomically
 from repro.base.lock import only_one
-from repro.book import front, pictures
+from repro.book import by_hand, front, pictures
 from repro.book.contents import EXECUTED, pages
 from repro.book.drawings import DRAWINGS, drawing
 from repro.book.mime import DATA
@@ -71,7 +71,8 @@ def _build(book: Path, command: Path) -> Path:
 def write_fragments(book: Path) -> None:
     """book/_generated: the ledger in short and in full, the tables of runs and of scale, pictures of all figures."""
     verdicts, parts = front.markdown(pages(book))
-    fragments = {"verdicts": verdicts, "parts": parts, "runs": runs_table(book / "executed")} | {"scale": scale.page()}
+    fragments = {"verdicts": verdicts, "parts": parts, "runs": runs_table(book / "executed")}
+    fragments |= {"scale": scale.page(), "by-hand": by_hand.page()}
     for name, text in fragments.items():
         write_atomically(book / "_generated" / f"{name}.md", lambda path, text=text: path.write_text(text))
     pictures.draw(book, [*map(drawing, DRAWINGS), *pictures.outputs(book / "executed")])

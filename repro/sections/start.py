@@ -136,6 +136,30 @@ def one_token(ready: Prepared, token: int = 0, variant: str = "batch_topk") -> t
     return used.sort_values("non", ascending=False).head(40), pd.DataFrame({"value": facts}).round(4)
 
 
+def at_lambdas(ready: Prepared, lam: float, factors: tuple[float, ...] = (0.5, 1, 2, 4)) -> DataFrame:
+    """Optimal codes of some tokens at multiples of λ: L0 and NMSE, before and after least squares, a row a multiple.
+
+    The SAE is that of `one_token`, the tokens are a sample of the evaluation's.
+    """
+    import pandas as pd
+
+    from repro.checkpoints import load_sae
+    from repro.inference import infer, spread
+    from repro.metrics import Reconstruction
+    from repro.solvers.refit import refit
+
+    sae = load_sae(ready.finals("batch_topk")[0]["path"])
+    x = ready.data.tokens.x[spread(len(ready.data.tokens.x), 100)]
+    rows = []
+    for factor in factors:
+        codes = infer(sae, x, "non", lam=factor * lam, gap=False).codes
+        fitted = refit(sae.target(x), sae.W_dec.detach(), codes)
+        errors = [Reconstruction.of(x, sae.decode(z, x).detach()).value()["NMSE"] for z in (codes, fitted)]
+        l0 = float(codes.l0.double().mean())
+        rows.append({"λ": factor * lam, "L0": l0, "NMSE": errors[0], "NMSE after least squares": errors[1]})
+    return tidy(pd.DataFrame(rows).set_index("λ"))
+
+
 def code_figure(table: DataFrame) -> Figure:
     """The codes of one token under the three modes, side by side."""
     import plotly.graph_objects as go

@@ -85,6 +85,17 @@ def first_seed(table: DataFrame) -> DataFrame:
     return table[table["seed"] == table["seed"].min()]
 
 
+def without_each(table: DataFrame, metric: str) -> DataFrame:
+    """The share of the guess with one variant left out, a row a variant, after a row of all; interval as in `share`."""
+    import pandas as pd
+
+    rows = {}
+    for left_out in (None, *final(table)["variant"].unique()):
+        effect = share(table[table["variant"] != left_out], metric)
+        rows[left_out or "none"] = {"share": effect.value, "low": effect.low, "high": effect.high}
+    return tidy(pd.DataFrame(rows).T.rename_axis("without"), 3)
+
+
 def parts_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     """A row a language model, metric and family: the encoder's increase, its three parts, the share of the guess.
 

@@ -3,4 +3,4 @@
 from repro.sections.sweep.claims import answers, verdicts
 from repro.sections.sweep.figures import cost_figure, step_figure
 from repro.sections.sweep.run import run
-from repro.sections.sweep.words import findings, overview, paper_rows, paper_says
+from repro.sections.sweep.words import findings, first_near, overview, paper_rows, paper_says

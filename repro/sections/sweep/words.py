@@ -16,6 +16,27 @@ def overview(table: DataFrame) -> DataFrame:
     return tidy(means.rename(index=names, level="steps"))
 
 
+def first_near(table: DataFrame) -> DataFrame:
+    """The first number of corrected steps whose NMSE lies in the optimum's interval, with its cost, a row an SAE.
+
+    The cost is in encoder passes; both are NaN where no number of steps of the table gets there. No row without an
+    optimum.
+    """
+    import pandas as pd
+
+    rows = {}
+    for (variant, sparsity), part in table[table["protocol"] == "corrected"].groupby(["variant", "sparsity"]):
+        certified, walk = part[part["steps"] < 0], part[part["steps"] >= 0].sort_values("steps")
+        if certified.empty:
+            continue
+        best = certified.iloc[0]
+        near = walk[walk["NMSE"].between(best["NMSE_low"], best["NMSE_high"])]
+        steps, passes = near[["steps", "cost"]].iloc[0] if len(near) else (float("nan"), float("nan"))
+        row = {"optimum low": best["NMSE_low"], "high": best["NMSE_high"]}
+        rows[f"{variant} {sparsity:g}"] = row | {"steps": steps, "passes": passes}
+    return pd.DataFrame(rows).T.rename_axis("SAE").round(4)
+
+
 def costs(table: DataFrame, fista: DataFrame | None) -> DataFrame:
     """Both tables in one, with `way`: as_released, ista, fista or certified. fista: None where no SAE has a λ."""
     import pandas as pd
