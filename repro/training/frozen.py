@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from repro.base.errors import BadInput
-from repro.sae import VARIANTS
+from repro.sae import SAE, VARIANTS
 from repro.solvers import pursuit
 from repro.training.losses import Loss
 from repro.training.recipe import Job
@@ -75,6 +75,11 @@ class FrozenJob(Job):
         if self.codes != "encoder":
             object.__setattr__(self, "frozen", tuple(sorted({*self.frozen, "rows", "b_enc"})))
 
+    @property
+    def stays(self) -> tuple[str, ...]:
+        """Names of the tensors that stay."""
+        return self.frozen
+
     def config(self, d: int) -> Any:
         """The config of the SAE for activations of width d."""
         return VARIANTS[self.variant].Config(d, self.m, k=int(self.sparsity), **dict(self.options))
@@ -97,7 +102,7 @@ def imitation(trainer: Trainer, job: Job, x: Tensor) -> Loss:
 class _Scores(torch.nn.Module):
     """x [n, d] -> scores [n, m], for `functional_call` with the tensors in training."""
 
-    def __init__(self, sae: torch.nn.Module):
+    def __init__(self, sae: SAE):
         super().__init__()
         self.sae = sae
 

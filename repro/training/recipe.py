@@ -126,8 +126,6 @@ class Job:
     seed: int = 0
     """Seed of the initial weights."""
 
-    frozen: ClassVar[tuple[str, ...]] = ()
-    """Names of the tensors in `weights.Weights` that stay as training begins."""
     trainer_class: ClassVar[Any] = None
     """The class that trains it, with the methods of `trainer.Trainer`, where it is not that one."""
 
@@ -155,6 +153,11 @@ class Job:
     def sparsity_name(self) -> str:
         """What `sparsity` is: k, l1_penalty or target_l0."""
         return str(SPARSITY_NAME[self.variant])
+
+    @property
+    def stays(self) -> tuple[str, ...]:
+        """Names of the tensors in `weights.Weights` that stay as training begins."""
+        return ()
 
     def config(self, d: int) -> Any:
         """The config of the SAE for activations of width d."""

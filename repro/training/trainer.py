@@ -50,7 +50,7 @@ class Trainer:
         self.from_scratch = start is None
         if start is not None:
             self.weights.load_sae(start, scale)
-        for name in job.frozen:
+        for name in job.stays:
             self.weights.tensors[name].requires_grad_(False)
         self.parameters = [t for t in self.weights.tensors.values() if t.requires_grad]
         # fused: one pass over memory instead of a dozen

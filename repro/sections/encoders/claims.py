@@ -8,7 +8,7 @@ from repro.sections.effects import Tables
 from repro.sections.encoders.names import ENCODER_NAMES
 from repro.sections.encoders.words import METRICS, effect_of, in_words, of_dictionary, recovered
 from repro.sections.shown import answered, shown
-from repro.sections.verdict import Claim, Finding
+from repro.sections.verdict import Claim, Direction, Finding
 
 SENTENCES = {
     "E1": "A better encoder on the same dictionary pays part of the price (O'Neill et al. 2025).",
@@ -44,6 +44,14 @@ def random_decoder(tables: Tables, metric: str) -> Finding:
     table = tables["dictionaries"]
     frozen, own = (of_dictionary(table, name, "encoder", metric) for name in ("frozen_decoder", "trained"))
     return Finding(effect_of(frozen - own, table), why=f"the trained one has {in_words(effect_of(own, table), '.3f')}")
+
+
+RANDOM: tuple[tuple[str, str, str, Direction, str, str], ...] = (
+    ("a", "NMSE", "NMSE", "does not rise", "The error does not rise with a frozen random decoder", "the error"),
+    ("b", "KL", "loss", "does not rise", "Nor does the divergence from the clean model", "the divergence"),
+    ("c", "F1@1", "F1@1", "does not fall", "Nor do probes of one latent get worse", "F1 of one latent"),
+)
+"""Part of E3, metric, the metric of its margin, direction, statement and quantity."""
 
 
 _claim = partial(Claim, section="57_encoders")
@@ -88,11 +96,7 @@ CLAIMS = [
             quantity=quantity,
             test=partial(random_decoder, metric=metric),
         )
-        for letter, metric, margin, claimed, statement, quantity in (
-            ("a", "NMSE", "NMSE", "does not rise", "The error does not rise with a frozen random decoder", "the error"),
-            ("b", "KL", "loss", "does not rise", "Nor does the divergence from the clean model", "the divergence"),
-            ("c", "F1@1", "F1@1", "does not fall", "Nor do probes of one latent get worse", "F1 of one latent"),
-        )
+        for letter, metric, margin, claimed, statement, quantity in RANDOM
     ),
 ]
 
