@@ -187,7 +187,7 @@ def measure_split(sources: int, seed: int, steps: int, scale: Scale) -> Iterator
     seen = Split.of(sources)
     atoms = seen.dictionary(1_000 + seed)
     x, z = seen.draw(TRAIN_ROWS, atoms, 2_000 + seed)
-    saes = {"true": (TRAIN_ROWS, with_best_encoder(atoms, [(x, z)], seen.K))}
+    saes: dict[str, tuple[int, SAE]] = {"true": (TRAIN_ROWS, with_best_encoder(atoms, [(x, z)], seen.K))}
     for rows in (FEW, TRAIN_ROWS):
         saes[f"learned from {rows:,} rows"] = (rows, trained(seen, x[:rows], seed, steps, scale))
     for unseen in (False, True):
