@@ -66,14 +66,19 @@ class Hard(Problem):
     """Sources that are on in a row, in the mean."""
     noise: float = 0.05
     rho: float = 0.3
-    """Correlation of the Gaussians of parents in one group; family f is in group f mod 8."""
+    """Correlation of the Gaussians of parents in one group."""
+    group: int = 8
+    """Families in a group. Family f is in group f modulo the number of groups, so a group has frequent and rare ones."""
 
-    FAMILY, GROUPS, EXPONENT = 4, 8, 0.5
+    FAMILY, EXPONENT = 4, 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.N % self.FAMILY or not 0 <= self.rho < 1:
-            raise BadInput(f"Hard problems need N divisible by {self.FAMILY} and 0 <= rho < 1, not {self}.")
+        if self.N % self.FAMILY or not 0 <= self.rho < 1 or not 1 <= self.group <= self.N // self.FAMILY:
+            raise BadInput(
+                f"A hard problem needs N divisible by {self.FAMILY}, 0 <= rho < 1 and 1 <= group <= N / {self.FAMILY}, "
+                f"not {self}."
+            )
         if float(self.frequencies.max()) >= 0.5:
             raise BadInput(f"With K = {self.K} the most frequent source is on in half of the rows or more; lower K.")
 
@@ -94,7 +99,8 @@ class Hard(Problem):
         """(x [n, M], z [n, N]); values that are on are uniform in [0.5, 1.5]."""
         g = torch.Generator().manual_seed(seed)
         families = self.N // self.FAMILY
-        shared = torch.randn(n, self.GROUPS, generator=g)[:, torch.arange(families) % self.GROUPS]
+        groups = families // self.group
+        shared = torch.randn(n, groups, generator=g)[:, torch.arange(families) % groups]
         normal = math.sqrt(self.rho) * shared + math.sqrt(1 - self.rho) * torch.randn(n, families, generator=g)
         parents = normal > -torch.special.ndtri(self.frequencies[:: self.FAMILY]).float()
         child = torch.randint(self.FAMILY, (n, families, 1), generator=g)  # 0: none
