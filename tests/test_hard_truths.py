@@ -12,6 +12,7 @@ from repro.sections.ground_truth import hard
 from repro.sections.ground_truth.hard import (
     SETTINGS,
     Setting,
+    noise_fitted,
     part_of,
     published_mcc,
     run_hard,
@@ -157,6 +158,16 @@ def test_the_narrow_encoder_is_the_least_squares_fit_of_its_own_sources(drawn):
     assert torch.equal(part.W_dec, atoms[some]) and part.config.k == 3
 
 
+def test_the_share_of_the_noise_that_a_code_fits():
+    g = torch.Generator().manual_seed(0)
+    atoms = torch.linalg.qr(torch.randn(6, 6, generator=g))[0]
+    clean = 3 * torch.rand(4000, 2, generator=g) @ atoms[:2]
+    x = clean + 0.1 * torch.randn(4000, 6, generator=g)
+    assert noise_fitted(x, clean, x) == pytest.approx(1) and noise_fitted(x, clean, clean) == 0
+    on_support = x @ atoms[:2].T @ atoms[:2]  # least squares on 2 right atoms in 6 dimensions
+    assert noise_fitted(x, clean, on_support) == pytest.approx(2 / 6, abs=0.02)
+
+
 def planted(precision, error=-0.1, spread=0.001):
     """A table in which pursuit changes error and precision of the encoder by these amounts, everywhere."""
     rows = []
@@ -166,7 +177,7 @@ def planted(precision, error=-0.1, spread=0.001):
                 for way in hard.WAYS:
                     by = 0.0 if way == "encoder" else 1.0
                     scores = {"NMSE": 0.5 + by * (error + shift), "precision": 0.5 + by * (precision + shift)}
-                    scores |= dict.fromkeys(("NMSE_clean", "recall", "support_F1", "MCC_codes"), 0.5) | {"L0": 4.0}
+                    scores |= dict.fromkeys(("noise_fitted", "recall", "support_F1", "MCC_codes"), 0.5) | {"L0": 4.0}
                     facts = {"problem": "p", "seed": seed, "dictionary": dictionary, "times": times, "way": way}
                     rows.append(facts | scores)
     return pd.DataFrame(rows)

@@ -144,8 +144,17 @@ def scored(
                 "way": way,
                 **support_scores(codes.to_dense(), z),
                 "NMSE": Reconstruction.of(x, x_hat).value()["NMSE"],
-                "NMSE_clean": Reconstruction.of(clean, x_hat).value()["NMSE"],
+                "noise_fitted": noise_fitted(x, clean, x_hat),
             }
+
+
+def noise_fitted(x: Tensor, clean: Tensor, x_hat: Tensor) -> float:
+    """The share of the noise x − clean that a reconstruction reproduces, all [n, M]: 1 for x itself, 0 for clean.
+
+    It is ⟨x − clean, x_hat − clean⟩ / ‖x − clean‖². Least squares on k right atoms of M dimensions gives k / M.
+    """
+    noise = (x - clean).double()
+    return float((noise * (x_hat - clean).double()).sum() / noise.square().sum().clamp_min(1e-30))
 
 
 def ways(sae: SAE, x: Tensor, k: int, optimum: SparseCodes) -> dict[str, SparseCodes]:

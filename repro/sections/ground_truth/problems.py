@@ -68,7 +68,7 @@ class Hard(Problem):
     rho: float = 0.3
     """Correlation of the Gaussians of parents in one group."""
     group: int = 8
-    """Families in a group. Family f is in group f modulo the number of groups, so a group has frequent and rare ones."""
+    """Families in a group; family f is in group f modulo the number of groups, frequent and rare ones together."""
 
     FAMILY, EXPONENT = 4, 0.5
 
