@@ -78,7 +78,7 @@ def hard_findings(table: DataFrame) -> str:
         f"dictionary, it changes the NMSE by {learned['NMSE']} and the precision by {learned['precision']}, and the "
         f"largest codes of the certified optimum change them by {best['NMSE']} and {best['precision']}. With the most "
         f"frequent quarter of the true dictionary pursuit changes the NMSE by {narrow['NMSE']} and the precision by "
-        f"{narrow['precision']}. Of the noise, pursuit and the optimum reproduce these shares with the true dictionary: "
+        f"{narrow['precision']}. With the true dictionary pursuit and the optimum reproduce these shares of the noise: "
         f"{noise}."
     )
 
