@@ -122,7 +122,7 @@ def published(sources: int, dictionary: str, way: str) -> float:
 
 
 def split_findings(table: DataFrame) -> str:
-    """Unseen combinations in sentences: does the dictionary bind, the rows that it is learned from, or the inference?"""
+    """Unseen combinations in sentences: do the rows that a dictionary is learned from bind, or the inference?"""
     part = table[table["combinations"] == "unseen"].set_index(["N", "dictionary", "way", "seed"])["MCC_codes"]
     few, many = sorted((n for n in table["dictionary"].unique() if n != "true"), key=len)
     out = []
@@ -135,8 +135,8 @@ def split_findings(table: DataFrame) -> str:
         rows = _brief(Effect.of(at[many]["lasso"] - at[few]["lasso"]))
         inference = _brief(Effect.of(at[many]["lasso"] - at[many]["encoder"]))
         out.append(
-            f"**{sources:,} sources: more training rows change the optimum's MCC on unseen combinations by {rows}, and "
-            f"the optimum instead of the encoder changes it, with the dictionary of many rows, by {inference}.** MCC by "
+            f"**{sources:,} sources: more training rows change the optimum's MCC on unseen combinations by {rows}. The "
+            f"optimum instead of the encoder changes it, with the dictionary of many rows, by {inference}.** MCC by "
             f"dictionary: {cells}. Published: {theirs['encoder']:.3f} by the encoder, {theirs['optimised']:.3f} by "
             f"FISTA, with the true dictionary {ORACLE[sources]:.3f}."
         )
