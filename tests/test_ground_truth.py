@@ -8,8 +8,8 @@ from scipy.optimize import linear_sum_assignment
 
 from repro.base.errors import BadInput
 from repro.sections import ground_truth
+from repro.sections.ground_truth.problems import Problem
 from repro.sections.ground_truth.run import (
-    Problem,
     assignment,
     codes_of,
     cosines,
@@ -62,7 +62,7 @@ def test_the_best_linear_encoder_is_least_squares():
     problem = Problem(6, 6, 2, noise=0.0)
     atoms = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]
     x, z = problem.draw(400, atoms, 1)
-    sae = with_best_encoder(problem, atoms, x, z)
+    sae = with_best_encoder(atoms, [(x[:150], z[:150]), (x[150:], z[150:])], 2)
     assert torch.allclose(sae.W_enc, atoms.T, atol=1e-4)  # orthogonal atoms: the codes are x D^T, and nothing is left
     assert torch.allclose(sae.encode(x), z, atol=1e-4)
     for way, least in {"semi": 0.95, "certified": 0.95, "certified_k": 1, "pursuit": 1}.items():

@@ -21,6 +21,7 @@ MARGINS: dict[str, Margin] = {
     "dead_rate": Margin(0.02, "two latents in a hundred: less than what twice as many tokens would wake"),
     "dense@0.1": Margin(0.01, "one latent in a hundred"),
     "dense@0.2": Margin(0.01, "one latent in a hundred"),
+    "precision": Margin(0.02, "two in a hundred of the latents that are on: of fifty, one more that is wrong"),
     "excess": Margin(0.02, "less than a quarter of the drop in absorption that the paper reports"),
     "dF1": Margin(0.005, "less than a third of the drop in ΔF1 that the paper reports"),
     "share_of_increase": Margin(0.05, "one part in twenty of the damage: below it nobody would pay for better codes"),

@@ -27,8 +27,11 @@ def judged(claims: Iterable[Claim]) -> dict[str, DataFrame]:
     return {scale: table for scale, table in tables.items() if (table["verdict"] != NOT_RUN).any()} or tables
 
 
-def answered(claims: Iterable[Claim]) -> Any:
-    """What the paper says and what is found, a word and a sentence a claim and language model, for a notebook."""
+def answered(claims: Iterable[Claim], drawn: bool = False) -> Any:
+    """What is said and what is found, a word and a sentence a claim and language model, for a notebook.
+
+    drawn: the claims are about drawn data, which have no language model, so the scale is named instead.
+    """
     from IPython.display import Markdown
 
     from repro.sections.claims import SENTENCES, summary
@@ -40,8 +43,9 @@ def answered(claims: Iterable[Claim]) -> Any:
         for scale, table in summaries.items():
             row = table.loc[group]
             if row["verdict"] != NOT_RUN:
-                on = f"{row['saes']} SAEs, {row['tokens']:,} tokens"
-                lines.append(f"- {named(asdict(SCALES[scale]), scale)}: *{row['verdict']}*. {row['sentence']} ({on})")
+                on = "" if drawn else f" ({row['saes']} SAEs, {row['tokens']:,} tokens)"
+                name = f"scale {scale}" if drawn else named(asdict(SCALES[scale]), scale)
+                lines.append(f"- {name}: *{row['verdict']}*. {row['sentence']}{on}")
         lines.append("")
     return Markdown("\n".join(lines))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from repro.base.theme import BLUE, VERMILION, caption, interval
+from repro.base.theme import AMBER, BLUE, GREEN, VERMILION, caption, interval
 from repro.sections.effects import Effect
 from repro.sections.figures import legend_once
+from repro.sections.ground_truth.hard_words import DICTIONARIES, NAMES
 from repro.sections.types import DataFrame, Figure
 
 AXES = {
@@ -56,4 +57,52 @@ def score_figure(table: DataFrame, score: str) -> Figure:
         f"{AXES[score]} by inference mode, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
         "Blue: the true dictionary, whose encoder is the best linear one; red: what training found. A distance along a "
         "row is the price of inference, between the colours the price of the dictionary.",
+    )
+
+
+LOOKS = {
+    "encoder": (VERMILION, "circle"),
+    "refit": (AMBER, "diamond"),
+    "optimum": (BLUE, "square"),
+    "pursuit": (GREEN, "triangle-up"),
+}
+
+
+def hard_figure(table: DataFrame) -> Figure:
+    """Error against precision, a line a way to codes along its numbers of nonzeros; a panel a dictionary."""
+    from plotly.subplots import make_subplots
+
+    names = [f"with {name}" for name in DICTIONARIES.values()]
+    figure = make_subplots(rows=len(names), cols=1, subplot_titles=names, vertical_spacing=0.1, shared_xaxes=True)
+    for row, dictionary in enumerate(DICTIONARIES, 1):
+        for way, (color, symbol) in LOOKS.items():
+            part = table[(table["dictionary"] == dictionary) & (table["way"] == way)]
+            by_times = part.groupby("times", sort=True)
+            x, y = ([Effect.of(rows) for _, rows in by_times[score]] for score in ("precision", "NMSE"))
+            bars = [([e.value for e in a], [e.low for e in a], [e.high for e in a]) for a in (x, y)]
+            drawn = all(e.low == e.low for e in (*x, *y))
+            figure.add_scatter(
+                x=bars[0][0],
+                y=bars[1][0],
+                mode="lines+markers",
+                name=NAMES[way],
+                hovertext=[f"{times:g} nonzeros a source" for times, _ in by_times],
+                marker={"color": color, "symbol": symbol, "size": 9},
+                line={"color": color, "width": 1.5},
+                error_x=interval(*bars[0]) if drawn else None,
+                error_y=interval(*bars[1]) if drawn else None,
+                row=row,
+                col=1,
+            )
+        figure.update_yaxes(title_text="NMSE", type="log", row=row, col=1)
+    figure.update_xaxes(title_text="precision of the support (higher is better)", row=len(names), col=1)
+    legend_once(figure)
+    figure.update_annotations(x=0, xanchor="left")
+    figure.update_layout(height=300 * len(names) + 100)
+    times = ", ".join(f"{t:g}" for t in sorted(table["times"].unique(), reverse=True))
+    return caption(
+        figure,
+        f"NMSE against the share of latents that are on whose source is on. Along a line from left to right: {times} "
+        "nonzeros for each source that is on, in the mean; mean over draws with 95 % t intervals. Towards the lower "
+        "right is better on both axes. A line below another and to the left of it gains error by wrong sources.",
     )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,52 +19,15 @@ from repro.codes import SparseCodes
 from repro.inference import calibrate_lambda, infer
 from repro.metrics import Reconstruction
 from repro.sae import SAE, TopK
+from repro.sections.ground_truth.problems import PROBLEMS, Problem
 from repro.sections.scales import Scale
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 from repro.solvers import pursuit
 
 TRAIN_ROWS, MOST_STEPS = 100_000, 4_000
+BATCHES = {"tiny": 256}  # rows a training step, by scale
 WAYS = ("encoder", "semi", "certified", "certified_k", "pursuit")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Sparse codes z [n, N] >= 0 of random unit atoms D [N, M], K of them a row: x = z D + noise."""
-
-    N: int = 16
-    """Sources."""
-    M: int = 8
-    """Dimensions; fewer than N = superposition."""
-    K: int = 3
-    """Sources that are on in a row, a uniform draw of the N."""
-    noise: float = 0.01
-    """Standard deviation of Gaussian noise, in each dimension."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.K <= self.N or self.M < 1 or self.noise < 0:
-            raise BadInput(f"A problem needs 1 <= K <= N, M >= 1 and noise >= 0, not {self}.")
-
-    @property
-    def name(self) -> str:
-        """For tables and figures."""
-        return f"{self.N} sources in {self.M}, {self.K} on"
-
-    def dictionary(self, seed: int) -> Tensor:
-        """D [N, M], unit rows in Gaussian directions."""
-        rows = torch.randn(self.N, self.M, generator=torch.Generator().manual_seed(seed))
-        return rows / rows.norm(dim=1, keepdim=True)
-
-    def draw(self, n: int, atoms: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """(x [n, M], z [n, N]); values that are on are uniform in [0.5, 1.5], so that a support is worth finding."""
-        g = torch.Generator().manual_seed(seed)
-        on = torch.rand(n, self.N, generator=g).topk(self.K, dim=1).indices
-        z = torch.zeros(n, self.N).scatter_(1, on, 0.5 + torch.rand(n, self.K, generator=g))
-        return z @ atoms + self.noise * torch.randn(n, self.M, generator=g), z
-
-
-PROBLEMS = (Problem(), Problem(256, 64, 6))
-"""O'Neill, Gumran and Klindt (2025): 16 sources in 8 dimensions; and a larger one in superposition."""
 
 
 def run(scale: Scale, seeds: int = 3, problems: Sequence[Problem] = PROBLEMS) -> DataFrame:
@@ -89,7 +51,7 @@ def measure(problem: Problem, seed: int, steps: int, n: int, scale: Scale) -> It
     train_x, train_z = problem.draw(TRAIN_ROWS, atoms, 2_000 + seed)
     x, z = problem.draw(n, atoms, 3_000 + seed)
     learned = trained(problem, train_x, seed, steps, scale)
-    for name, sae in (("true", with_best_encoder(problem, atoms, train_x, train_z)), ("learned", learned)):
+    for name, sae in (("true", with_best_encoder(atoms, [(train_x, train_z)], problem.K)), ("learned", learned)):
         match = assignment(cosines(sae.W_dec.detach(), atoms))
         agreement = float(cosines(sae.W_dec.detach(), atoms)[match].mean())
         for way in WAYS:
@@ -143,7 +105,7 @@ def trained(problem: Problem, x: Tensor, seed: int, steps: int, scale: Scale) ->
     values = x.numpy()[:, None]
     docs = np.arange(len(x), dtype=np.int32)[:, None]
     store = ActivationStore(Path("generated"), values, np.ones(docs.shape, bool), docs, flat=True)
-    batch = min(1024, scale.batch_size)
+    batch = min(BATCHES.get(scale.name, 1024), scale.batch_size)
     recipe = Recipe.scaled(steps, batch, seed=seed, checkpoints=(1.0,))
     folder = cache_dir() / "experiments" / "ground-truth" / digest(problem, seed, len(x), recipe)
     job = Job("topk", problem.K, problem.N, seed)
@@ -151,14 +113,20 @@ def trained(problem: Problem, x: Tensor, seed: int, steps: int, scale: Scale) ->
     return load_sae(train(store.select(exclude=()), [job], recipe, folder, device=device, progress=False)[0])
 
 
-def with_best_encoder(problem: Problem, atoms: Tensor, x: Tensor, z: Tensor) -> TopK:
-    """The true dictionary with the linear encoder that fits the true codes best (least squares), and top-k of it.
+def with_best_encoder(atoms: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], k: int) -> TopK:
+    """The true dictionary [m, M] with the linear encoder that fits the true codes best (least squares), top-k of it.
 
-    No encoder of this form that was only shown x knows more, so what it misses is the price of amortization.
+    pairs: blocks of (x [n, M], z [n, m]). No encoder of this form that was only shown x knows more, so what it misses
+    is the price of amortization.
     """
-    sae = TopK(TopK.Config(problem.M, problem.N, k=problem.K)).requires_grad_(False)
-    wide = torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
-    solution = torch.linalg.lstsq(wide, z.double()).solution.float()
+    m, d = atoms.shape
+    sae = TopK(TopK.Config(d, m, k=k)).requires_grad_(False)
+    gram, cross = torch.zeros(d + 1, d + 1, dtype=torch.double), torch.zeros(d + 1, m, dtype=torch.double)
+    for x, z in pairs:
+        wide = torch.cat([x, torch.ones(len(x), 1)], dim=1).double()
+        gram += wide.T @ wide
+        cross += wide.T @ z.double()
+    solution = torch.linalg.solve(gram, cross).float()
     sae.W_dec.copy_(atoms)
     sae.W_enc.copy_(solution[:-1])
     sae.b_enc.copy_(solution[-1])

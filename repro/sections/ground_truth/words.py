@@ -10,8 +10,11 @@ PUBLISHED = {
     1000: {"encoder": 0.191, "optimised": 0.193},
     10000: {"encoder": 0.498, "optimised": 0.354},
 }
-"""MCC of arXiv 2603.28744, by number of sources."""
-ORACLE = 0.993
+"""MCC on unseen combinations of Barin Pacela et al. (arXiv 2603.28744), by number of sources, K = 10: a Top-K SAE's
+encoder, and FISTA (100 steps at lambda = 0.1) on its dictionary, trained on 2,500 rows without noise; means over three
+seeds (results/exp_frozen_decoder.json and exp_frozen_decoder_10k.json of their code)."""
+ORACLE = {100: 0.986, 1000: 0.993, 10000: 0.982}
+"""The same by FISTA on the true dictionary."""
 
 
 def overview(table: DataFrame) -> DataFrame:
@@ -93,7 +96,7 @@ def against_others(table: DataFrame) -> str:
         f"{n:,} sources: {row['encoder']:.3f} and {row['optimised']:.3f}" for n, row in PUBLISHED.items()
     )
     return (
-        f"MCC of codes here, {ours}. Barin-Pacela et al. (out of distribution, a Top-K SAE's encoder and FISTA on its "
-        f"dictionary): {theirs}; with the true dictionary {ORACLE:.3f} at 1,000. The amortization paper itself reports "
-        "nothing with a known truth."
+        f"MCC of codes here, {ours}. Barin Pacela et al. (unseen combinations, a Top-K SAE's encoder and FISTA on its "
+        f"dictionary): {theirs}; with the true dictionary at least {min(ORACLE.values()):.3f}. The amortization paper "
+        "itself reports nothing with a known truth."
     )
