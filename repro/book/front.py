@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 MODELS = {"paper": "Pythia-160M and Gemma-2-2B", "small": "SmolLM2-135M", "tiny": "the bundled model"}
 """Scales by what they are run on, the most telling first."""
 
+DRAWN = "; E4: drawn sources"
+"""What the columns of the field's claims add: one is tested where the truth is known."""
+FIELD = "What others say about inference and dictionary ([related work](related.md)), tested here:"
+
 KINDS = {"supported": "holds", "refuted": "fails", "open": "untested", "not yet run": "waiting"}
 """Verdict -> class of its chip (book.css)."""
 
@@ -37,21 +41,27 @@ def markdown(pages: Iterable[str], ledgers: dict[str, pd.DataFrame] | None = Non
         return "*Not computed yet: no table of this checkout has been judged. `make report` does it.*\n", ""
     summaries = {scale: claims.summary(ledgers[scale]).set_index("claim") for scale in run}
     built = set(pages)
-    head = ["", f"| claim | {' | '.join(MODELS[scale] for scale in run)} |", "|---|" + "---|" * len(run)]
-    whole, parts = list(head), list(head)
+    whole, field, parts = ([*_head([f"{MODELS[scale]}{note}" for scale in run])] for note in ("", DRAWN, ""))
     for group, rows in tables[run[0]].groupby(lambda claim: group_of(str(claim)), sort=False):
         sections = [f"executed/{name}" for name in rows["section"].unique()]
         links = ", ".join(f"[]({page}.ipynb)" for page in sections if page in built)
         sentence = f"**{group}** {claims.SENTENCES.get(str(group), rows['statement'].iloc[0])}"
         cells = [named(MODELS[scale], said(summaries[scale].loc[group])) for scale in run]
-        whole.append(f"| {sentence}{f'<br><small>{links}</small>' if links else ''} | {' | '.join(cells)} |")
+        lines = field if str(group).startswith("E") else whole
+        lines.append(f"| {sentence}{f'<br><small>{links}</small>' if links else ''} | {' | '.join(cells)} |")
         for claim, row in rows.iterrows():
             cells = [named(MODELS[scale], effect(tables[scale].loc[claim])) for scale in run]
             parts.append(f"| {part(str(claim), row)} | {' | '.join(cells)} |")
     waiting = [MODELS[scale] for scale in MODELS if scale not in run]
     note = f"Not yet run: {', '.join(waiting)}; `repro report --scale paper` on a GPU computes their column."
     rule = f"\n{RULE} {WHOLE}\n"
-    return framed(whole) + (f"\n{note}\n" if waiting else ""), framed(parts) + rule
+    others = f"\n{FIELD}\n\n{framed(field)}" if len(field) > len(_head([])) else ""
+    return framed(whole) + others + (f"\n{note}\n" if waiting else ""), framed(parts) + rule
+
+
+def _head(columns: list[str]) -> list[str]:
+    """The first lines of a table of claims."""
+    return ["", f"| claim | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
 
 
 def framed(lines: list[str]) -> str:
