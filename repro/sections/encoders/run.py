@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from repro.activations.language_models.loss import LossMeter
@@ -38,6 +39,7 @@ SHOWN = ("L0", "NMSE", "FVE", "dead_rate", "loss_increase", "KL", "CE_clean", "m
 SCORES = ("F1@1", "F1@2", "dF1", "absorption")
 """Columns of the probes that they keep."""
 LR = 2e-3  # of encoders that begin at the SAE's own; at 7.4e-3, the recipe's for so few steps, linear ones get worse
+REPEATS = 7  # passes of each encoder that is timed
 CURVE = 40  # points of a training curve
 SAMPLE = 500  # tokens of codes that take long
 
@@ -219,13 +221,27 @@ def run(scale: Scale, tokens: int, seeds: int = 3) -> list[DataFrame]:
 
 def priced_encoders(draw: Draw, encoders: dict[str, Path], meter: LossMeter) -> Iterator[dict[str, Any]]:
     """Rows of `encoders`: the SAE's own first."""
-    own = {"own": Path(draw.ready.finals()[0]["path"])}
-    for name, path in tqdm((own | encoders).items(), desc="encoders", unit="encoder"):
-        sae, result = draw.priced(path, SPLIT, meter)
+    every = {"own": Path(draw.ready.finals()[0]["path"])} | encoders
+    priced = {name: draw.priced(path, SPLIT, meter) for name, path in tqdm(every.items(), desc="encoders")}
+    seconds = times({name: sae for name, (sae, _) in priced.items()}, draw.data.tokens.x[:])
+    for name, (sae, result) in priced.items():
         facts = {"encoder": name, "parameters": parameters(sae), "flops": flops(sae)}
         facts["documents"] = int(draw.data.tokens.docs.max()) + 1
         for kind, row in result["modes"].items():
-            yield facts | {"mode": kind} | {column: row.get(column) for column in SHOWN}
+            own = {"ms_per_token": 1e3 * seconds[name] / draw.tokens} if kind == "encoder" else {}
+            yield facts | {"mode": kind} | {column: row.get(column) for column in SHOWN} | own
+
+
+def times(saes: dict[str, SAE], x: Tensor) -> dict[str, float]:
+    """Seconds in which each SAE encodes x [n, d]: the least of REPEATS, in turns, so that other work hits all alike."""
+    least = dict.fromkeys(saes, float("inf"))
+    for _ in range(REPEATS):
+        for name, sae in saes.items():
+            x = x.to(sae.W_dec.device)
+            started = time.perf_counter()
+            sae.encode_sparse(x).values.sum().item()
+            least[name] = min(least[name], time.perf_counter() - started)
+    return least
 
 
 def curves(encoders: dict[str, Path]) -> Iterator[dict[str, Any]]:
