@@ -14,7 +14,10 @@ from repro.checkpoints import load_sae, save_sae
 from repro.commands import train
 from repro.commands.training_flags import TrainConfig
 from repro.sae import LISTA, MLP, VARIANTS, AbsTopK, Standard, TopK
-from repro.sections.encoders import claims, figures, names, run, words
+from repro.sections.encoders import claims, figures, names, words
+from repro.sections.encoders import draw as draw_module
+from repro.sections.encoders.run import TABLES
+from repro.sections.encoders.run import run as run_section
 from repro.sections.scales import scale_of
 from repro.sections.verdict import judge
 from repro.solvers import pursuit
@@ -322,20 +325,20 @@ def test_sentences_and_figures_are_drawn_from_any_number_of_models():
         assert len(words.encoders_overview(dict.fromkeys(models, form))) == len(models) * len(names.ENCODER_NAMES)
         assert len(words.two_by_two(dict.fromkeys(models, table))) == 4 * len(models)
         assert len(words.modes_overview(dict.fromkeys(models, table))) == len(models) * len(names.DICTIONARIES)
-    assert "n = 3 seeds" in words.encoders_findings(form) and "Both together" in words.dictionaries_findings(table)
+    assert "n = 3 seeds" in words.encoders_findings(form) and "both together" in words.dictionaries_findings(table)
 
 
 @pytest.mark.slow
 def test_the_section_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
-    monkeypatch.setitem(run.PLANS, "tiny", run.Plan(4, 4, 64, 64, 24))
-    small = scale_of("tiny", train_tokens=3_000, eval_tokens=400, label_docs=24, m=96)
-    tables = run.run(small, 150, 2)
-    for name, table in zip(run.TABLES, tables, strict=True):
+    monkeypatch.setitem(draw_module.PLANS, "tiny", draw_module.Plan(4, 4, 64, 3, 64, 24))
+    small = scale_of("tiny", train_tokens=3_000, eval_tokens=6_000, label_docs=24, m=96)
+    tables = run_section(small, 150, 2)
+    for name, table in zip(TABLES, tables, strict=True):
         assert table["seed"].nunique() == 2, name
     form, _, dictionary = tables
     assert set(form["encoder"]) == set(names.ENCODER_NAMES) and set(dictionary["dictionary"]) == set(names.DICTIONARIES)
     stay = form[form["mode"] == "pursuit"].groupby("seed")["NMSE"]
     assert float((stay.max() - stay.min()).max()) < 1e-6  # one dictionary, so one pursuit
-    again = run.run(small, 150, 2)
+    again = run_section(small, 150, 2)
     pd.testing.assert_frame_equal(again[0].drop(columns="ms_per_token"), form.drop(columns="ms_per_token"))

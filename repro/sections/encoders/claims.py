@@ -80,7 +80,7 @@ CLAIMS = [
             needs=("dictionaries",),
             statement=f"Another dictionary lowers the {METRICS[metric]} more than other inference does",
             metric=margin,
-            quantity=f"the {METRICS[metric]} that it takes off, less what inference takes off,",
+            quantity=f"what it takes off the {METRICS[metric]} beyond what inference takes off",
             verbs=("is", "is below 0 by"),
             test=partial(more_than_inference, metric=metric),
         )

@@ -143,9 +143,7 @@ def dictionaries_findings(table: DataFrame) -> str:
     both = effect_of(
         of_dictionary(table, "trained", "encoder", "NMSE") - of_dictionary(table, "pursuit", "pursuit", "NMSE"), table
     )
-    return (
-        f"{'. '.join(p[0].upper() + p[1:] for p in parts)}. Both together take {in_words(both, '.3f')} off the error."
-    )
+    return f"{'. '.join(p[0].upper() + p[1:] for p in parts)}. Both together take off {in_words(both, '.3f')}."
 
 
 def baselines_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
@@ -157,7 +155,7 @@ def baselines_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     for table in tables.values():
         part = table[table["mode"].isin(PROBED)]
         means = part.groupby(["dictionary", "mode"])[columns].mean().reindex(list(DICTIONARY_NAMES), level="dictionary")
-        rows.append(means.rename(index=DICTIONARY_NAMES | KIND_NAMES))
+        rows.append(means.rename(index=DICTIONARY_NAMES, level=0).rename(index=KIND_NAMES, level=1))
     return tidy(pd.concat(rows, keys=list(tables), names=["language model", "dictionary", "codes"]), 3)
 
 
