@@ -333,12 +333,12 @@ def test_the_section_runs_and_goes_on_where_it_stopped(tmp_path, monkeypatch):
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
     monkeypatch.setitem(draw_module.PLANS, "tiny", draw_module.Plan(4, 4, 64, 3, 64, 24))
     small = scale_of("tiny", train_tokens=3_000, eval_tokens=6_000, label_docs=24, m=96)
-    tables = run_section(small, 150, 2)
+    tables = run_section(small, 400, 2)
     for name, table in zip(TABLES, tables, strict=True):
         assert table["seed"].nunique() == 2, name
     form, _, dictionary = tables
     assert set(form["encoder"]) == set(names.ENCODER_NAMES) and set(dictionary["dictionary"]) == set(names.DICTIONARIES)
     stay = form[form["mode"] == "pursuit"].groupby("seed")["NMSE"]
     assert float((stay.max() - stay.min()).max()) < 1e-6  # one dictionary, so one pursuit
-    again = run_section(small, 150, 2)
+    again = run_section(small, 400, 2)
     pd.testing.assert_frame_equal(again[0].drop(columns="ms_per_token"), form.drop(columns="ms_per_token"))
