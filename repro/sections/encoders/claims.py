@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from functools import partial
 
+from repro.price.words import NAMES as KIND_NAMES
 from repro.sections.effects import Tables
 from repro.sections.encoders.names import ENCODER_NAMES
-from repro.sections.encoders.words import METRICS, effect_of, in_words, of_dictionary, recovered
+from repro.sections.encoders.words import (
+    INFERENCE,
+    METRICS,
+    effect_of,
+    exchange,
+    gain,
+    in_words,
+    of_dictionary,
+    recovered,
+)
 from repro.sections.shown import answered, shown
 from repro.sections.verdict import Claim, Direction, Finding
 
 SENTENCES = {
-    "E1": "A better encoder on the same dictionary pays part of the price (O'Neill et al. 2025).",
+    "E1": "A hidden layer in the encoder pays part of the price (O'Neill et al. 2025).",
     "E2": "The dictionary limits what an SAE explains, not its inference (Barin Pacela et al. 2026).",
     "E3": "An SAE with a frozen random decoder does as well as a trained one (Korznikov et al. 2026).",
+    "E5": "A few learned steps of ISTA in the encoder pay part of the price (Gregor and LeCun 2010).",
 }
 LEADS = {
     "E1": "On the same dictionary, beyond a linear encoder that is trained as long",
-    "E2": "A dictionary learned by pursuit with a linear encoder on it, against pursuit on the SAE's dictionary",
+    "E2": "A dictionary learned by pursuit in place of the SAE's, against pursuit on the SAE's",
     "E3": "With a random decoder that stays, beside a trained one of as many latents",
+    "E5": "On the same dictionary, beyond a linear encoder that is trained as long",
 }
 
 
@@ -30,13 +42,13 @@ def beyond_linear(tables: Tables, encoder: str, metric: str) -> Finding:
     return Finding(effect, why=f"the linear encoder, trained on, wins back {in_words(linear)}")
 
 
-def more_than_inference(tables: Tables, metric: str) -> Finding:
-    """The test whether the other dictionary takes off more than other inference does."""
+def more_than_inference(tables: Tables, metric: str, codes: str) -> Finding:
+    """The test whether the other dictionary takes more off these codes than pursuit takes off the SAE's own."""
     table = tables["dictionaries"]
-    dictionary = of_dictionary(table, "pursuit", "encoder", metric)
-    inference = of_dictionary(table, "trained", "pursuit", metric)
-    own = effect_of(of_dictionary(table, "trained", "encoder", metric), table)
-    return Finding(effect_of(inference - dictionary, table), why=f"the SAE itself has {in_words(own, '.3f')}")
+    inference, dictionary = exchange(table, metric, codes)
+    why = f"other inference takes off {in_words(inference, '.3f')}, the dictionary {in_words(dictionary, '.3f')}"
+    gains = gain(table, metric, "trained", codes, "pursuit", codes) - gain(table, metric, *INFERENCE)
+    return Finding(effect_of(gains, table), why=why)
 
 
 def random_decoder(tables: Tables, metric: str) -> Finding:
@@ -59,18 +71,19 @@ _claim = partial(Claim, section="57_encoders")
 CLAIMS = [
     *(
         _claim(
-            id=f"E1{letter}",
+            id=part,
             claimed="rises",
             needs=("encoders",),
-            statement=f"{ENCODER_NAMES[encoder]} wins back part of the guess's {METRICS[metric]}",
+            statement=f"{ENCODER_NAMES[encoder]}: wins back part of the guess's {METRICS[metric]}",
             metric="share_of_price",
-            quantity=f"what {ENCODER_NAMES[encoder]} wins back of the {METRICS[metric]}",
+            quantity=f"what is won back of the {METRICS[metric]} ({ENCODER_NAMES[encoder]})",
             verbs=("is", "is below 0 by"),
             test=partial(beyond_linear, encoder=encoder, metric=metric),
         )
-        for letter, encoder, metric in (
-            *(("a", "lista3", "NMSE"), ("b", "mlp", "NMSE")),
-            *(("c", "lista3", "KL"), ("d", "mlp", "KL")),
+        for part, encoder, metric in (
+            *(("E1a", "mlp", "NMSE"), ("E1b", "mlp", "KL")),
+            *(("E5a", "correction", "NMSE"), ("E5b", "lista3", "NMSE")),
+            *(("E5c", "correction", "KL"), ("E5d", "lista3", "KL")),
         )
     ),
     *(
@@ -78,13 +91,17 @@ CLAIMS = [
             id=f"E2{letter}",
             claimed="rises",
             needs=("dictionaries",),
-            statement=f"Another dictionary lowers the {METRICS[metric]} more than other inference does",
-            metric=margin,
-            quantity=f"what it takes off the {METRICS[metric]} beyond what inference takes off",
+            statement=f"Another dictionary takes more off the {METRICS[metric]} of {KIND_NAMES[codes]} codes than "
+            "other inference takes off the encoder's",
+            metric="NMSE" if metric == "NMSE" else "loss",
+            quantity=f"what it takes off the {METRICS[metric]} of {KIND_NAMES[codes]} codes, beyond inference,",
             verbs=("is", "is below 0 by"),
-            test=partial(more_than_inference, metric=metric),
+            test=partial(more_than_inference, metric=metric, codes=codes),
         )
-        for letter, metric, margin in (("a", "NMSE", "NMSE"), ("b", "KL", "loss"))
+        for letter, metric, codes in (
+            *(("a", "NMSE", "pursuit"), ("b", "KL", "pursuit")),
+            *(("c", "NMSE", "encoder"), ("d", "KL", "encoder")),
+        )
     ),
     *(
         _claim(
