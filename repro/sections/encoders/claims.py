@@ -8,8 +8,8 @@ from repro.price.words import NAMES as KIND_NAMES
 from repro.sections.effects import Tables
 from repro.sections.encoders.names import ENCODER_NAMES
 from repro.sections.encoders.words import (
+    COSTS,
     INFERENCE,
-    METRICS,
     effect_of,
     exchange,
     gain,
@@ -74,9 +74,9 @@ CLAIMS = [
             id=part,
             claimed="rises",
             needs=("encoders",),
-            statement=f"{ENCODER_NAMES[encoder]}: wins back part of the guess's {METRICS[metric]}",
+            statement=f"{ENCODER_NAMES[encoder]}: wins back part of the guess's {COSTS[metric]}",
             metric="share_of_price",
-            quantity=f"what is won back of the {METRICS[metric]} ({ENCODER_NAMES[encoder]})",
+            quantity=f"what is won back of the {COSTS[metric]} ({ENCODER_NAMES[encoder]})",
             verbs=("is", "is below 0 by"),
             test=partial(beyond_linear, encoder=encoder, metric=metric),
         )
@@ -91,10 +91,10 @@ CLAIMS = [
             id=f"E2{letter}",
             claimed="rises",
             needs=("dictionaries",),
-            statement=f"Another dictionary takes more off the {METRICS[metric]} of {KIND_NAMES[codes]} codes than "
+            statement=f"Another dictionary takes more off the {COSTS[metric]} of {KIND_NAMES[codes]} codes than "
             "other inference takes off the encoder's",
             metric="NMSE" if metric == "NMSE" else "loss",
-            quantity=f"what it takes off the {METRICS[metric]} of {KIND_NAMES[codes]} codes, beyond inference,",
+            quantity=f"what it takes off the {COSTS[metric]} of {KIND_NAMES[codes]} codes, beyond inference,",
             verbs=("is", "is below 0 by"),
             test=partial(more_than_inference, metric=metric, codes=codes),
         )

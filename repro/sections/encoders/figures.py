@@ -57,7 +57,7 @@ def encoders_figure(tables: Mapping[str, DataFrame]) -> Figure:
             )
         figure.add_vline(x=1, line={"color": GREY, "dash": "dot"}, row=row, col=1)
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
-    figure.update_xaxes(title_text="share of the guess's price won back (100 % = pursuit)", row=len(tables), col=1)
+    figure.update_xaxes(title_text="share of the guess's price won back (dotted: pursuit)", row=len(tables), col=1)
     figure.update_layout(height=110 + PANEL * len(tables))
     seeds = max(table["seed"].nunique() for table in tables.values())
     return caption(

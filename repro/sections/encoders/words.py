@@ -15,7 +15,7 @@ LEARNED = ("trained", "pursuit", "matching_pursuit", "itda")
 """Dictionaries that training of some kind has learned whole."""
 INFERENCE = ("trained", "encoder", "trained", "pursuit")
 """The exchange of the encoder for pursuit on the trained dictionary, for `gain`."""
-METRICS = {"NMSE": "squared error", "KL": "divergence from the clean model", "loss_increase": "loss increase"}
+COSTS = {"NMSE": "squared error", "KL": "divergence from the clean model", "loss_increase": "loss increase"}
 """Metric of what codes cost -> its name in sentences."""
 
 
@@ -146,7 +146,7 @@ def dictionaries_findings(table: DataFrame) -> str:
     parts = []
     for metric in ("NMSE", "KL"):
         (inference, better), (_, guessed) = (exchange(table, metric, codes) for codes in ("pursuit", "encoder"))
-        name = METRICS[metric]
+        name = COSTS[metric]
         parts.append(
             f"{name[0].upper()}{name[1:]}: on the SAE's dictionary, pursuit takes off {in_words(inference, '.3f')}. "
             f"The dictionary learned by pursuit takes off another {in_words(better, '.3f')}, for pursuit's codes; for "
