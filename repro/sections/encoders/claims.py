@@ -94,7 +94,7 @@ CLAIMS = [
             statement=f"Another dictionary takes more off the {COSTS[metric]} of {KIND_NAMES[codes]} codes than "
             "other inference takes off the encoder's",
             metric="NMSE" if metric == "NMSE" else "loss",
-            quantity=f"what it takes off the {COSTS[metric]} of {KIND_NAMES[codes]} codes, beyond inference,",
+            quantity=f"what it takes off the {COSTS[metric]} of {KIND_NAMES[codes]} codes beyond what inference takes off",
             verbs=("is", "is below 0 by"),
             test=partial(more_than_inference, metric=metric, codes=codes),
         )
@@ -116,6 +116,8 @@ CLAIMS = [
         for letter, metric, margin, claimed, statement, quantity in RANDOM
     ),
 ]
+
+CLAIMS.sort(key=lambda claim: claim.id)
 
 answers, verdicts = partial(answered, CLAIMS), partial(shown, CLAIMS)
 """What is found, in a sentence a claim, and the verdicts on all parts, to be shown in the notebook."""
