@@ -94,7 +94,8 @@ CLAIMS = [
             statement=f"Another dictionary takes more off the {COSTS[metric]} of {KIND_NAMES[codes]} codes than "
             "other inference takes off the encoder's",
             metric="NMSE" if metric == "NMSE" else "loss",
-            quantity=f"what it takes off the {COSTS[metric]} of {KIND_NAMES[codes]} codes beyond what inference takes off",
+            quantity=f"what it takes off the {COSTS[metric]} of {KIND_NAMES[codes]} codes beyond what inference "
+            "takes off",
             verbs=("is", "is below 0 by"),
             test=partial(more_than_inference, metric=metric, codes=codes),
         )
