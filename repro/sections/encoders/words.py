@@ -64,7 +64,7 @@ def shown(effect: Effect, digits: int = 3) -> str:
 
 
 def encoders_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
-    """A row a language model and encoder: error, losses, share of the price won back, and what it costs.
+    """A row a language model and encoder: error, shares of the price won back, and what it costs.
 
     FLOPs and milliseconds a token as multiples of the SAE's own encoder, measured in one run.
     """
@@ -76,7 +76,7 @@ def encoders_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
         for encoder, name in ENCODER_NAMES.items():
             part = table[(table["encoder"] == encoder) & (table["mode"] == "encoder")]
             row = {"language model": model, "encoder": name}
-            row |= {m: shown(effect_of(of_encoder(table, encoder, m), table)) for m in ("NMSE", "KL")}
+            row["NMSE"] = shown(effect_of(of_encoder(table, encoder, "NMSE"), table))
             row["error won back"] = shown(effect_of(recovered(table, encoder, "NMSE"), table), 2)
             row["KL won back"] = shown(effect_of(recovered(table, encoder, "KL"), table), 2)
             row["parameters"] = f"{part['parameters'].mean() / own['parameters'].mean():.1f} x"
