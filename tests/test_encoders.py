@@ -129,6 +129,7 @@ def cosine_to(true, found):
     return float((normalize(found) @ true.T).amax(0).mean())
 
 
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("codes", ["pursuit", "matching_pursuit"])
 def test_pursuit_learns_a_planted_dictionary_as_well_as_scikit_learn(codes):
     """Both see the same tokens; the mean cosine of each true atom with its nearest learned one."""

@@ -134,7 +134,7 @@ def test_permuting_latents_permutes_codes(variant):
     order = torch.cat([g[torch.randperm(len(g))] for g in torch.arange(M).split(sizes)])
     other = random_sae(variant)
     for name, tensor in other.state_dict().items():
-        if tensor.shape == (D, M):
+        if tensor.ndim == 2 and tensor.shape[1] == M:
             tensor.copy_(sae.state_dict()[name][:, order])
         elif tensor.shape[:1] == (M,):
             tensor.copy_(sae.state_dict()[name][order])

@@ -21,14 +21,6 @@ class TrainConfig:
     """Folder for {variant}/{site}_layer_{layer}/trainer_{i}."""
     variant: tuple[str, ...] = ("batch_topk",)
     """standard, topk, batch_topk, matryoshka_batch_topk, gated, jumprelu, mlp, lista."""
-    frozen_decoder: str | None = None
-    """SAE (file or folder) whose decoder stays as it is: train other encoders on it instead of whole SAEs."""
-    encoder: tuple[str, ...] = ("linear",)
-    """With frozen_decoder: linear, mlp, lista, correction (the k largest, then one correction step)."""
-    steps_unrolled: tuple[int, ...] = (3,)
-    """Steps of the encoder lista."""
-    imitate: bool = False
-    """With frozen_decoder: learn pursuit's codes instead of minimising the reconstruction's error."""
     sparsity: tuple[float, ...] | None = None
     """k (top-k families), L1 coefficient (standard, gated) or target L0 (jumprelu); six of SAEBench's if not given."""
     m: int | None = None
@@ -65,6 +57,14 @@ class TrainConfig:
     """Where the log goes besides log.jsonl: tensorboard, wandb."""
     fanout: Fanout = field(default_factory=Fanout)
     """Where SAEs are trained side by side, an SAE a task; together in this process if not given."""
+    frozen_decoder: str | None = None
+    """SAE (file or folder) whose decoder stays as it is: train other encoders on it instead of whole SAEs."""
+    encoder: tuple[str, ...] = ("linear",)
+    """With frozen_decoder: linear, mlp, lista, correction (the k largest, then one correction step)."""
+    steps_unrolled: tuple[int, ...] = (3,)
+    """Steps of the encoder lista."""
+    imitate: bool = False
+    """With frozen_decoder: learn pursuit's codes instead of minimising the reconstruction's error."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ VARIANTS: dict[str, type[SAE]] = {
     cls.name: cls
     for cls in (
         *(Standard, StandardUncentred, TopK, BatchTopK, MatryoshkaBatchTopK, Gated, JumpReLU),
-        *(GLU, MatchingPursuit, AbsTopK, LocA, MLP, LISTA),
+        *(GLU, MatchingPursuit, AbsTopK, MLP, LISTA, LocA),
     )
 }
 

@@ -47,14 +47,19 @@ class MLP(topk.TopK):
         self.W_in.copy_(torch.randn(self.W_in.shape, generator=generator) / self.config.d**0.5)
 
     def pre(self, x: Tensor) -> Tensor:
-        y = self.encoder_input(x)
-        return y @ self.W_enc + (y @ self.W_in + self.b_in).relu() @ self.W_out + self.b_enc
+        return self._wide(x) @ self._weights() + self.b_enc
 
     def encode_block(self, x: Tensor) -> SparseCodes:
+        return self.unweighted(ops.encode_topk(self._wide(x), *self.weighted(), self.config.k))
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """Input and hidden layer side by side, [n, d + h]: one linear encoder reads both."""
         y = self.encoder_input(x)
-        wide = torch.cat([y, (y @ self.W_in + self.b_in).relu()], dim=1)  # one linear encoder of both
-        return self.unweighted(ops.encode_topk(wide, *self.weighted(), self.config.k))
+        return torch.cat([y, (y @ self.W_in + self.b_in).relu()], dim=1)
+
+    def _weights(self) -> Tensor:
+        return torch.cat([self.W_enc, self.W_out])
 
     def weighted(self) -> tuple[Tensor, Tensor]:
-        weights = torch.cat([self.W_enc, self.W_out])
+        weights = self._weights()
         return (weights * self.weight, self.b_enc * self.weight) if self.config.by_norm else (weights, self.b_enc)
