@@ -70,7 +70,7 @@ def test_the_decoder_stays_to_the_bit_and_the_encoder_learns(sae, name, steps, i
     assert not torch.equal(encoder.W_enc, start.W_enc)
     wanted = pursuit(sae.target(x), sae.W_dec, K).to_dense()
     if imitates:
-        assert (encoder.encode(x) - wanted).square().sum() < 1.05 * (sae.encode(x) - wanted).square().sum()
+        assert (encoder.encode(x) - wanted).square().sum() < (sae.encode(x) - wanted).square().sum()
     else:
         assert nmse(x, encoder(x)) < {"linear": 1.05, "mlp": 0.9}.get(name, 0.8) * nmse(x, sae(x))
 
@@ -299,7 +299,8 @@ def test_inference_against_dictionary_by_hand():
         for metric, times in (("NMSE", 1), ("KL", 2)):
             found = claims.more_than_inference({"dictionaries": table}, metric, codes)
             assert found.corrected.value == pytest.approx(times * (gain - 0.10))
-    assert claims.random_decoder({"dictionaries": table}, "NMSE").corrected.value == pytest.approx(0.20)
+    table["F1@1"] = table["NMSE"]
+    assert claims.frozen_part({"dictionaries": table}, "frozen_decoder").corrected.value == pytest.approx(0.20)
 
 
 @pytest.mark.parametrize(("gain", "word"), [(0.12, "refuted"), (0.0, "supported"), (0.10, "refuted")])
@@ -327,7 +328,9 @@ def test_sentences_and_figures_are_drawn_from_any_number_of_models():
         assert len(words.encoders_overview(dict.fromkeys(models, form))) == len(models) * len(names.ENCODER_NAMES)
         assert len(words.two_by_two(dict.fromkeys(models, table))) == 4 * len(models)
         assert len(words.modes_overview(dict.fromkeys(models, table))) == len(models) * len(names.DICTIONARIES)
-    assert "n = 3 seeds" in words.encoders_findings(form) and "a guess can read" in words.dictionaries_findings(table)
+    assert "n = 3 seeds" in words.encoders_findings(form) and "takes off" in words.dictionaries_findings(table)
+    worse = table.assign(NMSE=table["NMSE"] + 0.06 * (table["dictionary"] == "pursuit"))
+    assert "linear encoder it adds 0.060 [0.060, 0.060], n = 3 seeds" in words.dictionaries_findings(worse)
 
 
 @pytest.mark.slow

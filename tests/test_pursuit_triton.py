@@ -19,18 +19,10 @@ if GPU:
 
 
 @pytest.fixture(autouse=True)
-def poisoned(monkeypatch):
-    """New memory holds NaN, or integers that no index survives."""
-
-    def poison(make):
-        def filled(*args, **kwargs):
-            out = make(*args, **kwargs)
-            return out.fill_(torch.nan if out.is_floating_point() else torch.iinfo(out.dtype).min // 2)
-
-        return filled
-
-    monkeypatch.setattr(torch, "empty", poison(torch.empty))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poison(torch.Tensor.new_empty))
+def poisoned(poison):
+    """New memory is no number."""
+    poison(torch, "empty")
+    poison(torch.Tensor, "new_empty")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -35,6 +35,18 @@ class Prepared:
         return [c for c in self.checkpoints if c["final"] and variant in (None, c["variant"])]
 
 
+def labelled_text(scale: Scale, documents: int) -> DatasetConfig:
+    """The labelled documents of a scale, one a sequence."""
+    return DatasetConfig(
+        name=scale.labelled,
+        split="all",
+        label_column="label",
+        max_tokens=documents * (TOKENS_A_GLOSS if scale.labelled == "tiny-labels" else LABELLED_LENGTH),
+        seq_len=LABELLED_LENGTH,
+        packing=False,
+    )
+
+
 def activations(scale: Scale) -> tuple[Path, Path, Path]:
     """Collect (or find) the activations of a scale: (folder, store of general text, store of labelled text)."""
     from repro.activations.collect import collect
@@ -47,14 +59,7 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
     spare = 1.02 if scale.max_norm_ratio is None else 1.05  # excluded positions
     tokens = int((scale.train_tokens + scale.eval_tokens) * spare) + scale.seq_len
     text = DatasetConfig(name=scale.dataset, max_tokens=tokens, seq_len=scale.seq_len)
-    labelled = DatasetConfig(
-        name=scale.labelled,
-        split="all",
-        label_column="label",
-        max_tokens=scale.label_docs * (TOKENS_A_GLOSS if scale.labelled == "tiny-labels" else LABELLED_LENGTH),
-        seq_len=LABELLED_LENGTH,
-        packing=False,
-    )
+    labelled = labelled_text(scale, scale.label_docs)
     stores = [
         collect(RunConfig(output_dir=str(folder / sub), model=model, dataset=data, device=scale.device), quiet=True)
         for sub, data in (("text", text), ("labelled", labelled))

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from repro.base.errors import BadInput
-from repro.sae import SAE, VARIANTS
+from repro.sae import VARIANTS
 from repro.solvers import pursuit
-from repro.training.losses import Loss
+from repro.training.losses import Loss, in_training
 from repro.training.recipe import Job
 from repro.training.trainer import Trainer
 
@@ -90,24 +90,12 @@ def imitation(trainer: Trainer, job: Job, x: Tensor) -> Loss:
     w, k = trainer.weights, int(job.sparsity)
     with torch.no_grad():
         wanted = pursuit(x - w.b_dec, w.W_dec, k).to_dense()
-    tensors = {f"sae.{name}": t for name, t in w.tensors.items() if name != "rows"} | {"sae.W_enc": w.rows.t()}
-    scores = torch.func.functional_call(_Scores(w.blank), tensors, (x,))
+    scores = in_training(w, x, lambda sae, x: sae.pre(x))
     with torch.no_grad():
         z = w.blank.activate(scores)
         error = x - w.b_dec - z @ w.W_dec
     total = (scores.relu() - wanted).square().sum() / len(x)
     return Loss(total, error, (z > 0).any(0), int(torch.count_nonzero(z)))
-
-
-class _Scores(torch.nn.Module):
-    """x [n, d] -> scores [n, m], for `functional_call` with the tensors in training."""
-
-    def __init__(self, sae: SAE):
-        super().__init__()
-        self.sae = sae
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.sae.pre(x)
 
 
 def explained(trainer: Trainer, job: FrozenJob, x: Tensor) -> Loss:

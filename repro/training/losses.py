@@ -120,24 +120,34 @@ def jumprelu(w: Weights, x: Tensor, at: Situation) -> Loss:
     return _loss(_mse(error) + at.warm * (count / len(x) / at.sparsity - 1).square(), error, places, z)
 
 
-class _Step(nn.Module):
-    """x [n, d] -> codes [n, m] in training and their penalty, for `functional_call` with the tensors in training."""
+class _Call(nn.Module):
+    """A function of an SAE and x [n, d], for `functional_call`."""
 
-    def __init__(self, sae: SAE):
+    def __init__(self, sae: SAE, function: Callable[[SAE, Tensor], Any]):
         super().__init__()
-        self.sae = sae
+        self.sae, self.function = sae, function
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z = self.sae.train_activate(self.sae.pre(x))
-        return z, self.sae.penalty(z)
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self.sae, x)
+
+
+def in_training(w: Weights, x: Tensor, function: Callable[[SAE, Tensor], Any]) -> Any:
+    """function(SAE, x) with the tensors in training as the SAE's weights, with gradients to them."""
+    tensors = {f"sae.{name}": t for name, t in w.tensors.items() if name != "rows"} | {"sae.W_enc": w.rows.t()}
+    return functional_call(_Call(w.blank, function), tensors, (x,))
+
+
+def _codes(sae: SAE, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes [n, m] in training and their penalty."""
+    z = sae.train_activate(sae.pre(x))
+    return z, sae.penalty(z)
 
 
 def general(w: Weights, x: Tensor, at: Situation) -> Loss:
     """Reconstruction from `train_activate`, + l1 * `penalty`, or + AuxK where the sparsity is k; dense, by autograd."""
-    tensors = {f"sae.{name}": t for name, t in w.tensors.items() if name != "rows"} | {"sae.W_enc": w.rows.t()}
     if w.job.sparsity_name == "target_l0":
         raise BadInput(f"Variant {w.job.variant} aims at an L0: give it a loss of its own in training.losses.LOSSES.")
-    z, penalty = functional_call(_Step(w.blank), tensors, (x,))
+    z, penalty = in_training(w, x, _codes)
     error = x - w.b_dec - z @ w.W_dec
     loss = Loss(_mse(error), error.detach(), (z > 0).any(0), int(torch.count_nonzero(z)))
     if w.job.sparsity_name == "l1_penalty":

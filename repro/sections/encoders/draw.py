@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.activations.language_models.loss import LossMeter
-from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
+from repro.base.config import MetricsConfig, ModelConfig, RunConfig
 from repro.base.files import cache_dir, digest
 from repro.evaluate import EvalData, evaluate_checkpoints, open_data
 from repro.price import PriceOptions
@@ -17,7 +17,7 @@ from repro.price import price as price_of
 from repro.sae import SAE
 from repro.sections.encoders.names import DICTIONARIES, ENCODERS, GUESSED, PROBED
 from repro.sections.scales import PRICED, Scale
-from repro.sections.setup import LABELLED_LENGTH, Prepared, options, prepare
+from repro.sections.setup import Prepared, labelled_text, options, prepare
 from repro.training.encoders import beginning, encoder_job, form_of
 from repro.training.frozen import FrozenJob
 from repro.training.itda import itda
@@ -96,19 +96,12 @@ class Draw:
         return open_data(store.path, metrics, self.labelled(), self.plan.label_docs, skip, True)
 
     def labelled(self) -> Path:
-        """Activations of the labelled documents."""
+        """Activations of the labelled documents, which all draws share."""
         from repro.activations.collect import collect
 
         s = self.scale
         model = ModelConfig(name=s.model, layer_index=s.layer, dtype=s.dtype)
-        text = DatasetConfig(
-            name=s.labelled,
-            split="all",
-            label_column="label",
-            max_tokens=self.plan.label_docs * LABELLED_LENGTH,
-            seq_len=LABELLED_LENGTH,
-            packing=False,
-        )
+        text = labelled_text(s, self.plan.label_docs)
         folder = cache_dir() / "experiments" / f"labelled-{digest(model, text)}"
         return collect(RunConfig(output_dir=str(folder), model=model, dataset=text, device=s.device), quiet=True)
 

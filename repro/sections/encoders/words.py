@@ -20,10 +20,12 @@ COSTS = {"NMSE": "squared error", "KL": "divergence from the clean model", "loss
 
 
 def effect_of(values: Series, table: DataFrame) -> Effect:
-    """Mean over seeds with a 95 % t interval. Each seed has weights and held-out documents of its own."""
-    of_seed = table.groupby("seed")[["documents", "n_tokens"]].max()
-    effect = replace(Effect.of(values, "seeds"), tokens=int(of_seed["n_tokens"].sum()))
-    return effect
+    """Mean over seeds with a 95 % t interval.
+
+    Each seed has weights, text order and held-out documents of its own; the labelled documents of the probes are the
+    same for all, so the intervals of their scores leave out the choice of those.
+    """
+    return replace(Effect.of(values, "seeds"), tokens=int(table.groupby("seed")["n_tokens"].max().sum()))
 
 
 def by_seed(table: DataFrame, what: str, name: str, mode: str, metric: str) -> Series:
@@ -150,9 +152,16 @@ def dictionaries_findings(table: DataFrame) -> str:
         parts.append(
             f"{name[0].upper()}{name[1:]}: on the SAE's dictionary, pursuit takes off {in_words(inference, '.3f')}. "
             f"The dictionary learned by pursuit takes off another {in_words(better, '.3f')}, for pursuit's codes; for "
-            f"those of a linear encoder it takes off {in_words(guessed, '.3f')}"
+            f"those of a linear encoder it {_taken(guessed)}"
         )
-    return ". ".join(parts) + ". Below 0 it adds: the usual dictionary is one that a guess can read."
+    return ". ".join(parts) + "."
+
+
+def _taken(effect: Effect) -> str:
+    """takes off, or adds where the whole interval lies below zero, and how much."""
+    if effect.high < 0:
+        return f"adds {in_words(replace(effect, value=-effect.value), '.3f')}"
+    return f"takes off {in_words(effect, '.3f')}"
 
 
 def baselines_overview(tables: Mapping[str, DataFrame]) -> DataFrame:

@@ -20,7 +20,7 @@ def by_pursuit(tables: Tables, score: str, dictionary: str, times: float) -> Fin
     return Finding(replace(change(table, score, dictionary, times), saes=0), why=why)
 
 
-SENTENCES = {"E4": "Better inference fits noise: pursuit lowers the error by sources that are not there."}
+SENTENCES = {"E4": "Pursuit lowers the error by sources that are not there (Chanin and Garriga-Alonso 2026)."}
 """Chanin and Garriga-Alonso (SynthSAEBench, arXiv 2602.14687) say so of SAEs that are trained with matching pursuit."""
 LEADS = {"E4": "On drawn sources whose codes are known, with as many nonzeros as the encoder"}
 
