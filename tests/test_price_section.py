@@ -16,7 +16,7 @@ from repro.evaluate import EvalData, Tokens
 from repro.price import PriceOptions, price
 from repro.price.words import NAMES
 from repro.sections import your_sae
-from repro.sections.price import claims, figures, run, words
+from repro.sections.price import claims, figures, run, run_widths, widths, words
 from repro.sections.scales import PRICED, SCALES
 from repro.sections.setup import Prepared
 from repro.sections.tables import about
@@ -81,6 +81,31 @@ def test_one_variant_has_the_seed_as_its_unit():
     effect = words.share(tabled(shares), "KL", "L1")
     assert (effect.n, effect.unit, effect.saes) == (3, "seeds", 6)
     assert (effect.value, effect.se) == pytest.approx((0.3, 0.1 / np.sqrt(3)))
+
+
+def test_what_a_doubling_changes_by_hand():
+    """Shares .1, .2, .3 at 2, 4, 8 rise by .1 a doubling, .3, .3, .3 by nothing: two variants, .05 ± t(1) .05."""
+    lines = {("a", 8): (0.1, 0.2, 0.3), ("b", 8): (0.3, 0.3, 0.3)}
+    at = [tabled({(*key, 0): share[i] for key, share in lines.items()}).assign(m=2 << i) for i in range(3)]
+    found = widths.slopes(pd.concat(at), "m", "sparsity")
+    half = t.ppf(0.975, 1) * 0.05
+    for effect in found.values():  # `tabled` makes the guess all of an increase of 1
+        assert (effect.value, effect.n, effect.unit) == (pytest.approx(0.05), 2, "variants")
+        assert (effect.low, effect.high) == pytest.approx((0.05 - half, 0.05 + half))
+    assert widths.slopes(at[0], "m", "sparsity") == {}  # nothing doubles
+
+
+def test_rows_of_what_doubles():
+    """Along training the first seed alone; over nonzeros lines of one variant and seed; widths where there are any."""
+    table = tabled(grid(lambda i, seed: 0.2 + 0.1 * i))
+    parts = pd.concat([table.assign(value=table["value"] / 2, step=350), table])
+    l0 = table[["variant", "sparsity", "seed", "step"]].drop_duplicates().assign(mode="encoder")
+    prices = {"one": l0.assign(L0=l0["sparsity"] * 8)}
+    shown = widths.doublings({"one": parts}, prices, {})
+    assert shown["share"].to_dict() == pytest.approx({("one", "training"): 0.15, ("one", "nonzeros a token"): 0.0})
+    assert set(shown["variants"]) == {3}
+    wide = pd.concat([table.assign(m=m) for m in (64, 128)])
+    assert widths.doublings({"one": parts}, prices, {"one": wide}).loc[("one", "latents"), "share"] == pytest.approx(0)
 
 
 def test_an_increase_of_zero_is_left_out():
@@ -168,6 +193,33 @@ def test_all_seeds_are_priced_and_the_first_is_followed(world):
     world.calls.clear()
     run(SCALES["tiny"], 4)
     assert {seed for seed, *_ in world.calls} == {0}
+
+
+def test_widths_are_priced_on_the_sae_of_the_largest_k(world, monkeypatch):
+    saes = [
+        world.head | {"sparsity": k, "variant": v, "step": 700, "final": True, "path": f"{v} {k}"}
+        for v in ("standard", "topk")
+        for k in (16.0, 64.0)
+    ]
+    asked = []
+
+    def prepare(scale):
+        asked.append((scale.m, dict(scale.grid)))
+        return Prepared(EvalData(world.tokens, None, "key"), saes, None, Path(), "cpu")
+
+    monkeypatch.setattr(widths, "prepare", prepare)
+    monkeypatch.setattr(widths, "held_out", lambda *args: EvalData(world.tokens, None, "key"))
+    monkeypatch.setattr(widths, "open_meter", lambda *args: object())
+    monkeypatch.setattr(
+        widths,
+        "split_rows",
+        lambda saes, *rest: [{"variant": sae["variant"], "sparsity": sae["sparsity"]} for sae in saes],
+    )
+    table = run_widths(SCALES["small"], 4)
+    assert [m for m, _ in asked] == [2048, 512, 8192] and asked[0][1] == PRICED["small"].grid
+    assert asked[1][1] == dict.fromkeys(("topk", "batch_topk", "matryoshka_batch_topk", "jumprelu"), (64.0,))
+    assert table.to_dict("list") == {"m": [2048, 512, 8192], "variant": ["topk"] * 3, "sparsity": [64.0] * 3}
+    assert run_widths(SCALES["gemma"], 4) is None
 
 
 def test_other_models_have_final_saes_alone(world):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,11 @@ def labelled_text(scale: Scale, documents: int) -> DatasetConfig:
     )
 
 
+def grid_of(scale: Scale) -> Mapping[str, tuple[float, ...]]:
+    """Sparsities by variant of the SAEs that a scale trains."""
+    return scale.grid or {"standard": scale.l1, "topk": scale.ks, "batch_topk": scale.ks}
+
+
 def activations(scale: Scale) -> tuple[Path, Path, Path]:
     """Collect (or find) the activations of a scale: (folder, store of general text, store of labelled text)."""
     from repro.activations.collect import collect
@@ -90,8 +96,7 @@ def _prepare(scale: Scale) -> Prepared:
     usable = store.select(metrics.exclude, metrics.max_norm_ratio)
     train_tokens = min(scale.train_tokens, usable.n - scale.eval_tokens)
     rows = Rows(store, usable.index[:train_tokens], usable.describe() | {"training_tokens": train_tokens})
-    grid = scale.grid or {"standard": scale.l1, "topk": scale.ks, "batch_topk": scale.ks}
-    jobs = [Job(variant, sparsity, scale.m, scale.seed) for variant, values in grid.items() for sparsity in values]
+    jobs = [Job(v, sparsity, scale.m, scale.seed) for v, values in grid_of(scale).items() for sparsity in values]
     lr = {} if scale.lr is None else {"lr": scale.lr}
     recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **lr)
     saes = folder / f"saes-{digest(jobs, recipe)}"

@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from itertools import product
 
 import pandas as pd
-from tqdm import tqdm
 
 from repro.activations.collect import collect
 from repro.activations.held_out import open_meter
 from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
 from repro.base.files import cache_dir, digest
-from repro.checkpoints import load_sae
 from repro.evaluate import EvalData, open_data
-from repro.price import PriceOptions
-from repro.price import price as price_of
 from repro.sections.effects import FAMILY_NAMES
-from repro.sections.price.run import SPLIT, rows_of, setting_of
+from repro.sections.price.run import setting_of, split_rows
 from repro.sections.price.words import by_part, share
 from repro.sections.scales import Scale
 from repro.sections.setup import prepare
@@ -43,12 +39,8 @@ def run_elsewhere(scale: Scale, tokens: int) -> DataFrame | None:
     ready = prepare(setting)
     data = other_text(setting, tokens)
     meter = open_meter(data.tokens.x.rows, tokens, ready.device)
-    options, rows = PriceOptions(tol=scale.tol, seed=scale.seed, kinds=SPLIT, frontier=False), []
-    for checkpoint in tqdm(ready.finals(), desc=f"SAEs on text '{OTHER}'", unit="SAE"):
-        sae = load_sae(checkpoint["path"]).to(ready.device)
-        result = price_of(sae, data, cache_dir() / "price", options, meter=meter)
-        head = {key: checkpoint[key] for key in ("variant", "sparsity", "step")}
-        rows += [head | {"seed": scale.seed, "text": OTHER} | row for row in rows_of(result, data)]
+    rows = split_rows(ready.finals(), scale, data, meter, f"SAEs on text '{OTHER}'")
+    rows = [{"text": OTHER} | row for row in rows]
     return save_table(TABLE, setting, rows, time.perf_counter() - started, tokens=tokens)
 
 

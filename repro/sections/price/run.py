@@ -129,6 +129,21 @@ def price_one(
     return price_of(sae, data, cache_dir() / "price", options, meter=meter)
 
 
+def split_rows(
+    saes: Sequence[dict[str, Any]], scale: Scale, data: EvalData, meter: LossMeter, label: str
+) -> list[dict[str, Any]]:
+    """Rows of `price_parts` of some checkpoints, which are priced with the kinds of codes in SPLIT alone."""
+    from repro.checkpoints import load_sae
+
+    options, rows = PriceOptions(tol=scale.tol, seed=scale.seed, kinds=SPLIT, frontier=False), []
+    for checkpoint in tqdm(saes, desc=label, unit="SAE"):
+        sae = load_sae(checkpoint["path"]).to(meter.model.device)
+        result = price_of(sae, data, cache_dir() / "price", options, meter=meter)
+        head = {key: checkpoint[key] for key in ("variant", "sparsity", "step")} | {"seed": scale.seed}
+        rows += [head | row for row in rows_of(result, data)]
+    return rows
+
+
 def held_out(ready: Prepared, scale: Scale, tokens: int) -> EvalData:
     """The first tokens of the documents after the one in which training ended, left on disk."""
     store = ready.rows.store
