@@ -16,6 +16,7 @@ from repro.book.contents import EXECUTED, pages
 from repro.book.drawings import DRAWINGS, drawing
 from repro.book.mime import DATA
 from repro.book.runner import record
+from repro.sections import claims
 from repro.sections.performance import scale
 
 
@@ -70,8 +71,10 @@ def _build(book: Path, command: Path) -> Path:
 
 def write_fragments(book: Path) -> None:
     """book/_generated: the ledger in short and in full, the tables of runs and of scale, pictures of all figures."""
-    verdicts, parts = front.markdown(pages(book))
-    fragments = {"verdicts": verdicts, "parts": parts, "runs": runs_table(book / "executed")}
+    ledgers = {scale: claims.ledger(scale) for scale in front.MODELS}
+    verdicts, parts = front.markdown(pages(book), ledgers)
+    fragments = {"verdicts": verdicts, "parts": parts, "standing": front.standing(ledgers)}
+    fragments |= {"runs": runs_table(book / "executed")}
     fragments |= {"scale": scale.page(), "by-hand": by_hand.page()}
     for name, text in fragments.items():
         write_atomically(book / "_generated" / f"{name}.md", lambda path, text=text: path.write_text(text))

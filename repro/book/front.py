@@ -59,6 +59,27 @@ def markdown(pages: Iterable[str], ledgers: dict[str, pd.DataFrame] | None = Non
     return framed(whole) + others + (f"\n{note}\n" if waiting else ""), framed(parts) + rule
 
 
+def standing(ledgers: dict[str, pd.DataFrame]) -> str:
+    """Markdown: the word on each of the paper's claims on the most telling language model, in a sentence.
+
+    ledgers: scale -> `repro.sections.claims.ledger`.
+    """
+    from repro.sections.claims import summary
+    from repro.sections.effects import order_of
+    from repro.sections.verdict import NOT_RUN
+
+    for scale in MODELS:
+        if scale not in ledgers or (ledgers[scale]["verdict"] == NOT_RUN).all():
+            continue
+        words = summary(ledgers[scale]).set_index("claim")["verdict"]
+        words = words[words.index.str.startswith("C")]
+        order = sorted(words.index, key=order_of)
+        lists = {word: ", ".join(c for c in order if words[c] == word) for word in KINDS}
+        said = "; ".join(f"{chip(word)} {names}" for word, names in lists.items() if names)
+        return f"[The paper's {len(words)} claims](#the-verdicts) on {MODELS[scale]}: {said}.\n"
+    return ""
+
+
 def _head(columns: list[str]) -> list[str]:
     """The first lines of a table of claims."""
     return ["", f"| claim | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]

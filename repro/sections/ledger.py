@@ -139,4 +139,6 @@ def settles(row: Series) -> str:
     if row["needed"] is None or not np.isfinite(row["needed"]):
         return "too little there to fall, or two values that agree"
     more = f"over {MOST:,}" if row["needed"] > MOST else f"{int(row['needed']):,}"
-    return f"{more} {row['unit']} would settle it"
+    bound = row["margin"] * (1 if row["claimed"] in ("rises", "does not rise") else -1)
+    alone = "" if row["low"] <= bound <= row["high"] else "settled by itself, not beside the other parts (Holm); "
+    return f"{alone}{more} {row['unit']} would settle it"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 
+HEADS = {"corrected": "effect, corrected protocol", "as_released": "effect, as released", "why": "beside it"}
+"""Column of the ledger -> its head in a notebook."""
+
+
 def judged(claims: Iterable[Claim]) -> dict[str, DataFrame]:
     """Scale -> the ledger of all claims that these are parts of, of the scales that have a table; real models first."""
     from repro.sections.claims import CLAIMS
@@ -64,7 +68,7 @@ def shown(claims: Iterable[Claim]) -> Styler:
     table = table.sort_values("claim", kind="stable", key=lambda names: names.map(order_of))
     # named, else a name is drawn at random and pages differ from run to run; no cell has an id, which would be long
     styled = (
-        Styler(table[columns].reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False)
+        Styler(table[columns].rename(columns=HEADS).reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False)
         .hide(axis="index")
         .format(precision=3)
     )

@@ -17,7 +17,8 @@ RULE = (
     "Supported: the 95 % interval lies beyond the margin in the claimed direction. Refuted: it excludes every effect "
     "beyond the margin in that direction, so it lies within the margins or beyond them the other way. Open: anything "
     f"else, with the number of units that would settle it (power {POWER:.0%} at the observed effect). Open, too: a "
-    "fall of what lies below the margin already. Within a claim the tests of its parts are corrected by Holm's method."
+    "fall of what lies below the margin already. Within a claim the tests of its parts are corrected by Holm's method: "
+    "a part may stay open whose own interval, the one that is printed, would settle it."
 )
 WHOLE = "A claim with parts says that all of them are true: supported if every part is, refuted if any is, else open."
 

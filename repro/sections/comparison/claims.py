@@ -66,10 +66,10 @@ def beyond_control(mode: str, metric: str) -> Callable[[Tables], Finding]:
     """The test whether a mode lowers a rate beyond what the optimum of a random dictionary does at the same L0."""
 
     def test(tables: Tables) -> Finding:
-        effect = refined(tables, mode, metric, against="random_dictionary")
-        control = mean_over(changes(by_mode(tables), "random_dictionary", metric))
-        own = refined(tables, mode, metric)
-        why = f"minus the encoder {own}; a random dictionary {control}"
+        effect, table = refined(tables, mode, metric, against="random_dictionary"), by_mode(tables)
+        both = changes(table, mode, metric, against="random_dictionary").index  # the SAEs that have a control
+        own, control = (mean_over(changes(table, m, metric).reindex(both)) for m in (mode, "random_dictionary"))
+        why = f"of the same SAEs, minus the encoder: {own}; a random dictionary: {control}"
         level = float(cells(tables["comparison"], "amortized", metric).mean())
         return Finding(effect, as_released(tables, mode, metric), why, level)
 
