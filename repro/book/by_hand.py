@@ -78,6 +78,7 @@ def values() -> dict[str, float | list[float]]:
         out |= {f"v{at}": step.v, f"J(z{at}) - Q(v{at})": step.J - step.Q}
     for k, step in enumerate(picked, 1):
         out |= {f"z_{{p{k}}}": step.z, f"r_{{p{k}}}": step.r, f"c_{{p{k}}}": step.c}
+    out["z^\\star D"] = [a - b for a, b in zip(X, best.r)]
     return out | {"J(z_{p2})": picked[-1].J, "J(z_a) - J(z^\\star)": guess.J - best.J}
 
 

@@ -69,7 +69,7 @@ def beyond_control(mode: str, metric: str) -> Callable[[Tables], Finding]:
         effect, table = refined(tables, mode, metric, against="random_dictionary"), by_mode(tables)
         both = changes(table, mode, metric, against="random_dictionary").index  # the SAEs that have a control
         own, control = (mean_over(changes(table, m, metric).reindex(both)) for m in (mode, "random_dictionary"))
-        why = f"of the same SAEs, minus the encoder: {own}; a random dictionary: {control}"
+        why = f"of the same SAEs, minus the encoder {own}; a random dictionary {control}"
         level = float(cells(tables["comparison"], "amortized", metric).mean())
         return Finding(effect, as_released(tables, mode, metric), why, level)
 
