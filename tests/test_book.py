@@ -48,6 +48,11 @@ SAMPLE = [
         "slider, bar = widgets.IntSlider(30, description='steps'), widgets.IntProgress(30)\n"
         "widgets.jslink((slider, 'value'), (bar, 'value'))\nwidgets.VBox([slider, bar])",
     ),
+    (
+        "code",
+        "rows = [('a', 'x', '0.5 [0.4, 0.6]', 1), ('a', 'y', '–', 2), ('b', 'x', '-1.5', 3)]\n"
+        "pd.DataFrame(rows, columns=['model', 'by', 'effect', 'n']).set_index(['model', 'by'])",
+    ),
     ("solution", "print('The answer.')"),
 ]
 
@@ -99,10 +104,10 @@ class Quiet(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def served(folder: Path):
-    """Address of a folder that this machine serves."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    """Address of a folder that this machine serves, below the root of the site as on GitHub Pages."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
+    yield f"http://127.0.0.1:{server.server_port}/{folder.name}/"
     server.shutdown()
     server.server_close()
 
@@ -253,6 +258,26 @@ def test_code_is_folded_and_tables_lie_beside_it(browser, sample):
         assert nbformat.read(sample / "executed" / notebook, as_version=4).cells[3].outputs
         assert not wrong
         page.context.close()
+
+
+def test_a_head_sorts_its_table(browser, sample):
+    """Largest first, then smallest, what is no number last; spanned cells are written out; Enter does it too."""
+    page, wrong = open_page(browser, (sample / "executed" / "sample.html").as_uri())
+    table = page.locator("div.cell_output table", has_text="effect")
+
+    def shown():
+        return [row.locator("th, td").all_inner_texts() for row in table.locator("tbody tr").all()]
+
+    assert shown()[1] == ["y", "–", "2"]
+    table.get_by_role("button", name="effect").click()
+    assert shown() == [["a", "x", "0.5 [0.4, 0.6]", "1"], ["b", "x", "-1.5", "3"], ["a", "y", "–", "2"]]
+    table.get_by_role("button", name="effect").press("Enter")
+    assert [row[2] for row in shown()] == ["-1.5", "0.5 [0.4, 0.6]", "–"]
+    assert table.locator("[aria-sort=ascending]").inner_text().startswith("effect")
+    table.get_by_role("button", name="model").click()
+    assert [row[0] for row in shown()] == ["a", "a", "b"] and table.locator("[aria-sort]").count() == 1
+    assert not wrong
+    page.context.close()
 
 
 def test_every_figure_is_spoken_and_pages_are_light(site):

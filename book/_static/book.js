@@ -1,5 +1,5 @@
-// Draws the figures of a page in the colours of its theme, opens folded code, shows definitions, and lets widgets
-// typeset equations.
+// Draws the figures of a page in the colours of its theme, opens folded code, sorts tables, shows definitions, and lets
+// widgets typeset equations.
 
 // The widget library calls MathJax 2's queue; MathJax 3 has none. Deferred scripts have run by this event, and
 // the widgets wait for "load", so the stand-in is in place in time.
@@ -74,6 +74,50 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   say(false);
   document.querySelector(".bd-article h1")?.after(button);
+});
+
+// Heads of result tables sort them: down, up, down, ... Cells that span rows are written out first; what is no number
+// comes last.
+document.addEventListener("DOMContentLoaded", () => {
+  const value = (row, column) => row.children[column].textContent.trim().replace("−", "-");
+  const number = (text) => Number.parseFloat(text.replace(/,(?=\d{3})/g, ""));
+
+  function writeOut(body) {
+    for (const cell of body.querySelectorAll("[rowspan]")) {
+      const [row, column] = [cell.parentElement, [...cell.parentElement.children].indexOf(cell)];
+      for (let i = 1, next = row.nextElementSibling; i < cell.rowSpan; i += 1, next = next.nextElementSibling) {
+        const copy = cell.cloneNode(true);
+        copy.removeAttribute("rowspan");
+        next.insertBefore(copy, next.children[column] ?? null);
+      }
+      cell.removeAttribute("rowspan");
+    }
+  }
+  function sort(table, head, column) {
+    const [body, up] = [table.tBodies[0], head.getAttribute("aria-sort") === "descending"];
+    writeOut(body);
+    table.querySelectorAll("[aria-sort]").forEach((other) => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", up ? "ascending" : "descending");
+    const compare = (a, b) => {
+      const [x, y] = [value(a, column), value(b, column)];
+      const [p, q] = [number(x), number(y)];
+      if (Number.isNaN(p) !== Number.isNaN(q)) return Number.isNaN(p) ? 1 : -1;
+      return (up ? 1 : -1) * (Number.isNaN(p) ? y.localeCompare(x) : p - q);
+    };
+    body.append(...[...body.rows].sort(compare));
+  }
+  for (const table of document.querySelectorAll("div.cell_output .text_html table")) {
+    if (table.tBodies[0]?.rows.length < 3 || table.tHead?.querySelector("[colspan]:not([colspan='1'])")) continue;
+    for (const row of table.tHead?.rows ?? []) {
+      [...row.cells].forEach((head, column) => {
+        if (!head.textContent.trim()) return;
+        const button = Object.assign(document.createElement("button"), { type: "button", className: "sort" });
+        button.append(...head.childNodes);
+        button.addEventListener("click", () => sort(table, head, column));
+        head.append(button);
+      });
+    }
+  }
 });
 
 (() => {
