@@ -121,6 +121,8 @@ document.addEventListener("DOMContentLoaded", () => {
 });
 
 (() => {
+  const PANEL = 250; // pixels
+  const LINE = 34; // letters
   const narrow = () => window.matchMedia("(max-width: 640px)").matches;
   const config = {
     displaylogo: false,
@@ -128,6 +130,15 @@ document.addEventListener("DOMContentLoaded", () => {
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg" },
   };
+
+  // In lines of at most LINE letters, broken at spaces; what is marked up stays as it is.
+  function wrapped(text) {
+    if (text.length <= LINE || text.includes("<")) return text;
+    return text.split(" ").reduce((lines, word) => {
+      const longer = `${lines.at(-1)} ${word}`.trim();
+      return longer.length > LINE ? [...lines, word] : [...lines.slice(0, -1), longer];
+    }, [""]).join("<br>");
+  }
 
   function layoutOf(figure) {
     const layout = structuredClone(figure.stored.layout);
@@ -138,13 +149,24 @@ document.addEventListener("DOMContentLoaded", () => {
       if (narrow()) {
         layout.template.layout.font.size = 12;
         layout.template.layout.margin.l = 44;
+        const axes = Object.keys(layout).filter((key) => /^[xy]axis\d*$/.test(key));
+        const texts = [...axes.map((key) => layout[key].title), ...(layout.annotations ?? [])];
+        texts.forEach((title) => title?.text && (title.text = wrapped(title.text)));
       }
     }
     return layout;
   }
 
+  // Panels side by side keep a width that their words fit into; on a phone the reader pushes the figure sideways.
+  function widen(plot, layout) {
+    const starts = Object.keys(layout).filter((key) => /^xaxis\d*$/.test(key)).map((key) => layout[key].domain?.[0] ?? 0);
+    const columns = new Set(starts).size;
+    plot.style.minWidth = narrow() && columns > 1 ? `${PANEL * columns}px` : "";
+  }
+
   function draw(figure) {
     const plot = figure.querySelector(".plot");
+    widen(plot, figure.stored.layout);
     const options = { ...config, displayModeBar: narrow() ? false : "hover" };
     if (plot.data) {
       const layout = layoutOf(figure);
