@@ -21,20 +21,21 @@ Place = Callable[[int], dict[str, Any]]
 """Number of a token -> where it is: its text and context where there are any, else its document."""
 
 
-def rarefaction(fired: Tensor, n: int) -> list[tuple[int, float]]:
-    """(t, expected share of latents silent on t of these n tokens, drawn without replacement) at rising t up to n.
+def expected_silent(fired: Tensor, n: int, t: int) -> float:
+    """Expected share of latents silent on t of n tokens, drawn without replacement: mean of C(n − f, t) / C(n, t).
 
-    fired [m]: on how many of the n tokens each latent fires. The mean over latents of C(n − f, t) / C(n, t).
-    Source: Hurlbert 1971, rarefaction of species.
+    fired [m]: on how many of the n tokens each latent fires. Source: Hurlbert 1971, rarefaction of species.
     """
     counts, latents = fired.cpu().unique(return_counts=True)
     left, share = n - counts.double(), latents.double() / len(fired)
-    out = []
-    for t in sorted({round(n ** (i / (POINTS - 1))) for i in range(POINTS)}):
-        log = torch.lgamma(left + 1) - torch.lgamma((left - t).clamp_min(0) + 1)
-        log += math.lgamma(n - t + 1) - math.lgamma(n + 1)
-        out.append((t, float((torch.where(left >= t, log.exp(), 0.0) * share).sum())))
-    return out
+    log = torch.lgamma(left + 1) - torch.lgamma((left - t).clamp_min(0) + 1)
+    log += math.lgamma(n - t + 1) - math.lgamma(n + 1)
+    return float((torch.where(left >= t, log.exp(), 0.0) * share).sum())
+
+
+def rarefaction(fired: Tensor, n: int) -> list[tuple[int, float]]:
+    """(t, `expected_silent` of t tokens) at rising t up to n."""
+    return [(t, expected_silent(fired, n, t)) for t in sorted({round(n ** (i / (POINTS - 1))) for i in range(POINTS)})]
 
 
 class Latents:
