@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from repro.base.theme import AMBER, BLUE, GREEN, VARIANT_COLORS, caption, interval
+from repro.price.words import NAMES
 from repro.sections.controls.documents import ALL, REFINED
+from repro.sections.controls.silent import POINTS, followed
 from repro.sections.controls.words import CODES_BY, together
 from repro.sections.figures import TITLED, label, legend_once, names_of, wrapped
+from repro.sections.price.figures import KIND_COLORS
 from repro.sections.types import DataFrame, Figure
 
 
@@ -77,4 +80,44 @@ def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
         figure,
         f"What refinement does to {label(metric)} at the encoder's own L0, an SAE a column of points; "
         "bars are 95 % intervals over documents. Below the line is better.",
+    )
+
+
+def silent_figure(tables: Mapping[str, DataFrame], share: str) -> Figure:
+    """Silent or dense latents against tokens seen, means over one SAE a variant, a panel a language model.
+
+    tables: `silent` by language model; share: `silent`, with what firing rates alone give dotted, or `dense`.
+    """
+    from plotly.subplots import make_subplots
+
+    panels = {"subplot_titles": list(tables), "x_title": "tokens seen", "shared_yaxes": True}
+    figure = make_subplots(1, len(tables), horizontal_spacing=0.06, **panels)
+    for col, table in enumerate(tables.values(), 1):
+        rows = followed(table)
+        for kind, color in KIND_COLORS.items():
+            line = rows[(rows["kind"] == kind) & rows["tokens"].isin(POINTS)]
+            line = line.groupby("tokens")[["silent", "dense", "expected"]].mean()
+            for column, dash in ((share, "solid"), ("expected", "dot"))[: 2 if share == "silent" else 1]:
+                if len(line):
+                    figure.add_scatter(
+                        x=list(line.index),
+                        y=line[column].round(5),
+                        mode="lines+markers" if dash == "solid" else "lines",
+                        name=NAMES[kind] + (", from firing rates" if dash == "dot" else ""),
+                        line={"color": color, "dash": dash},
+                        row=1,
+                        col=col,
+                    )
+    legend_once(figure)
+    figure.update_xaxes(type="log")
+    figure.update_yaxes(tickformat=".0%")
+    names = {"silent": "latents that have not fired yet", "dense": "latents that fire on a tenth of the tokens or more"}
+    figure.update_yaxes(title_text=wrapped(names[share]), col=1)
+    figure.update_layout(margin_b=TITLED)
+    saes = " and ".join(str(followed(table).groupby(["variant", "sparsity"]).ngroups) for table in tables.values())
+    expected = "Dotted: the same share for tokens drawn from all that were read, which firing rates alone decide. "
+    return caption(
+        figure,
+        f"Share of {names[share]}, as held-out text is read in order; means over {saes} SAEs, one a variant. "
+        f"{expected if share == 'silent' else ''}Kinds that take long read fewer tokens.",
     )

@@ -19,6 +19,7 @@ from repro.price import PriceOptions
 from repro.price.codes import Method
 from repro.price.latents import expected_silent
 from repro.price.run import Pricing
+from repro.price.words import NAMES
 from repro.sections.price.run import setting_of
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
@@ -123,6 +124,21 @@ def silent_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     whole = pd.concat(rows, names=["language model"]).reset_index()
     return tidy(
         whole[whole["tokens"].isin((1_000, 10_000, 100_000, 1_000_000))].set_index(["language model", "kind", "tokens"])
+    )
+
+
+def silent_findings(table: DataFrame) -> str:
+    """What more tokens do to the shares of silent and of dense latents, in a sentence."""
+    means = followed(table).groupby(["kind", "tokens"])[["silent", "dense"]].mean()
+    few, most = 1_000, int(table.loc[table["kind"] == "encoder", "tokens"].max())
+    encoder, others = means.loc["encoder"], [kind for kind in KINDS if kind != "encoder" and kind in means.index]
+    same = max(t for t in means.loc[others[0]].index if t in encoder.index) if others else few
+    beside = ", ".join(f"{NAMES[kind]} {means.loc[(kind, same), 'silent']:.1%}" for kind in others)
+    return (
+        f"Under the encoder {encoder.loc[few, 'silent']:.1%} of the latents are silent on {few:,} tokens and "
+        f"{encoder.loc[most, 'silent']:.1%} on {most:,}; {encoder.loc[few, 'dense']:.1%} and "
+        f"{encoder.loc[most, 'dense']:.1%} fire on a tenth of the tokens. On {same:,} tokens, silent: encoder "
+        f"{encoder.loc[same, 'silent']:.1%}, {beside}."
     )
 
 
