@@ -69,12 +69,13 @@ def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
             )
         figure.update_xaxes(title_text=UNITS[metric], row=row, col=1)
     figure.update_layout(barmode="relative", height=150 + inner)
-    documents, tokens = _size(tables)
     return caption(
         figure,
         f"What the encoder's codes cost ({UNITS[metric]}), in parts that add up: what least squares on the encoder's "
         "own support buys back, what another support with as many latents on each token buys back (orthogonal "
-        f"matching pursuit), and what is left. {documents} held-out documents, {tokens} tokens.",
+        "matching pursuit), and what is left. A bar to the left of zero: that change of the codes lowers the squared "
+        "error and makes this worse. Beside a variant stands its k, target L0 or L1 coefficient; intervals are in the "
+        f"table below. Held out: {_size(tables)}.",
     )
 
 
@@ -82,12 +83,15 @@ def _ends(rows: DataFrame) -> tuple[list[float], list[float], list[float]]:
     return tuple(rows[name].to_list() for name in ("value", "low", "high"))  # type: ignore[return-value]
 
 
-def _size(tables: Mapping[str, DataFrame]) -> tuple[str, str]:
-    """Numbers of documents and of tokens of each table, in the order of the panels."""
-    return tuple(  # type: ignore[return-value]
-        " and ".join(dict.fromkeys(f"{int(table[name].max()):,}" for table in tables.values()))
-        for name in ("documents", "n_tokens")
-    )
+def _size(tables: Mapping[str, DataFrame]) -> str:
+    """What each panel rests on."""
+    parts = []
+    for model, table in tables.items():
+        documents, tokens = (int(table[name].max()) for name in ("documents", "n_tokens"))
+        seeds = table["seed"].nunique()
+        means = f", a bar the mean of {seeds} seeds" if seeds > 1 else ""
+        parts.append(f"{model} {documents} documents, {tokens:,} tokens{means}")
+    return "; ".join(parts)
 
 
 def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
