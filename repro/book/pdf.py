@@ -165,5 +165,6 @@ def front(
     made = f"Version {version('repro')}, commit {commit()[:10]}, printed on {time.strftime('%Y-%m-%d', time.gmtime())}."
     return (
         f'<header class="title-page"><h1>{escape(config["title"])}</h1><p>{escape(config["author"])}</p>'
-        f'<p>{made} {config["html"]["extra_footer"]}</p></header><nav class="book-contents"><h1>Contents</h1>{"".join(rows)}</nav>'
+        f'<p>{made} {config["html"]["extra_footer"]}</p></header>'
+        f'<nav class="book-contents"><h1>Contents</h1>{"".join(rows)}</nav>'
     )
