@@ -421,6 +421,10 @@ def test_a_page_prints_in_light_with_all_its_tables_figures_and_answers(browser,
     assert ["seed of every draw" in text for text in inputs.all_inner_texts()] == [True, False]  # and the solution
     assert not page.locator("nav:visible, button:visible, .bd-footer:visible, .modebar-container:visible").count()
     assert page.locator("h1:visible").all_inner_texts() == ["Sample section"]
+    outside = """[...document.querySelectorAll(".plot text")].map((text) => [text, text.closest(".plot")]).filter(
+        (pair) => pair[0].getBoundingClientRect().right > pair[1].getBoundingClientRect().right + 1
+    ).map((pair) => pair[0].textContent)"""
+    assert not page.evaluate(outside)
     for plot in page.locator(".plot").all():
         pixels = imread(io.BytesIO(plot.screenshot()))[..., :3]
         assert pixels.shape[1] == SHEET and pixels[:2].min() > 0.99  # on white

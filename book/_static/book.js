@@ -76,6 +76,13 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelector(".bd-article h1")?.after(button);
 });
 
+// On paper, long names of rows and columns break after an underscore.
+window.addEventListener("beforeprint", () => {
+  for (const head of document.querySelectorAll(".bd-article th:not(:has(*))")) {
+    head.innerHTML = head.innerHTML.replaceAll("_", "_<wbr>");
+  }
+});
+
 (() => {
   const narrow = () => window.matchMedia("(max-width: 640px)").matches;
   const config = {
@@ -157,7 +164,8 @@ document.addEventListener("DOMContentLoaded", () => {
       if (onScreen === "dark") draw(figure);
       const box = figure.querySelector(".svg-container");
       const [width, height] = [box.offsetWidth, box.offsetHeight];
-      Object.assign(box.style, { aspectRatio: `${width} / ${height}`, maxWidth: `${width}px` });
+      const most = `min(${width}px, 200mm * ${width / height})`; // caption and all on one sheet
+      Object.assign(box.style, { aspectRatio: `${width} / ${height}`, maxWidth: most });
       for (const svg of box.querySelectorAll(".main-svg")) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     }
   }

@@ -162,9 +162,9 @@ def front(
         for name in names:
             anchor = f"page{list(titles).index(name)}"
             rows.append(f'<p><a href="#{anchor}">{escape(titles[name])}</a><span>{numbers.get(anchor, "")}</span></p>')
-    made = f"Version {version('repro')}, commit {commit()[:10]}, printed on {time.strftime('%Y-%m-%d', time.gmtime())}."
+    made = f"Version {version('repro')}, commit {commit()}, printed on {time.strftime('%Y-%m-%d', time.gmtime())}."
     return (
         f'<header class="title-page"><h1>{escape(config["title"])}</h1><p>{escape(config["author"])}</p>'
-        f'<p>{made} {config["html"]["extra_footer"]}</p></header>'
+        f"<p>{made} {config['html']['extra_footer']}</p></header>"
         f'<nav class="book-contents"><h1>Contents</h1>{"".join(rows)}</nav>'
     )
