@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
-    *("--no-pdf-header-footer", "--generate-pdf-document-outline"),
+    *("--headless", "--no-pdf-header-footer", "--generate-pdf-document-outline"),
+    *("--no-sandbox", "--disable-gpu", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     "--virtual-time-budget=60000",  # ms of the page's clock, which runs ahead while nothing is left to load or draw
     "--force-prefers-reduced-motion",  # moving pictures stand still
     "--window-size=840,1188",  # figures are drawn this wide, and shrink to the sheet
