@@ -5,6 +5,7 @@ import functools
 import gzip
 import http.server
 import importlib.util
+import io
 import re
 import shutil
 import threading
@@ -412,6 +413,71 @@ def test_legend_and_widgets_work_without_a_kernel(browser, sample):
     assert bar.bounding_box()["width"] > before
     assert not wrong
     page.context.close()
+
+
+SHEET = 673
+"""Pixels of a sheet of A4 between its margins (book.css)."""
+
+
+def put_on_paper(page) -> list[str]:
+    """Lay a page out as a print does; returns what is wider than the sheet or cut off by its box."""
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": SHEET, "height": 900})
+    return page.evaluate("""() => [...document.querySelectorAll(".bd-article *")].filter((e) => {
+        if (!e.checkVisibility() || e.closest(".plot, mjx-container, svg")) return false;
+        const { left, right } = e.getBoundingClientRect(), cuts = getComputedStyle(e).overflowX !== "visible";
+        return left < -1 || right > innerWidth + 1 || (cuts && e.clientWidth && e.scrollWidth > e.clientWidth + 1);
+    }).map((e) => `${e.tagName}: ${e.textContent.trim().slice(0, 40)}`)""")
+
+
+def test_a_page_prints_in_light_with_all_its_tables_figures_and_answers(browser, sample):
+    """Whatever the reader's theme; on screen again, everything is as it was."""
+    imread = pytest.importorskip("matplotlib.image").imread
+    page, wrong = open_page(browser, (sample / "executed" / "sample.html").as_uri(), theme="dark")
+    ink = "getComputedStyle(document.querySelector('.plot .legendtext')).fill"
+    dark = page.evaluate(ink)
+    page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 4")
+    assert not put_on_paper(page)
+    assert page.evaluate("document.documentElement.dataset.theme") == "light" and page.evaluate(ink) != dark
+    assert page.locator("th:visible", has_text="a long name 11").count() == 1
+    assert page.get_by_text("The answer.", exact=True).is_visible()
+    inputs = page.locator(".cell_input:visible")
+    assert ["seed of every draw" in text for text in inputs.all_inner_texts()] == [True, False]  # and the solution
+    assert not page.locator("nav:visible, button:visible, .bd-footer:visible, .modebar-container:visible").count()
+    assert page.locator("h1:visible").all_inner_texts() == ["Sample section"]
+    outside = """[...document.querySelectorAll(".plot text")].map((text) => [text, text.closest(".plot")]).filter(
+        (pair) => pair[0].getBoundingClientRect().right > pair[1].getBoundingClientRect().right + 1
+    ).map((pair) => pair[0].textContent)"""
+    assert not page.evaluate(outside)
+    for plot in page.locator(".plot").all():
+        pixels = imread(io.BytesIO(plot.screenshot()))[..., :3]
+        assert pixels.shape[1] == SHEET and pixels[:2].min() > 0.99  # on white
+        assert 0.005 < (pixels.min(-1) < 0.8).mean() < 0.95
+    page.emulate_media(media="screen")
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    page.wait_for_function(f"{ink} === '{dark}'")
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    assert not wrong
+    page.context.close()
+
+
+def test_the_book_prints_to_one_file(sample):
+    """Every page begins a sheet, in the order of the contents, and is in the outline; no link leads to a file."""
+    from repro.book import pdf
+    from repro.book.contents import pages
+
+    target = pdf.write(sample.parents[1])
+    assert target == sample.parents[1] / "_build" / "book.pdf" and [*target.parent.glob("book.*")] == [target]
+    printed, names = target.read_bytes(), pages(sample.parents[1])
+    numbers = pdf.page_numbers(printed)
+    begins = [numbers[f"page{i}"] for i in range(len(names))]
+    assert begins == sorted({*begins}) and begins[0] == 3  # after the title page and the contents
+    titles = re.findall(rb"/Title \((.*?)\)\n", printed)
+    order = [titles.index(title) for title in (b"Contents", b"Sample section", b"How to read this book", b"Solvers")]
+    assert order == sorted(order)
+    assert b"/URI (file:" not in printed and b"/URI (https:" in printed
+    assert printed.count(b"/Subtype /Image") < 9  # figures are drawn in lines and text; a heatmap is a picture
 
 
 def test_readers_without_scripts_are_told(browser, sample):

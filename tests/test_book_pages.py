@@ -7,13 +7,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_book import REAL, browser, pages_of, problems_of, pytestmark, sample, served  # noqa: F401 -- fixtures, marks
+from test_book import (  # noqa: F401 -- fixtures, marks
+    REAL,
+    browser,
+    pages_of,
+    problems_of,
+    put_on_paper,
+    pytestmark,
+    sample,
+    served,
+)
 
 LEFT_OUT = ("jupyter_book", "sphinx_thebe", "sphinx_comments", "sphinx_jupyterbook_latex", "sphinx.ext.intersphinx")
+built = pytest.mark.skipif(not (REAL / "index.html").is_file(), reason="book/_build/html is not there (make report)")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (REAL / "index.html").is_file(), reason="book/_build/html has not been built (make report)")
+@built
 def test_every_page_stands_alone(browser):  # noqa: F811
     with served(REAL) as address:
         problems = problems_of(browser, address, pages_of(REAL))
@@ -39,3 +49,17 @@ def said(page: Path) -> str:
     """The words of a page's article, without the markup."""
     article = re.search(r'<article class="bd-article">.*?</article>', page.read_text(), re.S)
     return " ".join(re.sub(r"<script.*?</script>|<[^>]+>", " ", article[0], flags=re.S).split())
+
+
+@pytest.mark.slow
+@built
+def test_nothing_is_cut_on_paper(browser):  # noqa: F811
+    """Without the figures, which take the time: one of each kind is in test_book.py."""
+    problems = []
+    for name in pages_of(REAL):
+        page = browser.new_page()
+        page.route("**/*plotly*.js*", lambda route: route.abort())
+        page.goto((REAL / name).as_uri())
+        problems += [f"{name}: {text}" for text in put_on_paper(page)]
+        page.close()
+    assert not problems, "\n".join(problems)

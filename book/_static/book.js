@@ -120,6 +120,13 @@ document.addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// On paper, long names of rows and columns break after an underscore.
+window.addEventListener("beforeprint", () => {
+  for (const head of document.querySelectorAll(".bd-article :is(th:not(:has(*)), button.sort)")) {
+    head.innerHTML = head.innerHTML.replaceAll("_", "_<wbr>");
+  }
+});
+
 (() => {
   const PANEL = 250; // pixels
   const LINE = 34; // letters
@@ -211,7 +218,34 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 
+  // On paper: the light theme, whatever the screen's, and figures that shrink with the sheet. All of it at once: the
+  // browser prints as soon as this function returns.
+  const root = document.documentElement;
+  let onScreen;
+  function print() {
+    onScreen = root.dataset.theme;
+    if (onScreen === "dark") root.dataset.theme = "light";
+    for (const figure of document.querySelectorAll("figure.plotly-figure")) {
+      if (!figure.stored) continue;
+      if (onScreen === "dark") draw(figure);
+      const box = figure.querySelector(".svg-container");
+      const [width, height] = [box.offsetWidth, box.offsetHeight];
+      const most = `min(${width}px, 200mm * ${width / height})`; // caption and all on one sheet
+      Object.assign(box.style, { aspectRatio: `${width} / ${height}`, maxWidth: most });
+      for (const svg of box.querySelectorAll(".main-svg")) svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    }
+  }
+  function printed() {
+    for (const box of document.querySelectorAll(".svg-container")) {
+      Object.assign(box.style, { aspectRatio: "", maxWidth: "" });
+      for (const svg of box.querySelectorAll(".main-svg")) svg.removeAttribute("viewBox");
+    }
+    root.dataset.theme = onScreen;
+  }
+
   document.addEventListener("DOMContentLoaded", () => {
+    window.addEventListener("beforeprint", print);
+    window.addEventListener("afterprint", printed);
     if (!window.Plotly) return;
     let turn = drawAll();
     const again = () => (turn = turn.then(drawAll));

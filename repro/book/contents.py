@@ -11,8 +11,19 @@ EXECUTED = "executed/"
 
 def pages(book: Path) -> list[str]:
     """Every page that _toc.yml names, without suffix."""
+    return [page for _, names in parts(book) for page in names]
+
+
+def parts(book: Path) -> list[tuple[str, list[str]]]:
+    """(caption, pages) of every part in _toc.yml; what comes before the first part has an empty caption."""
     import yaml
 
+    contents = yaml.safe_load((book / "_toc.yml").read_text())
+    later = contents.pop("parts", [])
+    return [("", _files(contents)), *((part.get("caption", ""), _files(part)) for part in later)]
+
+
+def _files(contents: object) -> list[str]:
     names: list[str] = []
 
     def walk(entry: object) -> None:
@@ -24,7 +35,7 @@ def pages(book: Path) -> list[str]:
             for value in entry:
                 walk(value)
 
-    walk(yaml.safe_load((book / "_toc.yml").read_text()))
+    walk(contents)
     return names
 
 

@@ -55,14 +55,11 @@ def write(images: Mapping[Path, Figure], scale: float, width: int | None = None)
     """
     if importlib.util.find_spec("kaleido") is None:
         raise missing_extra("kaleido", "png")
-    browser = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise BadInput("There is no browser to draw with: install Chromium, or name one in BROWSER_PATH.")
+    os.environ["BROWSER_PATH"] = browser()
     if not images:
         return
     import kaleido
 
-    os.environ["BROWSER_PATH"] = browser
     kaleido.start_sync_server(silence_warnings=True)  # one browser for all figures: 0.2 s each after the first
     try:
         for path, figure in images.items():
@@ -72,6 +69,14 @@ def write(images: Mapping[Path, Figure], scale: float, width: int | None = None)
             write_atomically(path, lambda draft, image=image: draft.write_bytes(image))
     finally:
         kaleido.stop_sync_server(silence_warnings=True)
+
+
+def browser() -> str:
+    """Path of a browser: BROWSER_PATH, or the first of BROWSERS that is installed. Raises BadInput without one."""
+    path = os.environ.get("BROWSER_PATH") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None or not shutil.which(path):
+        raise BadInput("There is no browser to draw with: install Chromium, or name one in BROWSER_PATH.")
+    return path
 
 
 def on_white(figure: dict[str, Any]) -> Figure:

@@ -191,6 +191,8 @@ class Report:
     """Which parameters the notebooks get; notebooks/params/{scale}.yaml also says which ones run, in what order."""
     force: bool = False
     """Execute even what has not changed since the last time."""
+    pdf: bool = False
+    """Print the whole book to book/_build/book.pdf, too: minutes, by Chromium, in about 1.5 GB of memory."""
     fanout: Fanout = field(default_factory=lambda: Fanout(workers=2, retries=0))
     """Where notebooks run side by side, once the first has prepared what they share."""
 
