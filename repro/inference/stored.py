@@ -86,11 +86,11 @@ def _write(folder: Path, codes: Any, tokens: Any, about: dict[str, Any], parts: 
         keep = KeptCodes(about["m"], signed=True, dtype=part.codes.values.dtype, file=codes)
         keep.append(part.codes)
         codes.flush()
-        records = np.full(len(part.codes), np.nan, TOKEN)
+        records = np.zeros(len(part.codes), TOKEN)
         records["nonzeros"] = part.codes.l0.cpu()
         for name in ("objective", "gap_lower", "gap_upper"):
-            if (values := getattr(part, name)) is not None:
-                records[name] = values.cpu()
+            values = getattr(part, name)
+            records[name] = np.nan if values is None else values.cpu()
         tokens.write(records.tobytes())
         tokens.flush()
 
