@@ -94,7 +94,7 @@ def infer_blocks(
     shared: dict[str, Any] | None = None,
     start: int = 0,
 ) -> Iterator[Inference]:
-    """The same, a block of tokens after another from token `start` on, at one lambda for all of x.
+    """Codes of activations x as `infer` gives them, block by block from token `start` on, at one lambda.
 
     x: a tensor [n, d], or activations on disk that give tensors for x[i:j] and x[index] (`repro.evaluate.Stored`).
     """

@@ -114,5 +114,5 @@ def _records(folder: Path) -> np.ndarray:
 
 
 def _sums(sae: SAE, x: Tensor) -> list[float]:
-    """Sums of the weights and of the first activations: do they differ, it is another run."""
+    """Sums of the weights and of the first activations, which tell one run from another."""
     return [float(t.sum(dtype=torch.float64)) for t in (*sae.state_dict().values(), x)]

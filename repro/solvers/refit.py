@@ -31,7 +31,7 @@ def refit(x: Tensor, atoms: Tensor, codes: SparseCodes | Tensor, nonneg: bool = 
 
 
 def _refit(problem: Lasso, codes: SparseCodes, nonneg: bool) -> SparseCodes:
-    """The same for as many tokens as are sorted by the size of their supports together."""
+    """Least squares for tokens few enough to be sorted by the size of their supports."""
     on, slots = (codes.values != 0).to(torch.int8).sort(dim=1, descending=True, stable=True)
     indices, on = codes.indices.gather(1, slots), on.bool()
     size = on.sum(1)
