@@ -18,11 +18,12 @@ from repro.base.config import MetricsConfig
 from repro.base.errors import BadInput, nearest
 from repro.bench.common import Table, flag, metered
 from repro.bench.evaluate import synthetic_sae, write_activations
-from repro.inference import calibrate_lambda, infer, infer_to
+from repro.bench.inference import Data, lam_for_l0
+from repro.inference import infer, infer_to
 from repro.sae import SAE
 from repro.solvers import pursuit, refit
 
-SAMPLE = 128  # tokens on which lambda is calibrated, before memory is measured
+SAMPLE = 64  # tokens on which lambda is searched, before memory is measured
 FOLDER = "non to a folder"
 WAYS: dict[str, dict[str, Any]] = {
     "amortized": {"gap": False},
@@ -42,7 +43,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Codes of activations made of a synthetic SAE's own atoms, at a lambda calibrated on 128 of them.
+    """Codes of activations made of a synthetic SAE's own atoms, at a lambda found on 64 of them.
 
     The activations are inputs; from a folder's run they stay on disk and so do its codes. The Gram matrix of `omp` and
     `ompr` is what they take a dictionary, once: 4 m^2 bytes up to a GiB.
@@ -82,7 +83,7 @@ class Memory:
             write_activations(file, sae, self.tokens, self.seed)
             stored = open_data(file, MetricsConfig(max_tokens=self.tokens, exclude=()), stream=True).tokens.x
             x = stored if way == FOLDER else stored[:]
-            lam = calibrate_lambda(sae, stored[:SAMPLE], self.k, tol=0.1)
+            lam = lam_for_l0(Data("", sae.target(stored[:SAMPLE]), sae.W_dec.detach()), self.k)
             how = self._how(way, sae, x, lam, Path(folder))
             gc.collect()
             result, _, _, extra = metered(how)
