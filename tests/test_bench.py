@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from repro import bench, cli
+from repro.base.errors import BadInput
 from repro.bench.common import append, flag, table
 
 
@@ -24,6 +25,19 @@ def test_inference_rows_carry_proofs(tmp_path):
     assert float(certified["objective"]) <= float(by_name["numpy ISTA-200"]["objective"]) * 1.02
     assert by_name["working_set 1e-3, 40 tokens"]["tokens"] == "40"
     assert all(float(row["ms_per_token"]) > 0 and row["device"] and row["date"] for row in by_name.values())
+
+
+def test_memory_rows_and_their_sentence(tmp_path):
+    from repro.sections import performance
+
+    args = ["memory", "--tokens", "60", "--d", "12", "--m", "64", "--k", "4", "--ways", "semi", "non to a folder"]
+    rows = rows_of(bench.run([*args, "--out", str(tmp_path)]))
+    assert [row["way"] for row in rows] == ["semi", "non to a folder"]
+    assert all(float(row["beyond_mib"]) < 500 and float(row["l0"]) > 1 and row["device"] for row in rows)
+    sentence = performance.memory(tmp_path)
+    assert sentence.startswith("- 60 tokens, 12 × 64: semi ") and sentence.endswith(" MiB.")
+    with pytest.raises(BadInput, match="did you mean 'semi'"):
+        bench.run([*args[:-2], "semmi", "--out", str(tmp_path)])
 
 
 def test_real_activations_need_an_sae(tmp_path, capsys):

@@ -14,20 +14,19 @@ from planted import D, M, evaluation, planted, tokens
 from scipy.optimize import nnls
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from repro import codes as codes_module
 from repro.base.config import MetricsConfig
 from repro.base.errors import BadInput
-from repro.codes import SparseCodes
+from repro.codes import KeptCodes, SparseCodes
 from repro.evaluate import (
     EvalData,
     EvalOptions,
-    KeptCodes,
     Tokens,
     TokenSums,
     engine,
     evaluate_checkpoints,
     evaluate_sae,
     open_data,
-    stream,
 )
 from repro.evaluate import run as evaluation_run
 from repro.evaluate.controls import random_dictionary, random_encoder
@@ -93,8 +92,8 @@ def test_groups_of_documents_add_up_block_by_block():
 
 @pytest.mark.parametrize("memory", [1, 2**25])
 def test_kept_codes_come_back(memory, monkeypatch):
-    monkeypatch.setattr(stream, "MEMORY", memory)  # 1 byte: straight to the file
-    monkeypatch.setattr(stream, "NONZEROS", 25)
+    monkeypatch.setattr(codes_module, "MEMORY", memory)  # 1 byte: straight to the file
+    monkeypatch.setattr(codes_module, "NONZEROS", 25)
     z = torch.randn(40, 30) * (torch.rand(40, 30) < torch.linspace(0, 1, 40)[:, None])
     keep = KeptCodes(30)
     for rows in z.split([7, 1, 0, 32]):
@@ -103,6 +102,7 @@ def test_kept_codes_come_back(memory, monkeypatch):
     assert torch.equal(keep[:].to_dense(), z.relu())
     assert torch.equal(keep[6:9].to_dense(), z[6:9].relu())
     assert torch.equal(torch.cat([b.to_dense() for b in keep.blocks()]), z.relu())
+    assert torch.equal(keep.whole().to_dense(), z.relu())
     keep.append(SparseCodes.from_dense(z[:3]))  # reading moves nothing
     assert torch.equal(keep[39:].to_dense(), torch.cat([z[39:], z[:3]]).relu())
 
@@ -156,7 +156,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_nothing_grows_to_tokens_by_latents(monkeypatch):
-    monkeypatch.setattr(stream, "NONZEROS", 2**14)
+    monkeypatch.setattr(codes_module, "NONZEROS", 2**14)
     monkeypatch.setattr(engine, "CALIBRATION_TOKENS", 100)
     monkeypatch.setattr(engine, "BATCH_TOKENS", 100)
     sae = planted(d=8, m=512)

@@ -17,6 +17,7 @@ from typing import Any
 BENCHES = {
     "inference": "Sparse codes: every solver, its time and what it proves.",
     "pursuit": "Codes of at most k nonzeros, in encoder passes.",
+    "memory": "Inference of many tokens: memory beyond its inputs and what it returns.",
     "kernels": "The package's operations against this device's floor.",
     "evaluate": "A whole evaluation: tokens a second and memory.",
     "collect": "Collecting activations against the bare forward pass; memory.",

@@ -13,11 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repro.base.errors import BadInput
-from repro.codes import SparseCodes
+from repro.codes import KeptCodes, SparseCodes
 from repro.evaluate.data import EvalData, EvalOptions
 from repro.evaluate.probes import probe_row
 from repro.evaluate.rules import CORRECTED, Reading, Rules
-from repro.evaluate.stream import KeptCodes, TokenSums
+from repro.evaluate.stream import TokenSums
 from repro.inference import CALIBRATION_TOKENS, GRID9, GRID_EXP5, calibrate_lambda, grid_lambda, spread
 from repro.inference.released import GRID_STEPS, GRID_TOKENS
 from repro.metrics import Firing, Reconstruction, pool

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import chain
+from operator import add
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from repro.codes import SparseCodes
+from repro.codes import SparseCodes, gathered
 from repro.inference.calibration import CALIBRATION_TOKENS, calibrate_lambda, spread
 from repro.inference.names import NON_STEPS, SEMI_STEPS, check_mode
 from repro.inference.released import GRID9, GRID_STEPS, GRID_TOKENS, encode_as_released, grid_lambda, ista_of
@@ -18,6 +22,9 @@ from repro.metrics.names import check_protocol
 from repro.sae import SAE
 from repro.solvers import Lasso, Solution, solve
 from repro.solvers.objective import certify
+
+NUMBERS = {"cpu": 2**25, "cuda": 2**28}
+"""Tokens of a block times latents, as `SAE.encode_sparse` has it; half of it as released, where codes may be dense."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +73,62 @@ def infer(
     optimum is the signed one. An SAE with signed codes is read as its equivalent with two latents for each of its own
     (`SAE.one_sided`).
     shared: a dict to keep between calls with the same dictionary (`Lasso.shared`); nothing is derived from it twice.
+    Tokens are taken block by block (`infer_blocks`): on a CPU, only what is returned grows with their number. Codes
+    wait for it in a temporary file, 8 bytes a nonzero (set TMPDIR to move it).
+    """
+    sae.check_input(x)
+    return _joined(infer_blocks(sae, x, mode, protocol, steps, lam, tol, gap=gap, shared=shared), len(x))
+
+
+@torch.no_grad()
+def infer_blocks(
+    sae: SAE,
+    x: Any,
+    mode: str = "amortized",
+    protocol: str = "corrected",
+    steps: int | None = None,
+    lam: float | None = None,
+    tol: float = 1e-3,
+    *,
+    gap: bool = True,
+    shared: dict[str, Any] | None = None,
+    start: int = 0,
+) -> Iterator[Inference]:
+    """Codes of activations x as `infer` gives them, block by block from token `start` on, at one lambda.
+
+    x: a tensor [n, d], or activations on disk that give tensors for x[i:j] and x[index] (`repro.evaluate.Stored`).
     """
     mode, released = check_mode(mode), check_protocol(protocol) == "as_released"
-    sae.check_input(x)
     sae = sae.one_sided()
-    shared = {} if shared is None else shared
+    shared, size = {} if shared is None else shared, block_of(sae, released)
+    if lam is None and (mode != "amortized" or gap):
+        lam = _default_lambda(sae, x, mode, released, steps, tol, shared)
+    for i in range(start, max(len(x), start + 1), size):
+        yield _of_block(sae, x[i : i + size].to(sae.W_dec.device), mode, protocol, steps, lam, tol, gap, shared)
+
+
+def block_of(sae: SAE, released: bool) -> int:
+    """Tokens of a block."""
+    return max(1, NUMBERS.get(sae.W_dec.device.type, NUMBERS["cpu"]) // (1 + released) // sae.config.m)
+
+
+def _of_block(
+    sae: SAE,
+    x: Tensor,
+    mode: str,
+    protocol: str,
+    steps: int | None,
+    lam: float | None,
+    tol: float,
+    gap: bool,
+    shared: dict[str, Any],
+) -> Inference:
+    sae.check_input(x)
+    released = protocol == "as_released"
     target, atoms = x if released else sae.target(x), sae.W_dec.detach()
     encoder = None
     if mode != "non":
         encoder = encode_as_released(sae, x) if released else sae.encode_sparse(x)
-    if lam is None and (mode != "amortized" or gap):
-        lam = _default_lambda(sae, x, mode, released, steps, tol, shared)
     problem = None if lam is None else Lasso(target, atoms, lam, not released, shared=shared)
     codes, taken, solution = _codes(problem, encoder, mode, released, steps, tol)
     lower = upper = objective = None
@@ -87,6 +139,28 @@ def infer(
         lower, upper = bracket(objective, solution.objective, solution.dual)
     x_hat = codes.decode(atoms) if released else sae.decode(codes, x)
     return Inference(codes, x_hat, lam, lower, upper, objective, mode, protocol, taken)
+
+
+def _joined(parts: Iterator[Inference], n: int) -> Inference:
+    """All blocks as one, put where they belong as they come; n tokens."""
+    first = next(parts)
+    if len(first.x_hat) == n:
+        return first
+    x_hat, rest = first.x_hat.new_empty(n, first.x_hat.shape[1]), []
+
+    def codes() -> Iterator[SparseCodes]:
+        done = 0
+        for part in chain([first], parts):
+            x_hat[done : done + len(part.x_hat)] = part.x_hat
+            done += len(part.x_hat)
+            rest.append((part.gap_lower, part.gap_upper, part.objective, part.steps))
+            yield part.codes
+
+    z = gathered(codes())
+    *bounds, steps = zip(*rest)
+    lower, upper, objective = (None if field[0] is None else torch.cat(field) for field in bounds)
+    taken = None if steps[0] is None else max(steps)
+    return replace(first, codes=z, x_hat=x_hat, gap_lower=lower, gap_upper=upper, objective=objective, steps=taken)
 
 
 def _codes(
@@ -107,12 +181,16 @@ def _codes(
 
 
 def _default_lambda(
-    sae: SAE, x: Tensor, mode: str, released: bool, steps: int | None, tol: float, shared: dict[str, Any]
+    sae: SAE, x: Any, mode: str, released: bool, steps: int | None, tol: float, shared: dict[str, Any]
 ) -> float:
+    device = sae.W_dec.device
     if released:
-        dense = Firing.of(encode_as_released(sae, x)).value()["dense@0.1"]
-        return grid_lambda(x[:GRID_TOKENS], sae.W_dec.detach(), dense, GRID9, GRID_STEPS, shared=shared)[0]
-    sample = x[spread(len(x), CALIBRATION_TOKENS)]
+        size = block_of(sae, released)
+        blocks = (x[i : i + size].to(device) for i in range(0, max(len(x), 1), size))
+        firing = reduce(add, (Firing.of(encode_as_released(sae, block)) for block in blocks))
+        dense, first = firing.value()["dense@0.1"], x[:GRID_TOKENS].to(device)
+        return grid_lambda(first, sae.W_dec.detach(), dense, GRID9, GRID_STEPS, shared=shared)[0]
+    sample = x[spread(len(x), CALIBRATION_TOKENS)].to(device)
     target_l0 = float(sae.encode_sparse(sample).l0.double().mean())
     mode = "non" if mode == "amortized" else mode
     return calibrate_lambda(sae, sample, target_l0, mode, steps, solve_tol=tol, shared=shared)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from repro import ops
-from repro.codes import SparseCodes
+from repro.codes import SparseCodes, gathered
 from repro.sae import SAE
 from repro.solvers import Ista, Lasso, solve
 
@@ -29,11 +29,10 @@ def encode_as_released(sae: SAE, x: Tensor, *, k: int | None = None) -> SparseCo
     if not sae.released_topk:
         return ops.encode_above(x, w_enc, bias)
     block = max(1, 2**24 // sae.config.m)
-    parts = [
+    return gathered(
         SparseCodes.from_dense(released_codes(x[i : i + block], w_enc, bias, "topk", k=k))
         for i in range(0, max(len(x), 1), block)
-    ]
-    return SparseCodes.cat(parts)
+    )
 
 
 def released_codes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import KW_ONLY, asdict, dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from repro.base.errors import BadInput
-from repro.codes import SparseCodes
+from repro.codes import SparseCodes, gathered
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,7 @@ class SAE(nn.Module):
         """
         self.check_input(x)
         block = block or max(1, (2**28 if x.is_cuda else 2**25) // self.config.m)
-        parts = [self.encode_block(x[i : i + block]) for i in range(0, max(len(x), 1), block)]
-        return SparseCodes.cat(parts)
+        return gathered(self.encode_block(x[i : i + block]) for i in range(0, max(len(x), 1), block))
 
     def check_input(self, x: Tensor) -> None:
         """Raise BadInput unless x is [n, d] with this SAE's d and finite."""
@@ -215,7 +215,7 @@ class SAE(nn.Module):
                 f"The SAE reads activations of width {self.config.d}, but these have shape {tuple(x.shape)}; "
                 "check the model and layer of the activations."
             )
-        if not torch.isfinite(x).all():
+        if x.numel() and not all(map(math.isfinite, x.aminmax())):  # no mask as large as x
             rows = int((~torch.isfinite(x).all(1)).sum())
             raise BadInput(f"{rows} of {len(x)} activations hold NaN or Inf; collect again in float32 or bfloat16.")
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
-from repro.codes import SparseCodes
+from repro.codes import SparseCodes, gathered
 from repro.solvers.objective import Certificate
 from repro.solvers.problem import Lasso, Solution
 
@@ -39,14 +39,20 @@ def iterate(
     z0 = _check_start(problem, z0)
     if block is None:
         block = solver.block(problem)
-    parts = []
-    for start in range(0, max(problem.n, 1), block):
-        rows = torch.arange(start, min(start + block, problem.n), device=problem.device)
-        first = None if z0 is None else z0[start : start + block]
-        parts.append(_solve_block(problem[start : start + block], solver, first, max_steps, tol, callback, rows, proof))
-    codes, fields = zip(*parts)
+    fields = []
+
+    def solved() -> Iterator[SparseCodes]:
+        for start in range(0, max(problem.n, 1), block):
+            part = problem[start : start + block]
+            rows = torch.arange(start, start + part.n, device=problem.device)
+            first = None if z0 is None else z0[start : start + block]
+            codes, proofs = _solve_block(part, solver, first, max_steps, tol, callback, rows, proof)
+            fields.append(proofs)
+            yield codes
+
+    codes = gathered(solved())
     objective, dual, gap, steps, converged = (torch.cat(f) for f in zip(*fields))
-    return Solution(SparseCodes.cat(codes), objective, dual, gap, steps, converged, solver.name)
+    return Solution(codes, objective, dual, gap, steps, converged, solver.name)
 
 
 def _check_start(problem: Lasso, z0: Tensor | SparseCodes | None) -> Tensor | SparseCodes | None:

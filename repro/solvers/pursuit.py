@@ -6,13 +6,14 @@ A method is a function of a `KSparse` problem that returns codes, and an entry o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput, nearest
-from repro.codes import SparseCodes
+from repro.codes import SparseCodes, gathered
 from repro.solvers import greedy
 from repro.solvers import pursuit_compiled as compiled
 from repro.solvers.greedy import ENTER, KSparse
@@ -66,10 +67,12 @@ def pursuit(
     if rounds is not None and (method != "ompr" or rounds < 0):
         raise BadInput(f"rounds = {rounds}: only 'ompr' has rounds, 0 or more.")
     most = _per_row(k, problem)
-    scale, start = _scale(problem), _largest(z0, most, problem)
-    whole = KSparse(problem.x, problem.atoms, scale, most, nonneg, start, rounds, problem.shared)
+    if z0 is not None and (len(z0) != problem.n or z0.m != problem.m):
+        raise BadInput(f"z0 is [{len(z0)}, {z0.m}]; it must be [n, m] = [{problem.n}, {problem.m}].")
+    whole = KSparse(problem.x, problem.atoms, _scale(problem), most, nonneg, z0, rounds, problem.shared)
     whole.shared["tokens"] = whole.shared.get("tokens", 0) + problem.n
-    return SparseCodes.cat([PURSUITS[method](whole[rows]) for rows in _blocks(whole)])
+    parts = (whole[rows] for rows in _blocks(whole))
+    return gathered(PURSUITS[method](part if part.z0 is None else replace(part, z0=_largest(part))) for part in parts)
 
 
 def _per_row(k: int | Tensor, problem: Lasso) -> Tensor:
@@ -91,17 +94,14 @@ def _scale(problem: Lasso) -> Tensor:
     return problem.shared["scale"]
 
 
-def _largest(z0: SparseCodes | None, k: Tensor, problem: Lasso) -> SparseCodes | None:
+def _largest(p: KSparse) -> SparseCodes:
     """The k largest codes of each row of z0, those of feasible sign."""
-    if z0 is None:
-        return None
-    if len(z0) != problem.n or z0.m != problem.m:
-        raise BadInput(f"z0 is [{len(z0)}, {z0.m}]; it must be [n, m] = [{problem.n}, {problem.m}].")
-    values = z0.values.clamp_min(0) if problem.nonneg else z0.values
-    size = values.abs() / _scale(problem)[z0.indices].clamp_min(1e-30)  # codes of unit atoms
-    slots = size.argsort(dim=1, descending=True, stable=True)[:, : int(k.max()) if len(k) else 0]
-    keep = torch.arange(slots.shape[1], device=k.device) < k.unsqueeze(1)
-    return SparseCodes(torch.where(keep, values.gather(1, slots), 0), z0.indices.gather(1, slots), z0.m)
+    assert p.z0 is not None
+    values = p.z0.values.clamp_min(0) if p.nonneg else p.z0.values
+    size = values.abs() / p.scale[p.z0.indices].clamp_min(1e-30)  # codes of unit atoms
+    slots = size.argsort(dim=1, descending=True, stable=True)[:, : p.most]
+    keep = torch.arange(slots.shape[1], device=p.k.device) < p.k.unsqueeze(1)
+    return SparseCodes(torch.where(keep, values.gather(1, slots), 0), p.z0.indices.gather(1, slots), p.z0.m)
 
 
 def _blocks(p: KSparse) -> list[slice]:

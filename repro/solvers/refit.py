@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from repro.base.errors import BadInput
-from repro.codes import SparseCodes
+from repro.codes import SparseCodes, gathered
 from repro.solvers.problem import Lasso
 
 NUMBERS = 2**23  # float64 numbers of gathered atoms and Gram matrices that a block of rows may need
+SLOTS, TOKENS = 2**22, 4096  # slots of codes that are sorted at a time, in tokens at least so many
 ROUNDS = 30  # of block pivoting; 5 to 10 are usual
 
 
@@ -24,6 +25,13 @@ def refit(x: Tensor, atoms: Tensor, codes: SparseCodes | Tensor, nonneg: bool = 
     codes = codes if isinstance(codes, SparseCodes) else SparseCodes.from_dense(codes)
     if len(codes) != problem.n or codes.m != problem.m:
         raise BadInput(f"The codes are [{len(codes)}, {codes.m}]; they must be [n, m] = [{problem.n}, {problem.m}].")
+    size = max(TOKENS, SLOTS // codes.values.shape[1])
+    starts = range(0, max(problem.n, 1), size)
+    return gathered(_refit(problem[i : i + size], codes[i : i + size], nonneg) for i in starts)
+
+
+def _refit(problem: Lasso, codes: SparseCodes, nonneg: bool) -> SparseCodes:
+    """Least squares for tokens few enough to be sorted by the size of their supports."""
     on, slots = (codes.values != 0).to(torch.int8).sort(dim=1, descending=True, stable=True)
     indices, on = codes.indices.gather(1, slots), on.bool()
     size = on.sum(1)

@@ -15,4 +15,4 @@ from repro.sections.performance.timings import (
     training_speed,
     two_devices,
 )
-from repro.sections.performance.words import choices, findings, gains, gpus
+from repro.sections.performance.words import choices, findings, gains, gpus, memory

@@ -28,6 +28,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "correct": ("test",),
     "pursuit": ("d", "m", "k", "method"),
     "evaluate": ("protocol", "mode", "tokens", "d", "m"),
+    "memory": ("way", "tokens", "d", "m"),
     "scale": ("engine", "workers", "tasks", "tokens", "d", "m"),
     "train": ("variant", "implementation", "d", "m", "k", "batch", "steps", "seed", "grad_clip", "precision"),
 }

@@ -91,6 +91,18 @@ def gains(folder: Path | None = None) -> str:
     return "\n".join(lines)
 
 
+def memory(folder: Path | None = None) -> str:
+    """MiB that inference takes beyond its inputs and what it returns, a line a number of tokens and a shape."""
+    table = bench("memory", folder)
+    if table is None:
+        return "Memory of inference: not measured on any machine yet."
+    lines = []
+    for (tokens, d, m), part in table.groupby(["tokens", "d", "m"], sort=False):
+        each = ", ".join(f"{way} {max(mib, 0):,.0f}" for way, mib in zip(part["way"], part["beyond_mib"]))
+        lines.append(f"- {tokens:,} tokens, {d} × {m:,}: {each} MiB.")
+    return "\n".join(lines)
+
+
 def _round(times: float) -> str:
     """A tenth matters below ten."""
     return f"{times:.1f}" if times < 10 else f"{times:,.0f}"

@@ -13,13 +13,12 @@ from tqdm import tqdm
 
 from repro import ops
 from repro.base.errors import BadInput
-from repro.codes import SparseCodes
+from repro.codes import KeptCodes, SparseCodes
 from repro.evaluate import EvalData, Labelled, Tokens, evaluate_checkpoints
 from repro.evaluate.engine import Evaluation
 from repro.evaluate.modes import WAYS, Way
 from repro.evaluate.probes import norm_labels
 from repro.evaluate.rules import CORRECTED
-from repro.evaluate.stream import KeptCodes
 from repro.metrics import pool
 from repro.metrics.probing import Blocks
 from repro.sections.probes import scores as ps
