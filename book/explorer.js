@@ -249,5 +249,5 @@
     await fill();
   }
 
-  document.addEventListener("DOMContentLoaded", () => document.querySelectorAll("div.explorer").forEach(open));
+  open(document.getElementById("explorer")); // this script is deferred: the element is there
 })();

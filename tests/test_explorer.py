@@ -275,7 +275,9 @@ def test_prepared_numbers_are_those_of_the_live_explorer(explorer):
                 assert stored["error"] == pytest.approx(lost.numpy(), rel=2e-2, abs=1e-4)
                 if mode == "amortized":
                     assert (stored["l0"] == 9).all()
-    pursued = solve(Lasso(explorer.sae.target(reading.x[keep]), explorer.sae.W_dec, 0.0), Pursuit(k=9), max_steps=9, tol=None)
+    pursued = solve(
+        Lasso(explorer.sae.target(reading.x[keep]), explorer.sae.W_dec, 0.0), Pursuit(k=9), max_steps=9, tol=None
+    )
     dense = pursued.codes.to_dense().gather(1, latents)
     torch.testing.assert_close(torch.tensor(text["z"])[:, 0, -1], dense, atol=1e-3, rtol=1e-3)
 

@@ -38,7 +38,7 @@ def tab(browser, address):  # noqa: F811
     """The page at phone width, drawn; nothing may go wrong or be asked of the network."""
     opened, wrong = watched(browser, address, 390, "dark")
     opened.goto(address)
-    opened.locator(".explorer[data-live] .codes tr").first.wait_for()
+    opened.locator("#explorer[data-live] .codes tr").first.wait_for()
     yield opened
     assert not wrong
     assert opened.evaluate("document.documentElement.scrollWidth") <= 390
@@ -127,5 +127,5 @@ def test_without_scripts_the_first_view_stands_still(browser, address):  # noqa:
     opened = browser.new_context(java_script_enabled=False).new_page()
     opened.goto(address)
     assert table(opened) == page.rows(prepare.load("small")["saes"][0], 0, page.TOKEN, MIDDLE, START)
-    assert "JupyterLab" in opened.locator(".explorer").inner_text()
+    assert "JupyterLab" in opened.locator("#explorer").inner_text()
     opened.context.close()

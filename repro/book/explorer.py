@@ -23,8 +23,8 @@ def setup(app: Sphinx) -> None:
 
 def add_script(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
     """Script and style, on pages that have the element of `sections.explorer.prepared`."""
-    if 'class="explorer"' in context.get("body", ""):
-        app.add_js_file(f"{FOLDER}/explorer.js", loading_method="defer")
+    if 'id="explorer"' in context.get("body", ""):
+        app.add_js_file(f"{FOLDER}/explorer.js", loading_method="defer", priority=100)  # before what takes long
         app.add_css_file(f"{FOLDER}/explorer.css")
 
 

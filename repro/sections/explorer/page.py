@@ -33,7 +33,7 @@ def rows(sae: dict[str, Any], text: int, token: int, lam: int, step: int) -> lis
     """
     t = sae["texts"][text]
     words = MODE_NAMES["amortized"], f"{STEPS[step]} ISTA step{'s' * (STEPS[step] != 1)}", MODE_NAMES["non"], "pursuit"
-    out = []
+    out: list[tuple[str, ...]] = []
     for word, k in zip(words, (0, step, len(STEPS), len(STEPS) + 1)):
         l0, error, gap = (t[key][token][lam][k] for key in ("l0", "error", "gap"))
         J = t["bound"][token][lam] + gap
@@ -61,7 +61,7 @@ def prepared() -> Any:
     head = "".join(f"<th>{word}</th>" for word in ("", "nonzeros", "error, of ‖x‖²", "J", "gap, of J"))
     body = "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in rows(sae, 0, TOKEN, middle, step))
     return HTML(
-        f'<div class="explorer" data-token="{TOKEN}" data-steps="{SEMI_STEPS}" '
+        f'<div id="explorer" data-token="{TOKEN}" data-steps="{SEMI_STEPS}" '
         f"data-models='{html.escape(json.dumps(models), quote=True)}'>"
         f"<p>{''.join(spans)}</p>"
         f"<p>{html.escape(models[first])}, {html.escape(sae['label'])}, "
