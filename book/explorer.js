@@ -4,7 +4,6 @@
 (() => {
   // The place of this file, known only while it runs: the data lies beside it.
   const here = document.currentScript.src.replace(/[^/]*$/, "");
-  const KINDS = ["encoder", "steps", "optimum", "pursuit"];
 
   // --- small helpers --------------------------------------------------------------------------------------------
   // An element with properties and children; text is text, whatever stands in it.
@@ -86,7 +85,7 @@
       const step = marks[at.steps];
       const words = ["encoder", `${step} ISTA step${step === 1 ? "" : "s"}`, "optimum", "pursuit"];
       const places = [0, at.steps, marks.length, marks.length + 1];
-      return KINDS.map((name, i) => ({ name, words: words[i], k: places[i] }));
+      return ["encoder", "steps", "optimum", "pursuit"].map((name, i) => ({ name, words: words[i], k: places[i] }));
     };
     // What is known of one token and kind of codes.
     const facts = (token, k) => {
@@ -98,7 +97,9 @@
 
     // New choices: the lists, the sliders' ends, the tokens.
     async function fill() {
-      files[at.model] ??= await load(at.model);
+      const chosen = at.model;
+      files[chosen] ??= await load(chosen);
+      if (at.model !== chosen) return; // another one was chosen meanwhile
       const data = fileNow();
       const middle = (saeNow().lambdas.length - 1) / 2;
       at.lambda ??= middle;
