@@ -126,8 +126,8 @@ def descent_figure(explorer: Explorer, state: State, token: int, last: int = 200
     figure = go.Figure([go.Scatter(trace) for trace in descent_traces(table, optimum, state.steps)])
     ticks = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if s <= last]
     axis = {"type": "log", "tickvals": [position(s) for s in ticks], "ticktext": [str(s) for s in ticks]}
-    axis |= {"title": {"text": "steps from the encoder's code"}}
-    figure.update_layout(height=360, xaxis=axis, yaxis_title="objective J, units of x²")
+    title = "steps from the encoder's code"
+    figure.update_layout(height=360, xaxis=axis, xaxis_title=title, yaxis_title="objective J, units of x²")
     words = visible(state.reading.tokens[token])
     return caption(
         figure,
