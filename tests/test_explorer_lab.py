@@ -104,7 +104,7 @@ def changed(page, read, before, timeout: float = 20.0):
 def test_every_figure_is_seen(page, width):
     page.set_viewport_size({"width": width, "height": 1100})
     page.wait_for_timeout(2500)
-    assert page.locator(".js-plotly-plot").count() == 5
+    assert page.locator(".js-plotly-plot").count() == 2
     assert not undrawn(page)
     page.evaluate("document.querySelector('.jp-OutputArea-child .widget-vbox').scrollIntoView()")
 

@@ -176,34 +176,10 @@ window.addEventListener("beforeprint", () => {
     widen(plot, figure.stored.layout);
     const options = { ...config, displayModeBar: narrow() ? false : "hover" };
     if (plot.data) {
-      const layout = layoutOf(figure);
-      layout.sliders?.forEach((slider, i) => (slider.active = plot.layout.sliders[i].active)); // where the reader is
-      if (layout.sliders) layout.title = plot.layout.title;
-      return window.Plotly.react(plot, plot.data, layout, options);
+      return window.Plotly.react(plot, plot.data, layoutOf(figure), options);
     }
     const { data, frames } = structuredClone(figure.stored);
     return window.Plotly.newPlot(plot, { data, layout: layoutOf(figure), config: options, frames });
-  }
-
-  // plotly's sliders take no keys: a range input below the figure moves the slider, and says where it stands.
-  function takeKeys(plot) {
-    const slider = plot.layout.sliders?.[0];
-    if (!slider || plot.nextElementSibling?.matches("input.slide")) return;
-    const [input, prefix] = [document.createElement("input"), slider.currentvalue?.prefix ?? ""];
-    const say = () => input.setAttribute("aria-valuetext", prefix + slider.steps[input.value].label);
-    const range = { type: "range", className: "slide", min: 0, max: slider.steps.length - 1, value: slider.active ?? 0 };
-    Object.assign(input, range).setAttribute("aria-label", prefix.replace(/[\s:=]+$/, "") || "position");
-    input.addEventListener("input", () => {
-      const [data, layout, traces] = slider.steps[input.value].args;
-      window.Plotly.update(plot, data, { ...layout, "sliders[0].active": Number(input.value) }, traces);
-      say();
-    });
-    plot.on("plotly_sliderchange", (moved) => {
-      input.value = moved.slider.active;
-      say();
-    });
-    say();
-    plot.after(input);
   }
 
   const load = (name) => loadScript(`figures/${name}.js`).then(() => window.plotFiles[name]);
@@ -213,7 +189,6 @@ window.addEventListener("beforeprint", () => {
       const { dataset, textContent } = figure.querySelector("script");
       figure.stored ??= dataset.file ? await load(dataset.file) : JSON.parse(textContent);
       await draw(figure);
-      takeKeys(figure.querySelector(".plot"));
       await new Promise((next) => setTimeout(next)); // the page stays responsive between figures
     }
   }

@@ -25,7 +25,7 @@ from sphinx.util.nodes import make_refnode
 
 from repro.base.errors import BadInput
 from repro.base.machine import commit
-from repro.book import around, glossary
+from repro.book import around, explorer, glossary
 from repro.book.drawings import drawing
 from repro.book.facts import Fact, fact, verdict
 from repro.book.front import KINDS
@@ -48,6 +48,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", drop_members, priority=400)  # before Sphinx collects the page's contents
     app.connect("build-finished", slim)
     around.setup(app)
+    explorer.setup(app)
     glossary.setup(app)
     app.add_role("fact", FactRole())
     app.add_role("verdict", VerdictRole())

@@ -38,32 +38,26 @@ def legend_names(state: State) -> dict[str, str]:
     return MODE_NAMES | {"semi": f"{state.steps} {state.solver.upper()} {step}"}
 
 
-def code_traces(explorer: Explorer, state: State, latents: list[int], table: DataFrame) -> list[dict[str, Any]]:
-    """A bar trace a mode over the given latents; the hover names each latent by the tokens that activate it."""
-    names = legend_names(state)
-    hover = [plain(explorer.library.words(j) or "never fires") for j in latents]
-    shown = table.reindex(latents).fillna(0.0)
-    return [
-        {
-            "type": "bar",
-            "x": [str(j) for j in latents],
-            "y": digits(shown[mode]),
-            "name": names[mode],
-            "marker": {"color": MODE_COLORS[mode]},
-            "customdata": hover,
-            "hovertemplate": "latent %{x}: %{y:.3g}<br>%{customdata}",
-        }
-        for mode in MODES
-    ]
-
-
 def code_figure(explorer: Explorer, state: State, token: int) -> Figure:
-    """The codes of one token under the three modes, latent by latent."""
+    """The codes of one token under the three modes, latent by latent; the hover names what activates a latent."""
     import plotly.graph_objects as go
 
     table = state.table(token)
-    latents = [int(j) for j in table.index[:LATENTS]]
-    figure = go.Figure(code_traces(explorer, state, latents, table))
+    shown = table[:LATENTS]
+    latents, names = [int(j) for j in shown.index], legend_names(state)
+    figure = go.Figure(
+        [
+            go.Bar(
+                x=[str(j) for j in latents],
+                y=digits(shown[mode]),
+                name=names[mode],
+                marker_color=MODE_COLORS[mode],
+                customdata=[plain(explorer.library.words(j) or "never fires") for j in latents],
+                hovertemplate="latent %{x}: %{y:.3g}<br>%{customdata}",
+            )
+            for mode in MODES
+        ]
+    )
     more = f" ({len(table) - len(latents)} more not shown)" if len(table) > len(latents) else ""
     figure.update_layout(barmode="group", bargap=0.25, height=360)
     figure.update_xaxes(title_text=f"latent{more}", type="category", tickangle=-60)
@@ -117,19 +111,8 @@ def descent_traces(table: DataFrame, optimum: float, steps: int) -> list[dict[st
     ]
 
 
-def descent_axis(last: int) -> dict[str, Any]:
-    """A logarithmic axis of steps that has a place for step 0."""
-    ticks = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if s <= last]
-    return {
-        "title": {"text": "steps from the encoder's code"},
-        "type": "log",
-        "tickvals": [position(s) for s in ticks],
-        "ticktext": [str(s) for s in ticks],
-    }
-
-
 def position(step: float) -> float:
-    """Where a step stands on that axis: step 0 at 0.5."""
+    """Place of a step on a logarithmic axis: step 0 is at 0.5."""
     return 0.5 if step == 0 else step
 
 
@@ -141,7 +124,10 @@ def descent_figure(explorer: Explorer, state: State, token: int, last: int = 200
     table, _ = explorer.descent(state.reading, token, state.lam, marks, state.solver)
     optimum = float(state.objective["non"][token])
     figure = go.Figure([go.Scatter(trace) for trace in descent_traces(table, optimum, state.steps)])
-    figure.update_layout(height=360, xaxis=descent_axis(last), yaxis_title="objective J, units of x²")
+    ticks = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if s <= last]
+    axis = {"type": "log", "tickvals": [position(s) for s in ticks], "ticktext": [str(s) for s in ticks]}
+    title = "steps from the encoder's code"
+    figure.update_layout(height=360, xaxis=axis, xaxis_title=title, yaxis_title="objective J, units of x²")
     words = visible(state.reading.tokens[token])
     return caption(
         figure,
