@@ -89,6 +89,22 @@ def test_palette_and_neutral_text_read_on_both_pages(page):
     assert contrast(ink[0], page) > 7
 
 
+PAINTED = ("still.py", "style.py")  # the defaults of a drawing, a style sheet
+ALIASES = ("amortized", "encoder_refit", "ista", "optimum", "certified")  # other tables' names of the same codes
+
+
+def test_a_colour_has_one_meaning_and_figures_take_it_from_the_theme():
+    assert sorted(theme.MEANINGS.values()) == sorted(theme.PALETTE)
+    families = set(theme.FAMILY_COLORS.values())
+    assert not families & set(theme.MODE_COLORS.values()) and len(families) == 2
+    package, folders = Path(theme.__file__).parent.parent, ("sections", "price", "book", "commands")
+    drawing = [p for folder in folders for p in (package / folder).rglob("*.py") if p.parent.name != "explorer"]
+    bare = re.compile(r"#[0-9a-fA-F]{6}\b|\b(VERMILION|AMBER|BLUE|GREEN|VIOLET|PINK|PALETTE)\b")
+    assert not {p.name: found for p in drawing if p.name not in PAINTED and (found := bare.findall(p.read_text()))}
+    looks = [(c, theme.MODE_SYMBOLS[m]) for m, c in theme.MODE_COLORS.items() if m not in ALIASES]
+    assert len(set(looks)) == len(looks)
+
+
 def test_use_theme_makes_figures_travel_as_json(monkeypatch):
     import plotly.graph_objects as go
     import plotly.io as pio

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from textwrap import wrap
 from typing import Any
 
-from repro.base.theme import BLUE, MODE_COLORS, PINK, VERMILION, interval, mode_style
-from repro.metrics.names import LABELS, MODE_NAMES, PROTOCOL_NAMES
+from repro.base.theme import CONTROL, interval, mode_style
+from repro.metrics.names import LABELS, MODE_NAMES, MODES, PROTOCOL_NAMES
 from repro.sections.types import DataFrame, Figure, Series
 
-FAMILY_COLORS = {"L1": VERMILION, "gates": PINK, "k": BLUE}
-"""Colours of SAEs by what makes them sparse in training (`effects.FAMILIES`)."""
 TITLED = 64
 """Pixels below panels that share the title of their x axes."""
 LOGARITHMIC = ("NMSE", "L0", "amort_gap_mean")
@@ -66,7 +64,7 @@ def mode_scatter(
 ) -> Figure:
     """A marker a row, coloured by mode, hollow as released; `intervals` of y where corrected. Controls are left out."""
     figure = blank()
-    modes = table[table["mode"].isin(MODE_COLORS)]
+    modes = table[table["mode"].isin(MODES)]
     for (protocol, mode), part in modes.groupby(["protocol", "mode"], sort=False):
         figure.add_scatter(
             x=part[x],
@@ -85,9 +83,10 @@ def _name(mode: str, protocol: str) -> str:
     return "200 steps" if (mode, protocol) == ("non", "as_released") else MODE_NAMES[mode]
 
 
-def diagonal(figure: Figure, top: float, name: str) -> None:
-    """A dashed line on which both axes are equal, from 0 to `top`."""
-    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name=name, line={"dash": "dash", "width": 1})
+def diagonal(figure: Figure, top: float, name: str, **where: int) -> None:
+    """A dashed grey line on which both axes are equal, from 0 to `top`; where: row and col."""
+    line = {"color": CONTROL, "dash": "dash", "width": 1}
+    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name=name, line=line, **where)
 
 
 def legend_once(figure: Figure) -> None:

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from repro.base.theme import GREY, caption
+from repro.base.theme import CONTROL, FAMILY_COLORS, FAMILY_DASHES, caption
 from repro.metrics.names import MODE_NAMES, MODES
 from repro.sections.comparison.words import SHOWN
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
-from repro.sections.figures import FAMILY_COLORS, diagonal, label, legend_once, metric_axis, mode_scatter, wrapped
+from repro.sections.figures import diagonal, label, legend_once, metric_axis, mode_scatter, wrapped
 from repro.sections.types import DataFrame, Figure
 
 ROW = 230
@@ -38,7 +38,7 @@ def slopes_figure(tables: Mapping[str, DataFrame], metric: str, free: Mapping[st
         if free and model in free:
             control = free[model].loc[free[model]["mode"] == "random_dictionary", metric].mean()
             names, level = [MODE_NAMES[mode] for mode in MODES], [float(f"{control:.5g}")] * len(MODES)
-            style = {"mode": "lines", "line": {"color": GREY, "dash": "dash", "width": 2}, "name": RANDOM}
+            style = {"mode": "lines", "line": {"color": CONTROL, "dash": "dash", "width": 2}, "name": RANDOM}
             figure.add_scatter(x=names, y=level, **style, row=row, col=2)
         metric_axis(figure, metric, table[metric], row=row, col=1)
         figure.update_yaxes(title_text=f"{wrapped(model, 24)}<br>{SHOWN[metric]}", row=row, col=1)
@@ -57,10 +57,10 @@ def _slopes(table: DataFrame, metric: str) -> Iterator[dict[str, Any]]:
     """The lines of a panel: each SAE's, then the means of families."""
     for (variant, sparsity), part in table.groupby(["variant", "sparsity"], sort=False):
         hover = f"{variant} {sparsity:g}"
-        yield _line(part, metric) | {"line": {"color": GREY, "width": 1}, "name": "an SAE", "hovertext": hover}
+        yield _line(part, metric) | {"line": {"color": CONTROL, "width": 1}, "name": "an SAE", "hovertext": hover}
     for family, variants in FAMILIES.items():
         if len(part := table[table["variant"].isin(variants)]):
-            line = {"color": FAMILY_COLORS[family], "width": 3}
+            line = {"color": FAMILY_COLORS[family], "dash": FAMILY_DASHES[family], "width": 3}
             yield _line(part, metric) | {"line": line, "name": FAMILY_NAMES[family], "mode": "lines+markers"}
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from repro.base.theme import AMBER, BLUE, GREEN, VARIANT_COLORS, caption, interval
-from repro.sections.controls.documents import ALL, REFINED
+from repro.base.theme import MODE_COLORS, MODE_SYMBOLS, caption, interval, variant_marker
+from repro.sections.controls.documents import ALL
 from repro.sections.controls.words import CODES_BY, together
 from repro.sections.figures import TITLED, label, legend_once, names_of, wrapped
 from repro.sections.types import DataFrame, Figure
@@ -28,7 +28,7 @@ def controls_figure(tables: Mapping[str, DataFrame], controls: Mapping[str, Data
                 y=part["codes"],
                 mode="markers",
                 name=variant,
-                marker={"color": VARIANT_COLORS[variant], "size": 9, "opacity": 0.8},
+                marker={**variant_marker(str(variant)), "size": 9, "opacity": 0.8},
                 hovertext=[f"{name}, L0 {l:.4g}" for name, l in zip(names_of(part), part["L0"])],
                 row=1,
                 col=col,
@@ -51,7 +51,6 @@ def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    colors = dict(zip(REFINED, (AMBER, BLUE, GREEN), strict=True))
     panels = {"subplot_titles": list(tables), "x_title": "L0 of the encoder"}
     figure = make_subplots(1, len(tables), horizontal_spacing=0.09, **panels)
     for col, table in enumerate(tables.values(), 1):
@@ -63,7 +62,7 @@ def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
                 error_y=interval(rows["difference"], rows["low"], rows["high"]),
                 mode="markers",
                 name=str(mode),
-                marker={"color": colors[str(mode)], "size": 6},
+                marker={"color": MODE_COLORS[str(mode)], "symbol": MODE_SYMBOLS[str(mode)], "size": 6},
                 hovertext=names_of(rows),
                 row=1,
                 col=col,
