@@ -223,7 +223,9 @@ def caption(figure: Any, text: str, alt: str | None = None, title: str | None = 
     if title:
         figure.update_layout(title_text="<br>".join(wrap(title, TITLE)))
     titles = [a for a in figure.layout.annotations if a.yref == "paper" and a.yanchor == "bottom" and a.y > 0.99]
-    if titles and any(trace.showlegend is not False and trace.name for trace in figure.data):
+    has_legend = figure.layout.showlegend is not False
+    if titles and has_legend and any(trace.showlegend is not False and trace.name for trace in figure.data):
         inner = (figure.layout.height or HEIGHT) - 112  # margins above and below
-        figure.update_layout(legend_y=1 + 26 / inner, margin_t=72)
+        lines = max(a.text.count("<br>") for a in titles)
+        figure.update_layout(legend_y=1 + (26 + 17 * lines) / inner, margin_t=72 + 17 * lines)
     return figure.update_layout(meta={"caption": text, "alt": alt or text})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -25,6 +25,11 @@ def blank() -> Figure:
 def label(metric: str) -> str:
     """The metric with its unit or direction, for an axis."""
     return LABELS.get(metric, metric)
+
+
+def name_of(metric: str) -> str:
+    """The metric's name without its unit, direction or definition, for a title."""
+    return label(metric).partition(" (")[0].partition(" =")[0]
 
 
 def wrapped(text: str, width: int = 36) -> str:
@@ -87,6 +92,13 @@ def diagonal(figure: Figure, top: float, name: str, **where: int) -> None:
     """A dashed grey line on which both axes are equal, from 0 to `top`; where: row and col."""
     line = {"color": CONTROL, "dash": "dash", "width": 1}
     figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name=name, line=line, **where)
+
+
+def end_places(ends: Mapping[str, float]) -> dict[str, str]:
+    """textposition of the names of up to three lines at their right ends: the highest above, the lowest below."""
+    order = sorted(ends, key=lambda name: ends[name])
+    places = {1: ["middle"], 2: ["bottom", "top"]}.get(len(order), ["bottom", "middle", "top"])
+    return {name: f"{place} right" for name, place in zip(order, places)}
 
 
 def legend_once(figure: Figure) -> None:

@@ -11,6 +11,9 @@ from repro.sections.ablation.words import CODES_BY, ROUTES, changes, effects, en
 from repro.sections.figures import blank, diagonal, label, legend_once, mode_scatter, names_of
 from repro.sections.types import DataFrame, Figure
 
+LEAST = 0.0005
+"""Changes below it are not written beside the names."""
+
 
 def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) -> Figure:
     """One metric on the way from as released to corrected, a panel a mode; mean over the SAEs (of one variant)."""
@@ -36,16 +39,15 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
             + [f"{n}: {c:+.4g}, to {v:.4g}" for n, c, v in zip(names[1:], changes, values[1:])]
             + [f"corrected: {values[-1]:.4g}"],
             hoverinfo="text",
-            text=["", *[f"{c:+.2g}".replace("-", "−") if c else "" for c in changes], ""],
-            textposition="outside",
-            cliponaxis=False,
             marker={"color": [CONTROL, *[MODE_COLORS[mode]] * len(changes), CONTROL]},
             showlegend=False,
             row=row,
             col=1,
         )
         figure.update_xaxes(title_text=label(metric), row=row, col=1)
-        figure.update_yaxes(autorange="reversed", row=row, col=1)
+        moved = ["", *[f" <b>{c:+.3f}</b>".replace("-", "−") if abs(c) >= LEAST else "" for c in changes], ""]
+        ticks = {"tickvals": names, "ticktext": [name + change for name, change in zip(names, moved)]}
+        figure.update_yaxes(autorange="reversed", **ticks, row=row, col=1)
     figure.update_layout(height=1080)
     of = f"{variant} SAEs" if variant else "SAEs"
     return caption(

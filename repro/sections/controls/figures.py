@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from repro.base.theme import MODE_COLORS, MODE_SYMBOLS, caption, interval, variant_marker
+from repro.metrics.names import MODE_NAMES
 from repro.sections.controls.documents import ALL
 from repro.sections.controls.words import CODES_BY, together
 from repro.sections.figures import TITLED, label, legend_once, names_of, wrapped
@@ -61,7 +62,7 @@ def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
                 y=rows["difference"].round(4),
                 error_y=interval(rows["difference"], rows["low"], rows["high"]),
                 mode="markers",
-                name=str(mode),
+                name=MODE_NAMES.get(str(mode), str(mode)),
                 marker={"color": MODE_COLORS[str(mode)], "symbol": MODE_SYMBOLS[str(mode)], "size": 6},
                 hovertext=names_of(rows),
                 row=1,

@@ -9,7 +9,7 @@ from typing import Any
 from repro.base.theme import CONTROL, FAMILY_COLORS, caption, variant_marker
 from repro.sections.dynamics.words import SHOWN, UNITS, finals, gap_correlations, sparser
 from repro.sections.effects import FAMILIES, FAMILY_NAMES, LATE, keys_of, of_family, over_training
-from repro.sections.figures import TITLED, label, legend_once, metric_axis, names_of, wrapped
+from repro.sections.figures import TITLED, end_places, label, legend_once, metric_axis, names_of, wrapped
 from repro.sections.types import DataFrame, Figure
 from repro.training.recipe import TRAINED
 
@@ -99,16 +99,15 @@ def _lines(model: str, part: DataFrame, family: str, metric: str) -> Iterator[di
                 "hovertemplate": f"{model}<br>{names_of(line)[0]}{HOVER}",
             }
     means = {name: _mean(some, metric) for name, some in groups.items()}
-    last = {name: mean.iloc[-1] for name, mean in means.items()}
+    places = end_places({name: float(mean.iloc[-1]) for name, mean in means.items()})
     for name, mean in means.items():
         line = _line(mean, {"color": FAMILY_COLORS[family], "dash": DASHES[name], "width": 3})
-        above = last[name] >= max(last.values())
         words = f"{model}<br>{name or 'the'} {FAMILY_NAMES[family]} SAEs (mean of {len(groups[name])})"
         yield line | {
             "mode": "lines+markers+text",
             "marker": {"size": 5},
             "text": [*[""] * (len(line["x"]) - 1), name],
-            "textposition": f"{'top' if above else 'bottom'} right",
+            "textposition": places[name],
             "textfont": {"color": FAMILY_COLORS[family], "size": 12},
             "cliponaxis": False,
             "hovertemplate": f"{words}{HOVER}",

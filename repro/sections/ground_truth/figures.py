@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.base.theme import MODE_COLORS, MODE_SYMBOLS, VARIED, caption, interval
+from repro.base.theme import CONTROL, MODE_COLORS, MODE_SYMBOLS, VARIED, caption, interval
 from repro.sections.effects import Effect
 from repro.sections.figures import legend_once
 from repro.sections.ground_truth.hard_words import DICTIONARIES, NAMES
@@ -44,7 +44,7 @@ def score_figure(table: DataFrame, score: str) -> Figure:
                 mode="markers",
                 name=f"{name} dictionary",
                 marker={"color": [MODE_COLORS[way] for way in WAYS], "symbol": symbol, "size": 11},
-                error_y=None if any(l != l for l in low) else interval(value, low, high),
+                error_y=None if any(l != l for l in low) else interval(value, low, high) | {"color": CONTROL},
                 row=row,
                 col=1,
             )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from repro.base.theme import MODE_COLORS, MODE_SYMBOLS, PROTOCOL_DASHES, VARIED, caption
 from repro.metrics.names import PROTOCOL_NAMES
-from repro.sections.figures import TITLED, bars, blank, label, legend_once, metric_axis, wrapped
+from repro.sections.figures import TITLED, bars, blank, label, legend_once, metric_axis, name_of, wrapped
 from repro.sections.sweep.words import WALKS, costs
 from repro.sections.tables import short
 from repro.sections.types import DataFrame, Figure
@@ -16,7 +16,7 @@ COSTS = {
     "flops_per_token": "FLOPs a token",
     "ms_per_token": "milliseconds a token",
 }
-MODES = {"as_released": "ista", "ista": "ista", "fista": "fista", "certified": "certified"}
+WAYS = {"as_released": "ista", "ista": "ista", "fista": "fista", "certified": "certified"}
 """Way to codes -> the mode whose colour and symbol it has."""
 
 
@@ -27,7 +27,7 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    titles = [wrapped(model, 24) for model in tables]
+    titles = [wrapped(model, 48 // len(tables)) for model in tables]
     figure = make_subplots(1, len(tables), subplot_titles=titles, horizontal_spacing=0.09, x_title=COSTS["steps"])
     for col, table in enumerate(tables.values(), 1):
         for (_, protocol), part in table.groupby(["sparsity", "protocol"]):
@@ -58,6 +58,7 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
                     row=1,
                     col=col,
                 )
+    figure.update_annotations(font_size=12)  # a phone is 390 pixels wide
     legend_once(figure)
     key = {"color": MODE_COLORS["encoder"], "size": 7, "symbol": "circle"}
     figure.add_scatter(x=[None], y=[None], mode="markers", name="encoder", marker=key, row=1, col=1)
@@ -80,13 +81,13 @@ def _title(tables: Mapping[str, DataFrame], metric: str) -> str:
         means = rows.groupby("steps")[metric].mean()
         if len(means) > 1:
             parts.append(f"{model} {short(means.iloc[0])} → {short(means.iloc[-1])}")
-    return f"{label(metric).partition(' (')[0]} from the encoder to the last step, corrected: {'; '.join(parts)}"
+    return f"{name_of(metric)} from the encoder to the last step, corrected: {'; '.join(parts)}"
 
 
 def cost_figure(table: DataFrame, fista: DataFrame | None, metric: str, against: str) -> Figure:
     """One metric against what the codes cost, a line a solver, mean over SAEs; the optimum is a square."""
     both, figure = costs(table, fista), blank()
-    for way, mode in MODES.items():
+    for way, mode in WAYS.items():
         part = both[both["way"] == way].dropna(subset=[against, metric])
         mean = part.assign(at=part[against]).groupby("steps")[["at", metric, "L0"]].mean()
         if not len(mean) or (way == "certified" and against == "steps"):
