@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 from repro.base.theme import GREY, MODE_COLORS, caption, interval
 from repro.sections.effects import FAMILY_NAMES, group_of
@@ -61,7 +62,7 @@ def forest_figure(ledger: DataFrame, model: str) -> Figure:
         margin, names = rows.loc[parts[0], "margin"], [panel.parts[part][1] for part in parts]
         low, high = min(-margin, rows.loc[parts, "low"].min()), max(margin, rows.loc[parts, "high"].max())
         room = 0.2 * (high - low)  # for the numbers
-        figure.update_xaxes(range=[low - room, high + room], row=number, col=1)
+        figure.update_xaxes(range=[low - room, high + room], **_ticks(low, high), row=number, col=1)
         figure.add_vrect(-margin, margin, fillcolor=GREY, opacity=0.2, line_width=0, layer="below", row=number, col=1)
         figure.add_vline(0, line={"color": GREY, "width": 1}, layer="below", row=number, col=1)
         figure.update_yaxes(
@@ -78,11 +79,19 @@ def forest_figure(ledger: DataFrame, model: str) -> Figure:
     for word, symbol in SYMBOLS.items():  # the legend is about verdicts alone
         marker = {"color": GREY, "size": 10, "symbol": symbol}
         figure.add_scatter(x=[None], y=[None], mode="markers", name=word, marker=marker)
-    figure.update_xaxes(nticks=4, tickangle=0)
+    figure.update_xaxes(tickangle=0)
     figure.update_xaxes(title_text="← less, as claimed  ·  more →", row=len(panels), col=1)
     figure.update_layout(height=150 + inner, margin={"l": 94, "t": 84}, legend={"y": 1 + 24 / inner})
     shown = rows.loc[[part for panel in panels for part in panel.parts if part in rows.index]]
     return caption(figure, _words(model, shown), _alt(shown), _title(model, shown))
+
+
+def _ticks(low: float, high: float) -> dict[str, list[Any]]:
+    """tickvals and ticktext with signs at multiples of 1, 2 or 5: about four."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(s * power for s in (1, 2, 5) if s * power <= (high - low) / 3)
+    values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {"tickvals": values, "ticktext": [f"{v:+.2g}".replace("-", "−") if v else "0" for v in values]}
 
 
 def _draw(figure: Figure, number: int, y: float, name: tuple[str, str], row: Series, part: str) -> None:

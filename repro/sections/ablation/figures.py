@@ -8,7 +8,7 @@ from repro.base.theme import CONTROL, MODE_COLORS, MODE_SYMBOLS, caption, interv
 from repro.evaluate.nulls import null_curve
 from repro.evaluate.rules import TITLES
 from repro.sections.ablation.words import CODES_BY, ROUTES, changes, effects, ends, levels
-from repro.sections.figures import blank, diagonal, label, legend_once, mode_scatter, names_of
+from repro.sections.figures import blank, diagonal, label, legend_once, mode_scatter, name_of, names_of
 from repro.sections.types import DataFrame, Figure
 
 LEAST = 0.0005
@@ -23,7 +23,7 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
     whole = levels(part, metric)
     figure = make_subplots(rows=3, cols=1, subplot_titles=list(CODES_BY.values()), vertical_spacing=0.08)
     figure.update_annotations(x=0, xanchor="left")
-    names = ["as released", *TITLES.values(), "corrected"]
+    names, largest = ["as released", *TITLES.values(), "corrected"], ""
     for row, mode in enumerate(CODES_BY, 1):
         here = whole.xs(mode, level="mode").dropna()
         values = here.mean().tolist() if len(here) else []
@@ -45,6 +45,9 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
             col=1,
         )
         figure.update_xaxes(title_text=label(metric), row=row, col=1)
+        if mode == "semi":
+            most = max(changes, key=abs)
+            largest = f"The largest change to codes after 30 steps: {names[1 + changes.index(most)]} ({most:+.3g})"
         moved = ["", *[f" <b>{c:+.3f}</b>".replace("-", "−") if abs(c) >= LEAST else "" for c in changes], ""]
         ticks = {"tickvals": names, "ticktext": [name + change for name, change in zip(names, moved)]}
         figure.update_yaxes(autorange="reversed", **ticks, row=row, col=1)
@@ -56,6 +59,7 @@ def waterfall_figure(table: DataFrame, metric: str, variant: str | None = None) 
         "of the released evaluation are put right one after the other, from top to bottom: the first three rows change "
         "what is read, the next three the codes, then how λ is found, and last the probes. Grey: both ends. Numbers: "
         "the change by each.",
+        title=largest or None,
     )
 
 
@@ -89,12 +93,14 @@ def seeds_figure(table: DataFrame, metric: str = "NMSE") -> Figure:
             marker={"color": MODE_COLORS["semi"], "size": 9, "symbol": symbol},
             hovertext=[f"{v} {s:g}, seed {n}" for v, s, n in zip(part["variant"], part["sparsity"], part["seed"])],
         )
+    lower = [f"{int((differences[end] < 0).sum())} ({end})" for end in ("as released", "corrected")]
     figure.add_vline(x=0, line_width=1)
     figure.update_layout(xaxis_title=f"change of {label(metric)}, 30 steps − encoder")
     return caption(
         figure,
         f"What 30 steps do to {label(metric)} of SAEs trained from {differences['seed'].nunique()} seeds, a "
         "mark an SAE: judged as released and corrected. Left of the line, refinement lowers it.",
+        title=f"30 steps lower {name_of(metric)} in {' and '.join(lower)} of {len(differences)} SAEs",
     )
 
 
@@ -124,6 +130,8 @@ def grid_figure(grid: DataFrame) -> Figure:
         figure,
         "Every λ that the release can choose leaves codes far denser than the encoder's, after its 100 steps and at "
         "the certified optimum; a line an SAE. Density was not matched, because no λ of the grid can match it.",
+        title=f"The sparsest codes of the grid have {grid['nonzeros'].min():.0f} nonzeros a token, the encoders "
+        f"{grid['L0'].mean():.0f}",
     )
 
 

@@ -99,6 +99,7 @@ def density_figure(table: DataFrame, model: str = "") -> Figure:
     """NMSE against L0: is a mode better at the same number of nonzeros, or does it only use more of them?"""
     figure = mode_scatter(table, "L0", "NMSE")
     d = int(table["d"].iloc[0])
+    refined = table[(table["protocol"] == "as_released") & table["mode"].isin(("semi", "non"))]
     figure.add_vline(x=d, line_dash="dash")
     where = {"x": math.log10(d), "y": 1, "yref": "paper", "xanchor": "right", "yanchor": "top", "showarrow": False}
     figure.add_annotation(text=f"d = {d}: no optimum has more ", **where)  # annotations on a log axis take logarithms
@@ -108,7 +109,10 @@ def density_figure(table: DataFrame, model: str = "") -> Figure:
         figure,
         f"{model and f'{model}. '}Reconstruction error against the number of nonzeros. Filled: corrected, all three "
         "modes at the encoder's L0. "
-        "Hollow: the released protocol, where refined codes use far more nonzeros than any optimum can have.",
+        "Hollow: the released protocol, where refined codes use far more nonzeros than any optimum can have. "
+        f"SAEs: {table.groupby(['variant', 'sparsity']).ngroups}.",
+        title=f"As released, {int((refined['L0'] > d).sum())} of {len(refined)} refined codes use more nonzeros than "
+        "any optimum has",
     )
 
 
@@ -121,5 +125,17 @@ def null_figure(table: DataFrame, model: str = "") -> Figure:
         figure,
         f"{model and f'{model}. '}Measured absorption against the value that independent latents with the same firing "
         "rates would give. "
-        "On the dashed line the number says how dense the codes are, and nothing else; below it, less than chance.",
+        "On the dashed line the number says how dense the codes are, and nothing else; below it, less than chance. "
+        "Bars: 95 % intervals over documents.",
+        title=_by_chance(table),
     )
+
+
+def _by_chance(table: DataFrame) -> str | None:
+    """In how many cases the interval of corrected absorption holds its null."""
+    if "absorption_low" not in table:
+        return None
+    part = table[(table["protocol"] == "corrected") & table["mode"].isin(MODES)].dropna(subset=["absorption_low"])
+    inside = part["absorption_null"].between(part["absorption_low"], part["absorption_high"])
+    count = f"{inside.sum()} of {len(part)} cases"
+    return f"At equal L0, absorption is what density alone gives, within its interval, in {count}"

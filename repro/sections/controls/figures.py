@@ -8,7 +8,8 @@ from repro.base.theme import MODE_COLORS, MODE_SYMBOLS, caption, interval, varia
 from repro.metrics.names import MODE_NAMES
 from repro.sections.controls.documents import ALL
 from repro.sections.controls.words import CODES_BY, together
-from repro.sections.figures import TITLED, label, legend_once, names_of, wrapped
+from repro.sections.figures import TITLED, label, legend_once, name_of, names_of, wrapped
+from repro.sections.tables import short
 from repro.sections.types import DataFrame, Figure
 
 
@@ -41,8 +42,19 @@ def controls_figure(tables: Mapping[str, DataFrame], controls: Mapping[str, Data
     return caption(
         figure,
         f"{label(metric)} of every inference mode at the encoder's own number of nonzeros. "
-        "The last three learned nothing, or not from this dictionary: what they reach, a score gives away for free.",
+        "The last three learned nothing, or not from this dictionary: what they reach, a score gives away for free. "
+        "A marker an SAE.",
+        title=_reached(tables, controls, metric),
     )
+
+
+def _reached(tables: Mapping[str, DataFrame], controls: Mapping[str, DataFrame], metric: str) -> str | None:
+    """What the encoder, the optimum and the optimum on a random dictionary reach, for the first language model."""
+    model = next(iter(controls))
+    means = together(tables[model], controls[model]).groupby("mode")[metric].mean()
+    names = {"amortized": "encoder", "non": "optimum", "random_dictionary": "optimum on a random dictionary"}
+    parts = [f"{name} {short(means[mode])}" for mode, name in names.items() if mode in means]
+    return f"{model}, {name_of(metric)}: {', '.join(parts)}"
 
 
 def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
@@ -77,4 +89,16 @@ def documents_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
         figure,
         f"What refinement does to {label(metric)} at the encoder's own L0, an SAE a column of points; "
         "bars are 95 % intervals over documents. Below the line is better.",
+        title=_moved(tables, metric),
     )
+
+
+def _moved(tables: Mapping[str, DataFrame], metric: str) -> str:
+    """How many SAEs each mode changes beyond doubt, for the first language model."""
+    model, table = next(iter(tables.items()))
+    part, counts = table[(table["metric"] == metric) & (table["variant"] != ALL)], []
+    for mode, rows in part.groupby("mode", sort=False):
+        falls, rises = int((rows["high"] < 0).sum()), int((rows["low"] > 0).sum())
+        name = MODE_NAMES.get(str(mode), str(mode))
+        counts.append(f"{name} lowers it in {falls} and raises it in {rises} of {len(rows)} SAEs")
+    return f"{model}, {name_of(metric)}: {', '.join(counts)}"

@@ -19,6 +19,8 @@ COSTS = {
 WAYS = {"as_released": "ista", "ista": "ista", "fista": "fista", "certified": "certified"}
 """Way to codes -> the mode whose colour and symbol it has."""
 
+BEST = {"color": MODE_COLORS["optimum"], "dash": "dash"}
+
 
 def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     """One metric against the number of ISTA steps, a panel a language model: released, corrected, certified optimum.
@@ -27,8 +29,8 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    titles = [wrapped(model, 48 // len(tables)) for model in tables]
-    figure = make_subplots(1, len(tables), subplot_titles=titles, horizontal_spacing=0.09, x_title=COSTS["steps"])
+    panels = {"subplot_titles": [wrapped(model, 48 // len(tables)) for model in tables], "x_title": COSTS["steps"]}
+    figure = make_subplots(1, len(tables), horizontal_spacing=0.09, **panels)
     for col, table in enumerate(tables.values(), 1):
         for (_, protocol), part in table.groupby(["sparsity", "protocol"]):
             line = part[part["steps"] >= 0].sort_values("steps")
@@ -40,7 +42,7 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
                 line={"color": MODE_COLORS["semi"], "dash": PROTOCOL_DASHES[str(protocol)]},
                 marker={
                     "color": [MODE_COLORS["semi" if steps else "encoder"] for steps in line["steps"]],
-                    "symbol": "circle" if protocol == "corrected" else "circle-open",
+                    "symbol": f"circle{'' if protocol == 'corrected' else '-open'}",
                     "size": 7,
                 },
                 hovertext=[f"k {k:g}, L0 {l:.4g}" for k, l in zip(line["sparsity"], line["L0"])],
@@ -48,27 +50,21 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
                 col=col,
                 **(bars(line, metric) if protocol == "corrected" else {}),
             )
-            for best in part.loc[(part["steps"] == -1) & (part["protocol"] == "corrected"), metric].dropna():
-                figure.add_scatter(
-                    x=[0, line["steps"].max()],
-                    y=[float(f"{best:.5g}")] * 2,
-                    mode="lines",
-                    name=WALKS["certified"],
-                    line={"color": MODE_COLORS["optimum"], "dash": "dash"},
-                    row=1,
-                    col=col,
-                )
+            best = {"mode": "lines", "name": WALKS["certified"], "line": BEST}
+            for y in part.loc[(part["steps"] == -1) & (part["protocol"] == "corrected"), metric].dropna():
+                x, level = [0, line["steps"].max()], [float(f"{y:.5g}")] * 2
+                figure.add_scatter(x=x, y=level, **best, row=1, col=col)
     figure.update_annotations(font_size=12)  # a phone is 390 pixels wide
     legend_once(figure)
-    key = {"color": MODE_COLORS["encoder"], "size": 7, "symbol": "circle"}
-    figure.add_scatter(x=[None], y=[None], mode="markers", name="encoder", marker=key, row=1, col=1)
+    key = {"mode": "markers", "name": "encoder", "marker": {"color": MODE_COLORS["encoder"], "size": 7}}
+    figure.add_scatter(x=[None], y=[None], **key, row=1, col=1)
     metric_axis(figure, metric, row=1, col=1)
     figure.update_layout(margin_b=TITLED)
     saes = " and ".join(f"{table['sparsity'].nunique()} ({model})" for model, table in tables.items())
     return caption(
         figure,
         f"{label(metric)} against the number of steps from the encoder's code. Bars: 95 % intervals over documents. "
-        f"SAEs, a line each: {saes}.",
+        f"A line an SAE: {saes}.",
         title=_title(tables, metric),
     )
 
