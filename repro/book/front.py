@@ -90,7 +90,8 @@ def effect(row: pd.Series) -> str:
 
     lines = [str(row["corrected"]), settles(row), str(row["why"])]
     small = "<br>".join(f"<small>{line}</small>" for line in lines if line not in ("", "–"))
-    return chip(str(row["verdict"])) + strip(row) + (f"<br>{small}" if small else "")
+    drawn = strip(row)  # a block of its own
+    return chip(str(row["verdict"])) + (drawn or "<br>" * bool(small)) + small
 
 
 WIDTH, MIDDLE = 180, 9  # pixels of a strip, and where its line is

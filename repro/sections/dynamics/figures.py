@@ -161,8 +161,9 @@ def gap_figure(tables: Mapping[str, DataFrame]) -> Figure:
 
     metrics = ["NMSE", "dead_rate", "dense@0.1", "absorption", "dF1"]
     panels = {"subplot_titles": [wrapped(model, 24) for model in tables], "shared_yaxes": True}
-    title = "rank correlation with the gap along training"
+    title = "rank correlation with the gap<br>along training"
     figure = make_subplots(1, len(tables), horizontal_spacing=0.05, x_title=title, **panels)
+    figure.update_annotations(font_size=12)  # a phone is 390 pixels wide
     with_gap = []
     for col, (model, table) in enumerate(tables.items(), 1):
         points = gap_correlations(table).dropna(subset=["rho"])
@@ -185,10 +186,10 @@ def gap_figure(tables: Mapping[str, DataFrame]) -> Figure:
             )
     legend_once(figure)
     figure.add_vline(x=0, line_width=1)
-    names = [SHOWN[m] for m in reversed(metrics)]
+    names = [wrapped(SHOWN[m].removeprefix("the "), 14) for m in reversed(metrics)]
     figure.update_yaxes(tickvals=list(range(len(metrics))), ticktext=names, range=[-0.5, len(metrics) - 0.5])
     figure.update_xaxes(range=[-1.08, 1.08], tickvals=[-1, 0, 1], tickangle=0)
-    figure.update_layout(margin_b=TITLED)
+    figure.update_layout(margin_b=TITLED + 14)
     return caption(
         figure,
         "Does a metric move with the certified gap along training? A marker a trajectory: +1 falls and rises with the "

@@ -14,8 +14,8 @@ GAPS = {"as_released": "amort_gap_mean", "corrected": "amort_gap_relative"}
 SHOWN = {
     "NMSE": "NMSE",
     "L0": "L0",
-    "dead_rate": "dead latents",
-    "dense@0.1": "dense latents",
+    "dead_rate": "the dead rate",
+    "dense@0.1": "the share of dense latents",
     "dF1": "ΔF1",
     "absorption": "absorption",
     "amort_gap_relative": "the gap",

@@ -44,7 +44,7 @@ def _columns(models: Tables, title: str, **space: Any) -> Figure:
         1, len(models), subplot_titles=titles, shared_yaxes=True, x_title=wrapped(title, 32), **space
     )
     figure.update_annotations(font_size=12)  # a phone is 390 pixels wide
-    figure.update_xaxes(tickangle=0, nticks=5)
+    figure.update_xaxes(tickangle=0, nticks=4)
     return figure.update_layout(margin_b=TITLED + 14 * (len(title) > 32))
 
 
@@ -134,14 +134,17 @@ def mean_figure(means: Tables, metric: str) -> Figure:
     return caption(
         figure,
         f"{SHOWN[metric]} by label and inference at matched L0, mean over SAEs with 95 % intervals. {_size(means)}.",
-        title=f"{_name(metric)} of the encoder's latents is above zero on {' and '.join(above)}",
+        title=f"{_capital(_name(metric))} of the encoder's latents is above zero on {' and '.join(above)}",
     )
 
 
 def _name(metric: str) -> str:
-    """The name of a metric without its definition or unit, to begin a title."""
-    name = SHOWN[metric].partition(" =")[0].partition(" (")[0]
-    return name[0].upper() + name[1:]
+    """The name of a metric without its definition or unit."""
+    return SHOWN[metric].partition(" =")[0].partition(" (")[0]
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def change_figure(means: Tables, metric: str) -> Figure:
@@ -161,7 +164,7 @@ def change_figure(means: Tables, metric: str) -> Figure:
         f"{SHOWN[metric]} of refined codes minus that of the encoder's, at matched L0, the same documents resampled "
         "for both and latents picked anew (95 % intervals). Left of the dashed line refinement lowers it. "
         f"{_size(means)}.",
-        title=f"{_name(metric)} under 30 steps {', '.join(moved)}",
+        title=f"{_capital(_name(metric))} under 30 steps {', '.join(moved)}",
     )
 
 
