@@ -366,14 +366,20 @@ def test_the_price_in_nats_is_what_both_parts_of_the_guess_add_up_to():
     assert found["verdict"] == SUPPORTED
 
 
-def test_the_forest_shows_the_ledger():
-    from repro.sections.forest import ROWS, _place, forest_figure
+def test_the_forest_shows_the_ledger_and_what_refutes_a_claim():
+    from repro.sections.forest import PANELS, SYMBOLS, forest_figure
 
-    figure = forest_figure({c.id: c for c in claims.CLAIMS}, "small", "a model")
-    table = claims.ledger("small").set_index("claim")
-    shown_numbers = sorted(text for trace in figure.data if trace.mode == "markers+text" for text in trace.text)
-    parts = table.loc[[part for row in ROWS for part in row.parts.values()]]
-    assert shown_numbers == sorted(f"{v:+.3f}, n = {n}".replace("-", "−") for v, n in zip(parts["value"], parts["n"]))
-    assert [float(_place(x)) for x in (-100, -10, -1, 0, 0.5, 1, 10)] == [-3, -2, -1, 0, 0.5, 1, 2]
-    for trace in figure.data:  # an interval lies around its effect, and a rise lies to the right of a fall
-        assert trace.error_x.array is None or (np.asarray(trace.error_x.arrayminus) >= 0).all()
+    table = claims.ledger("small")
+    figure = forest_figure(table, "a model")
+    rows = table.set_index("claim").loc[[part for panel in PANELS for part in panel.parts]]
+    drawn = [trace for trace in figure.data if trace.mode == "markers+text"]
+    assert [trace.x[0] for trace in drawn] == list(rows["value"])
+    assert [trace.marker.symbol for trace in drawn] == [SYMBOLS[verdict] for verdict in rows["verdict"]]
+    for trace, (part, row) in zip(drawn, rows.iterrows()):
+        assert trace.x[0] - trace.error_x.arrayminus[0] == pytest.approx(row["low"], abs=1e-5)
+        assert (f"refutes {part[:-1]}" in trace.text[0]) == (row["verdict"] == "refuted")
+    bands = [(shape.x0, shape.x1) for shape in figure.layout.shapes if shape.type == "rect"]
+    margins = [table.set_index("claim").loc[next(iter(panel.parts)), "margin"] for panel in PANELS]
+    assert bands == [(-margin, margin) for margin in margins]
+    titles = [note.text for note in figure.layout.annotations]
+    assert all(panel.unit in title and f"±{m:g}" in title for panel, m, title in zip(PANELS, margins, titles))

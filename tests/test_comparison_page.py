@@ -64,7 +64,13 @@ def test_real_language_models_come_first(monkeypatch):
 
 @pytest.mark.parametrize(
     ("values", "ticks"),
-    [([1.5, 12.0], [2, 5, 10]), ([2.0, 300.0], [3, 10, 30, 100, 300]), ([0, 5.0], [5]), ([0.001, 20.0], None)],
+    [
+        ([1.5, 12.0], [2, 5, 10]),
+        ([2.0, 300.0], [3, 10, 30, 100, 300]),
+        ([0, 5.0], [5]),
+        ([0.001, 20.0], [0.001, 0.01, 0.1, 1, 10]),
+        ([1e-7, 20.0], None),
+    ],
 )
 def test_logarithmic_axes_are_labelled_at_round_numbers(values, ticks):
     figure = go.Figure(go.Scatter(x=["a", "b"], y=values), layout={"yaxis_type": "log", "xaxis_type": "category"})

@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
@@ -267,3 +268,11 @@ def test_the_citation_and_the_workflow_say_what_the_repository_is():
     assert jobs["publish"]["needs"] in jobs
     steps = jobs["build"]["steps"]
     assert {"run": "make report"} in steps and steps[-1]["with"] == {"path": "book/_build/html"}
+
+
+def test_a_strip_draws_the_effect_over_its_margins():
+    row = {"low": -0.01, "value": 0.0, "high": 0.01, "margin": 0.02, "verdict": "refuted"}
+    drawn = front.strip(pd.Series(row))  # the axis reaches 1.1 margins to either side of the middle, 90
+    assert '<rect x="8.2" y="0" width="163.6"' in drawn and "M49.1 9H130.9" in drawn
+    assert 'class="cross" d="M86.0 5l8 8m0-8l-8 8"' in drawn
+    assert front.strip(pd.Series(row | {"low": float("nan")})) == ""

@@ -89,6 +89,22 @@ def test_palette_and_neutral_text_read_on_both_pages(page):
     assert contrast(ink[0], page) > 7
 
 
+PAINTED = ("still.py", "style.py")  # the defaults of a drawing, a style sheet
+ALIASES = ("amortized", "encoder_refit", "ista", "optimum", "certified")  # other tables' names of the same codes
+
+
+def test_a_colour_has_one_meaning_and_figures_take_it_from_the_theme():
+    assert sorted(theme.MEANINGS.values()) == sorted(theme.PALETTE)
+    families = set(theme.FAMILY_COLORS.values())
+    assert not families & set(theme.MODE_COLORS.values()) and len(families) == 2
+    package, folders = Path(theme.__file__).parent.parent, ("sections", "price", "book", "commands")
+    drawing = [p for folder in folders for p in (package / folder).rglob("*.py") if p.parent.name != "explorer"]
+    bare = re.compile(r"#[0-9a-fA-F]{6}\b|\b(VERMILION|AMBER|BLUE|GREEN|VIOLET|PINK|PALETTE)\b")
+    assert not {p.name: found for p in drawing if p.name not in PAINTED and (found := bare.findall(p.read_text()))}
+    looks = [(c, theme.MODE_SYMBOLS[m]) for m, c in theme.MODE_COLORS.items() if m not in ALIASES]
+    assert len(set(looks)) == len(looks)
+
+
 def test_use_theme_makes_figures_travel_as_json(monkeypatch):
     import plotly.graph_objects as go
     import plotly.io as pio
@@ -104,6 +120,18 @@ def test_use_theme_makes_figures_travel_as_json(monkeypatch):
         assert figure.data[0].line.dash == "dot"
     finally:
         pio.templates.default, pio.renderers.default = before
+
+
+def test_a_title_is_text_of_the_page_unless_a_slider_changes_it():
+    import plotly.graph_objects as go
+
+    figure = theme.caption(go.Figure(go.Scatter(y=[1, 2])), "A caption.", title="It rises & " + "rises " * 20)
+    assert figure.layout.title.text.count("<br>") == 1
+    opening, closing = mime.figure_html(figure.to_plotly_json())
+    assert f'<p class="finding">It rises &amp; {"rises " * 19}rises</p>' in opening and "A caption." in closing
+    assert opening.count("It rises") == 1
+    moved = figure.update_layout(sliders=[{"steps": []}]).to_plotly_json()
+    assert mime.figure_html(moved)[0].count("It rises") == 1 and "finding" not in mime.figure_html(moved)[0]
 
 
 def test_interval_is_asymmetric_around_the_value():

@@ -68,9 +68,11 @@ def test_figures_draw_new_tables_and_the_committed_ones(rows):
     assert " ms" in sweep.findings(new, other)
     assert list(sweep.paper_rows().index) == ["W5", "W25", "W50", "V5", "V25", "V50"]
     drawn = sweep.step_figure({"a model": new, "another": new}, "NMSE")
-    assert {trace.name for trace in drawn.data} == {"released", "corrected"} and len(sweep.overview(new))
+    names = {"ISTA steps, released", "ISTA steps, corrected", "certified optimum", "encoder"}
+    assert {trace.name for trace in drawn.data} == names and len(sweep.overview(new))
+    assert "another" in drawn.layout.title.text
     lines = new[(new["protocol"] == "corrected") & (new["steps"] >= 0)]
-    assert sorted(len(t.y) for t in drawn.data if t.name == "corrected" and t.xaxis == "x2") == sorted(
+    assert sorted(len(t.y) for t in drawn.data if t.name == "ISTA steps, corrected" and t.xaxis == "x2") == sorted(
         lines.groupby("sparsity").size()
     )
     from repro.sections.notebook import paragraphs

@@ -27,42 +27,45 @@ def known():
     return pd.DataFrame(rows)
 
 
-def test_a_panel_a_variant_and_the_sparsest_line_darkest(known):
-    figure = dynamics.trajectory_figure(known, "NMSE")
-    names = [trace.hovertext[0].split(",")[0] for trace in figure.data]
-    assert names == ["standard 0.4", "standard 0.1", "topk 4", "topk 16", "gated 0.3", "gated 0.2"]
-    shades = [trace.line.color for trace in figure.data]
-    assert len(set(shades)) == 2 and shades[::2] == [shades[0]] * 3
-    assert list(figure.data[2].y) == [4.0, 4.01, 4.1, 5.0]
-    assert list(figure.data[2].x) == [0.5, 1.0, 10.0, 100.0]
-    legend = [(trace.name, trace.line.color) for trace in figure.data if trace.showlegend]
-    assert legend == [("sparsest SAE", shades[0]), ("densest SAE", shades[1])]
+def test_a_row_a_family_with_the_means_of_both_halves(known):
+    figure = dynamics.trajectory_figure({"real": known, "small one": known}, "NMSE")
+    assert [a.text for a in figure.layout.annotations][:2] == ["real", "small one"]
+    thick = [t for t in figure.data if t.line.width == 3 and t.xaxis in ("x", "x3", "x5")]  # the first column
+    assert [(t.line.dash, t.text[-1], t.y[-1]) for t in thick] == [
+        ("solid", "sparser", 1.4),  # Standard: the larger penalty
+        ("dash", "denser", 1.1),
+        ("solid", "sparser", 1.3),  # Gated
+        ("dash", "denser", 1.2),
+        ("solid", "sparser", 5.0),  # Top-K: the smaller k
+        ("dash", "denser", 17.0),
+    ]
+    assert list(thick[4].x) == [0.3333, None, 1.0, 10.0, 100.0] and list(thick[4].y) == [4.0, None, 4.01, 4.1, 5.0]
+    assert figure.layout.title.text.replace("<br>", " ").count("0 of 2 L1-trained and 0 of 2 k-trained SAEs") == 2
 
 
-def test_sparsities_between_have_no_entry_and_one_variant_of_one_sparsity_no_second_colour(known):
-    between = known[known["variant"] == "topk"].assign(sparsity=8.0)
-    table = pd.concat([known[(known["variant"] != "standard") | (known["sparsity"] == 0.4)], between])
-    figure = dynamics.trajectory_figure(table, "NMSE")
-    assert [trace.name for trace in figure.data][:4] == ["sparsest SAE", "sparsest SAE", "", "densest SAE"]
-    assert [trace.name for trace in figure.data if trace.showlegend] == ["sparsest SAE", "densest SAE"]
+def test_one_sae_of_a_variant_is_no_half(known):
+    table = known[known["sparsity"].isin([0.4, 4.0])]
+    figure = dynamics.trajectory_figure({"a model": table}, "NMSE")
+    assert [(t.text[-1], t.line.width) for t in figure.data] == [("", 3), ("", 3)]
 
 
 def test_what_came_of_it(known):
-    last = dynamics.as_configured(known)
-    assert list(last["asked"]) == ["l1_penalty", "l1_penalty", "k", "k", "l1_penalty", "l1_penalty"]
-    assert list(last["L0"]) == [1.1, 1.4, 5.0, 17.0, 1.2, 1.3]
-    assert [list(t.x) for t in dynamics.frontier_figure(known).data if t.name == "topk"] == [[5.0, 17.0]]
+    last = dynamics.as_configured({"a": known, "b": known})
+    assert list(last.loc["b", "asked"]) == ["l1_penalty", "l1_penalty", "k", "k", "l1_penalty", "l1_penalty"]
+    assert list(last.loc["a", "L0"]) == [1.1, 1.4, 5.0, 17.0, 1.2, 1.3]
+    figure = dynamics.frontier_figure({"a": known})
+    assert [list(t.x) for t in figure.data if t.name == "topk"] == [[5.0, 17.0]]
 
 
 def test_metrics_that_move_against_the_gap_lie_at_minus_one(known):
-    figure = dynamics.gap_figure(known)
-    assert all(y == -1 for trace in figure.data for y in trace.y)
+    figure = dynamics.gap_figure({"a model": known})
+    assert all(x == -1 for trace in figure.data for x in trace.x)
 
 
 def test_what_no_step_has_trained_is_no_point_of_a_correlation(known):
     wild = known.assign(amort_gap_relative=known["amort_gap_relative"].where(known["step"] > 0, 9000.0))
     wild.loc[wild["step"] == 0, "NMSE"] = 500.0
-    assert all(y == -1 for trace in dynamics.gap_figure(wild).data for y in trace.y)
+    assert all(x == -1 for trace in dynamics.gap_figure({"a model": wild}).data for x in trace.x)
 
 
 def test_no_trajectories_for_a_scale():

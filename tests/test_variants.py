@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Lasso
 
 from repro.base.errors import BadInput
-from repro.base.theme import PALETTE, VARIANT_COLORS
+from repro.base.theme import PALETTE, variant_marker
 from repro.inference import infer
 from repro.sae import (
     GLU,
@@ -124,7 +124,7 @@ def test_the_release_decides_by_name_and_a_variant_for_itself():
     for name, cls in VARIANTS.items():
         if cls.trainer_class:
             assert cls.released_topk == ("topk" in name)
-    assert {VARIANT_COLORS[name] for name in VARIANTS} | {VARIANT_COLORS["another"]} <= set(PALETTE)
+    assert {variant_marker(name)["color"] for name in [*VARIANTS, "another"]} <= set(PALETTE)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
+from textwrap import wrap
 from typing import Any
-from zlib import crc32
 
 from repro.base.errors import optional
+from repro.base.ticks import round_ticks
 
-# Seven colours. Each has a contrast of about 3 or more on white and on the book's dark page, and any two stay
-# apart (CIELAB distance over 20) for normal, protan, deutan and tritan sight; tests/test_report.py computes both.
+# Seven colours, each for one thing in all figures (MEANINGS). Each has a contrast of about 3 or more on white and on
+# the book's dark page, and any two stay apart (CIELAB distance over 20) for normal, protan, deutan and tritan sight;
+# tests/test_report.py computes both.
 BLUE, VERMILION, GREEN, PINK, AMBER, VIOLET, GREY = PALETTE = (
     "#1a66b6",
     "#b0441a",
@@ -21,29 +22,75 @@ BLUE, VERMILION, GREEN, PINK, AMBER, VIOLET, GREY = PALETTE = (
     "#6a7068",
 )
 
-MODE_COLORS = {"amortized": VERMILION, "semi": AMBER, "non": BLUE, "local": GREEN}
-MODE_SYMBOLS = {"amortized": "circle", "semi": "diamond", "non": "square", "local": "triangle-up"}
+MEANINGS = {
+    "encoder": VERMILION,
+    "steps from the encoder's code": AMBER,
+    "optimum": BLUE,
+    "pursuit": GREEN,
+    "controls, references, single SAEs": GREY,
+    "SAEs trained with L1": VIOLET,
+    "SAEs trained with a k": PINK,
+}
+"""What a colour means, in every figure; within a meaning, symbols, dashes and labels tell things apart."""
+CONTROL = GREY
+SHADES = ("#203c6f", "#46516c", "#626670", "#7d7b76", "#999276", "#b7aa6d", "#d6c35c")
+"""From the lowest to the highest of values in order (Cividis without its ends)."""
+MODE_COLORS = {
+    **dict.fromkeys(("amortized", "encoder", "local", "encoder_refit", "refit"), VERMILION),
+    **dict.fromkeys(("semi", "ista", "fista"), AMBER),
+    **dict.fromkeys(("non", "optimum", "certified", "certified_k", "optimum_refit"), BLUE),
+    **dict.fromkeys(("pursuit", "ompr"), GREEN),
+    **dict.fromkeys(("random_dictionary", "random_encoder", "pca"), CONTROL),
+}
+"""Colour by inference mode, solver or control, by the names of all tables."""
+MODE_SYMBOLS = {
+    "amortized": "circle",
+    "encoder": "circle",
+    "local": "triangle-up",
+    "encoder_refit": "triangle-left",
+    "refit": "triangle-left",
+    "semi": "diamond",
+    "ista": "diamond",
+    "fista": "star-diamond",
+    "non": "square",
+    "optimum": "square",
+    "certified": "square",
+    "certified_k": "square-open",
+    "optimum_refit": "triangle-right",
+    "pursuit": "triangle-up",
+    "ompr": "triangle-down",
+    "random_dictionary": "x",
+    "random_encoder": "star",
+    "pca": "cross",
+}
+VARIED = {"encoder_refit": "dash", "refit": "dash", "optimum_refit": "dash", "ompr": "dash", "fista": "dash"}
+"""Dash of the line of a mode that has the colour of another."""
+PART_COLORS = {"values": "#d98f6c", "support": VERMILION, "dictionary": GREEN}
+"""Parts of the encoder's error: of the guess (the encoder's colour, light for the values), and what pursuit leaves."""
 PROTOCOL_DASHES = {"corrected": "solid", "as_released": "dot"}
+FAMILY_COLORS = {"L1": VIOLET, "gates": VIOLET, "k": PINK}
+"""Colour of SAEs by what makes them sparse in training."""
+FAMILY_DASHES = {"L1": "solid", "gates": "dash", "k": "solid"}
+VARIANT_LOOKS = {
+    "standard": ("L1", "circle"),
+    "gated": ("gates", "diamond"),
+    "topk": ("k", "square"),
+    "batch_topk": ("k", "triangle-up"),
+    "matryoshka_batch_topk": ("k", "triangle-down"),
+    "jumprelu": ("k", "cross"),
+    "loca": ("k", "x"),
+}
+"""Family and symbol of each variant."""
 
 
-class _VariantColors(dict[str, str]):
-    """A colour for each variant by name; another name gets one of the same seven, always the same one."""
+def variant_marker(variant: str) -> dict[str, Any]:
+    """marker of a variant: the colour of its family and a symbol of its own; a grey star for other names."""
+    family, symbol = VARIANT_LOOKS.get(variant, (None, "star"))
+    return {"color": FAMILY_COLORS[family] if family else GREY, "symbol": symbol}
 
-    def __missing__(self, name: str) -> str:
-        return PALETTE[crc32(name.encode()) % len(PALETTE)]
-
-
-VARIANT_COLORS = _VariantColors(
-    standard=VERMILION,
-    topk=BLUE,
-    batch_topk=GREEN,
-    jumprelu=AMBER,
-    gated=PINK,
-    matryoshka_batch_topk=VIOLET,
-    loca=GREY,
-)
 
 HEIGHT = 420  # pixels of a figure that does not say
+TITLE = 84  # characters of a line of a title
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 # (text, axis line, grid, hover box). "neutral" is what a notebook stores: greys that read on white and on black,
 # because JupyterLab and a PNG do not know the page behind them. The book swaps in light or dark.
@@ -151,8 +198,9 @@ def mode_style(mode: str, protocol: str = "corrected") -> dict[str, Any]:
     """
     key = mode.removesuffix("_amortized")
     color, symbol = MODE_COLORS[key], MODE_SYMBOLS[key]
+    dash = VARIED.get(key, "solid") if protocol == "corrected" else PROTOCOL_DASHES[protocol]
     return {
-        "line": {"color": color, "dash": PROTOCOL_DASHES[protocol]},
+        "line": {"color": color, "dash": dash},
         "marker": {"color": color, "symbol": symbol if protocol == "corrected" else f"{symbol}-open"},
     }
 
@@ -165,39 +213,19 @@ def interval(value: Any, low: Any, high: Any) -> dict[str, Any]:
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down}
 
 
-DECADES = (1.3, 2.5)
-"""Spans up to which an axis has ticks at 1, 2, 5 and at 1, 3."""
+def caption(figure: Any, text: str, alt: str | None = None, title: str | None = None) -> Any:
+    """Attach a caption (what to see), a text alternative and a title (the finding). Returns the figure.
 
-
-def round_ticks(figure: Any) -> None:
-    """Label logarithmic axes that say nothing of their own with whole numbers: 1, 2, 5; 1, 3; or powers of ten."""
-    for letter, select in (("x", figure.select_xaxes), ("y", figure.select_yaxes)):
-        values = [float(v) for trace in figure.data for v in _numbers(getattr(trace, letter, None)) if v > 0]
-        axes = [a for a in select() if a.type == "log" and a.dtick is None and a.tickvals is None]
-        if not values or not axes:
-            continue
-        low, high = math.log10(min(values)), math.log10(max(values))
-        wide = high - low > DECADES[1]
-        digits = (1,) if wide else (1, 3) if high - low > DECADES[0] else (1, 2, 5)
-        exponents = range(math.floor(low) - 1, math.ceil(high) + 1)
-        ticks = [float(f"{digit}e{exponent}") for exponent in exponents for digit in digits]
-        for axis in axes:
-            axis.update({"dtick": 1, "exponentformat": "power"} if wide else {"tickvals": ticks})
-
-
-def _numbers(values: Any) -> Any:
-    """Those entries of a trace's coordinates that are numbers."""
-    return (v for v in (() if values is None else values) if isinstance(v, int | float) or hasattr(v, "dtype"))
-
-
-def caption(figure: Any, text: str, alt: str | None = None) -> Any:
-    """Attach a caption (what to see) and a text alternative; the book prints and speaks them. Returns the figure.
-
-    A legend goes above the titles of panels, where there are any: both would stand at the upper edge of the plot.
+    The book prints the title above the figure and the caption below, and speaks the alternative. A legend goes above
+    the titles of panels, where there are any: both would stand at the upper edge of the plot.
     """
     round_ticks(figure)
+    if title:
+        figure.update_layout(title_text="<br>".join(wrap(title, TITLE)))
     titles = [a for a in figure.layout.annotations if a.yref == "paper" and a.yanchor == "bottom" and a.y > 0.99]
-    if titles and any(trace.showlegend is not False and trace.name for trace in figure.data):
+    has_legend = figure.layout.showlegend is not False
+    if titles and has_legend and any(trace.showlegend is not False and trace.name for trace in figure.data):
         inner = (figure.layout.height or HEIGHT) - 112  # margins above and below
-        figure.update_layout(legend_y=1 + 26 / inner, margin_t=72)
+        lines = max(a.text.count("<br>") for a in titles)
+        figure.update_layout(legend_y=1 + (26 + 17 * lines) / inner, margin_t=72 + 17 * lines)
     return figure.update_layout(meta={"caption": text, "alt": alt or text})

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repro.base.theme import BLUE, VERMILION
+from repro.base.theme import MODE_COLORS
 
 X = (1.2, 1.0)
 ATOMS = ((1.0, 0.0), (0.6, 0.8), (0.0, 1.0))
@@ -108,6 +108,8 @@ ALT = (
 UNIT, LEFT, BOTTOM = 220, 34, 268  # pixels of 1 in the plane, and its origin
 BAR, ZERO = 230, 34  # pixels of 1 in a bar, and of its left end
 LOW, HIGH = 0.5, 0.7  # of the scale of J and Q; what lies beyond stands at its end
+CODE, BOUND = MODE_COLORS["semi"], MODE_COLORS["non"]
+"""Colours of the steps with their objective and residual, and of what proves where the optimum is."""
 STYLE = """<style>
 .by-hand svg{width:100%;max-width:26rem;height:auto;color:var(--pst-color-text-base)}
 .by-hand text{font:13px var(--pst-font-family-base);fill:currentColor}
@@ -177,7 +179,7 @@ def _bars(steps: Sequence[Step]) -> str:
     out = ['<svg viewBox="0 0 330 300" aria-hidden="true">']
     for j, height in enumerate((40, 84, 128)):
         out.append(f'<text x="6" y="{height + 18}">z{"₁₂₃"[j]}</text>')
-        out.append(f'<rect class="bar z{j}" x="{ZERO}" y="{height}" width="{BAR}" height="26" fill="{BLUE}"/>')
+        out.append(f'<rect class="bar z{j}" x="{ZERO}" y="{height}" width="{BAR}" height="26" fill="{CODE}"/>')
         mark = ZERO + BAR * best[j]
         out.append(f'<path class="thin" stroke-width="2" d="M{mark:.0f} {height - 5}v36"/>')
     ends = scale(LOW), scale(HIGH)
@@ -185,9 +187,9 @@ def _bars(steps: Sequence[Step]) -> str:
     for value in (0.5, 0.55, 0.6, 0.65, 0.7):
         out.append(f'<text x="{scale(value):.0f}" y="258" text-anchor="middle">{value:g}</text>')
         out.append(f'<path class="thin" d="M{scale(value):.1f} 222v5"/>')
-    out.append(f'<g class="Q"><circle cy="222" r="6" fill="none" stroke="{VERMILION}" stroke-width="2.5"/>')
+    out.append(f'<g class="Q"><circle cy="222" r="6" fill="none" stroke="{BOUND}" stroke-width="2.5"/>')
     out.append('<text y="242" text-anchor="middle">Q</text></g>')
-    out.append(f'<g class="J"><circle cy="222" r="6" fill="{BLUE}"/><text y="210" text-anchor="middle">J</text></g>')
+    out.append(f'<g class="J"><circle cy="222" r="6" fill="{CODE}"/><text y="210" text-anchor="middle">J</text></g>')
     for k, s in enumerate(steps):
         words = f"step {k}: J = {s.J:.4f}, J − Q = {s.J - s.Q:.4f}"
         delay = k * SECONDS - (0 if k == 0 else total)
@@ -211,7 +213,7 @@ def _dual(steps: Sequence[Step]) -> str:
     out.append(f'<text x="{x - 16:.0f}" y="{y + 4:.0f}">x</text>')
     path = "L".join("{:.1f} {:.1f}".format(*plane(s.r)) for s in steps)
     out.append(f'<path class="thin" stroke-dasharray="2 3" d="M{path}"/>')
-    out.append(f'<g class="r"><circle r="6" fill="{BLUE}"/><text x="10" y="-4">r</text></g>')
-    out.append(f'<g class="v"><circle r="6" fill="none" stroke="{VERMILION}" stroke-width="2.5"/>')
+    out.append(f'<g class="r"><circle r="6" fill="{CODE}"/><text x="10" y="-4">r</text></g>')
+    out.append(f'<g class="v"><circle r="6" fill="none" stroke="{BOUND}" stroke-width="2.5"/>')
     out.append('<text x="-16" y="14">v</text></g>')
     return "".join(out) + "</svg>"

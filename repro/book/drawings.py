@@ -69,7 +69,7 @@ def certificate() -> Figure:
     import plotly.graph_objects as go
     import torch
 
-    from repro.base.theme import BLUE, VERMILION, caption
+    from repro.base.theme import MODE_COLORS, VARIED, caption
     from repro.solvers import Lasso, solve
     from repro.solvers.objective import lambda_max
 
@@ -80,27 +80,27 @@ def certificate() -> Figure:
     problem = Lasso(x, atoms, 0.05 * float(lambda_max(x, atoms)))
     best = float(solve(problem, "fista", tol=1e-9).objective)
     figure = go.Figure()
-    for name, color in (("ista", VERMILION), ("fista", BLUE)):
+    for name in ("ista", "fista"):
         seen: list[Any] = []
 
         def watch(step: int, rows: Any, state: Any, to: list[Any] = seen) -> None:
             to.append(state.certificate())
 
         solve(problem, name, tol=None, max_steps=STEPS, proof=False, callback=watch)
-        for field, dash in (("objective", "solid"), ("dual", "dot")):
+        for field, mode in (("objective", name), ("dual", "optimum")):
             label = f"{name.upper()}, {'objective J' if field == 'objective' else 'proven bound Q'}"
             y = [round(float(getattr(c, field)) / best, 5) for c in seen[1:]]
-            line = {"color": color, "dash": dash}
+            line = {"color": MODE_COLORS[mode], "dash": VARIED.get(name, "solid")}
             figure.add_trace(go.Scatter(x=list(range(1, len(y) + 1)), y=y, name=label, mode="lines", line=line))
     figure.update_xaxes(type="log", title="steps from zero")
     figure.update_yaxes(range=[0.5, 1.8], title="value, as a multiple of the optimum")
     return caption(
         figure,
-        "One synthetic token. The objective comes down from above (solid), the proven bound comes up from below "
-        "(dotted), and the optimum lies between them at every step: the distance is the certificate. FISTA closes it "
+        "One synthetic token. The objective comes down from above, the proven bound comes up from below, "
+        "and the optimum lies between them at every step: the distance is the certificate. FISTA closes it "
         "in fewer steps; a code is done when the distance is small, not when a number of steps has passed.",
-        "Line plot over steps: two solid curves fall and two dotted curves rise towards the optimum at one; those of "
-        "FISTA meet well before those of ISTA.",
+        "Line plot over steps: two curves of the objective fall and two of the bound rise towards the optimum at one; "
+        "those of FISTA meet well before those of ISTA.",
     )
 
 
@@ -113,10 +113,10 @@ def plan() -> Figure:
 
 def forest() -> Figure:
     """Effects of refined codes against their margins, on SmolLM2-135M."""
-    from repro.sections.claims import CLAIMS
+    from repro.sections.claims import ledger
     from repro.sections.forest import forest_figure
 
-    return forest_figure({claim.id: claim for claim in CLAIMS}, "small", "SmolLM2-135M")
+    return forest_figure(ledger("small"), "SmolLM2-135M")
 
 
 def loss() -> Figure:

@@ -97,9 +97,12 @@ def said(row: pd.Series) -> str:
 
 
 def part(claim: str, row: pd.Series) -> str:
-    """The statement that is tested, with its margin, and the paper's number for it."""
+    """The statement that is tested, with its margin and its unit, and the paper's number for it."""
+    from repro.sections.margins import UNITS
+
     paper = f"; paper: {row['paper']}" if row["paper"] not in ("", "–") else ""
-    return f"**{claim}** {row['statement']}<br><small>margin {row['margin']:g}{paper}</small>"
+    unit = f", {UNITS[row['metric']]}" if row["metric"] in UNITS else ""
+    return f"**{claim}** {row['statement']}<br><small>margin ±{row['margin']:g}{unit}{paper}</small>"
 
 
 def effect(row: pd.Series) -> str:
@@ -108,7 +111,34 @@ def effect(row: pd.Series) -> str:
 
     lines = [str(row["corrected"]), settles(row), str(row["why"])]
     small = "<br>".join(f"<small>{line}</small>" for line in lines if line not in ("", "–"))
-    return chip(str(row["verdict"])) + (f"<br>{small}" if small else "")
+    drawn = strip(row)  # a block of its own
+    return chip(str(row["verdict"])) + (drawn or "<br>" * bool(small)) + small
+
+
+WIDTH, MIDDLE = 180, 9  # pixels of a strip, and where its line is
+MARKS = {"supported": "circle", "open": "ring", "refuted": "cross"}
+
+
+def strip(row: pd.Series) -> str:
+    """The effect with its interval on an axis in its unit, the margins in grey; the mark is the verdict's.
+
+    Nothing where there is no interval.
+    """
+    low, value, high, margin = (float(row[name]) for name in ("low", "value", "high", "margin"))
+    if not low <= value <= high:
+        return ""
+    reach = 1.1 * max(margin, -low, high)
+    a, x, b, left, right = (round(WIDTH * (0.5 + v / reach / 2), 1) for v in (low, value, high, -margin, margin))
+    mark = {
+        "circle": f'<circle cx="{x}" cy="{MIDDLE}" r="4"/>',
+        "ring": f'<circle class="ring" cx="{x}" cy="{MIDDLE}" r="4"/>',
+        "cross": f'<path class="cross" d="M{x - 4:.1f} {MIDDLE - 4}l8 8m0-8l-8 8"/>',
+    }[MARKS[str(row["verdict"])]]
+    return (
+        f'<svg class="strip" viewBox="0 0 {WIDTH} {2 * MIDDLE}" aria-hidden="true">'
+        f'<rect x="{left}" y="0" width="{right - left:.1f}" height="{2 * MIDDLE}"/>'
+        f'<path d="M{WIDTH / 2} 0v{2 * MIDDLE}M{a} {MIDDLE}H{b}"/>{mark}</svg>'
+    )
 
 
 def named(model: str, cell: str) -> str:

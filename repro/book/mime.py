@@ -74,14 +74,19 @@ def figure_html(figure: dict[str, Any]) -> tuple[str, str]:
     themed = layout.get("template") == _spelled_out("neutral")
     if themed:
         del layout["template"]
-    words = _meta(layout).get("caption")
+    words, spoken = _meta(layout).get("caption"), html.escape(_alt(layout))
+    finding = ""
+    if not layout.get("sliders"):  # they change the title
+        finding = f'<p class="finding">{html.escape(_title(layout))}</p>' if _title(layout) else ""
+        layout.pop("title", None)  # as text of the page, it wraps
     height = int(layout.get("height") or template()["layout"]["height"])
     body = {"data": figure.get("data", []), "layout": layout, "frames": figure.get("frames", [])}
     # "</script>" inside a label would end the element early; "<\\/" is the same string to a JSON parser.
     text = json.dumps(body, separators=(",", ":")).replace("</", "<\\/")
     opening = (
         f'<figure class="plotly-figure"{" data-themed" if themed else ""}>'
-        f'<div class="plot" role="img" aria-label="{html.escape(_alt(layout))}" style="height:{height}px"></div>'
+        f"{finding}"
+        f'<div class="plot" role="img" aria-label="{spoken}" style="height:{height}px"></div>'
         f'<script type="application/json">{text}</script><noscript>'
     )
     return opening, f"</noscript>{f'<figcaption>{html.escape(words)}</figcaption>' if words else ''}</figure>"
@@ -94,8 +99,13 @@ def _meta(layout: dict[str, Any]) -> dict[str, Any]:
 
 def _alt(layout: dict[str, Any]) -> str:
     """The text alternative: as given to theme.caption, or else the title."""
+    return _meta(layout).get("alt") or _title(layout) or "Figure"
+
+
+def _title(layout: dict[str, Any]) -> str:
+    """The title in one line; nothing where there is none."""
     title = layout.get("title") or {}
-    return _meta(layout).get("alt") or (title.get("text") if isinstance(title, dict) else title) or "Figure"
+    return ((title.get("text") if isinstance(title, dict) else title) or "").replace("<br>", " ")
 
 
 def page_scripts(figure: dict[str, Any]) -> dict[str, tuple[str | None, dict[str, Any]]]:

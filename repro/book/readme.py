@@ -53,7 +53,7 @@ def figure() -> None:
     """The figure of the first screen, from the committed comparison of the largest language model that has one."""
     import pandas as pd
 
-    from repro.base.theme import use_theme
+    from repro.base.theme import INKS, use_theme
     from repro.inference import MODES
     from repro.sections.comparison import density_figure
     from repro.sections.tables import committed
@@ -62,7 +62,7 @@ def figure() -> None:
     scale = next(s for s in ("paper", "small", "tiny") if (committed() / s / "comparison.csv").is_file())
     table = pd.read_csv(committed() / scale / "comparison.csv")
     drawn = density_figure(table[table["mode"].isin(MODES)])
-    drawn.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color="#2f3742")
+    drawn.update_layout(paper_bgcolor="white", plot_bgcolor="white", font_color=INKS["light"][0])
     path = repo_root() / FIGURE
     write_atomically(path, lambda draft: draft.write_bytes(drawn.to_image("png", width=900, height=460, scale=1.5)))
     about = json.loads((committed() / scale / "comparison.json").read_text())

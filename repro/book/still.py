@@ -20,7 +20,14 @@ PIXEL = 0.72  # points, at 100 dots per inch
 LEGEND = 34  # pixels from the upper edge, below the title
 INK, LINE = INKS["light"][:2]
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "x": "X"}
+MARKERS = {"circle": "o", "diamond": "D", "square": "s", "triangle-up": "^", "x": "X"} | {
+    "triangle-down": "v",
+    "triangle-left": "<",
+    "triangle-right": ">",
+    "cross": "P",
+    "star": "*",
+    "star-diamond": "d",
+}
 STYLE: dict[Any, Any] = {
     "font.size": 12 * PIXEL,
     "text.color": INK,

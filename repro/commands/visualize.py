@@ -103,7 +103,7 @@ def by_step(rows: pd.DataFrame, metric: str) -> Figure:
     """One metric along training: a panel a variant and mode, a line a sparsity. Step 0 stands left of the log axis."""
     import plotly.graph_objects as go
 
-    from repro.base.theme import PALETTE, caption
+    from repro.base.theme import SHADES, caption
 
     names, modes = list(rows["name"].unique()), list(rows["mode"].unique())
     panels = [(name, mode) for name in names for mode in modes]
@@ -111,7 +111,8 @@ def by_step(rows: pd.DataFrame, metric: str) -> Figure:
     steps = sorted(rows["step"].unique())
     first = next((s for s in steps if s > 0), 1)
     shown: set[Any] = set()
-    colors = {value: PALETTE[i % len(PALETTE)] for i, value in enumerate(sorted(rows["sparsity"].dropna().unique()))}
+    values = sorted(rows["sparsity"].dropna().unique())
+    colors = {value: SHADES[i * (len(SHADES) - 1) // max(1, len(values) - 1)] for i, value in enumerate(values)}
     for (name, mode), where in zip(panels, place):
         panel = rows[(rows["name"] == name) & (rows["mode"] == mode)]
         keys = ["sparsity", "run", *(["trainer"] if "trainer" in panel else [])]
@@ -155,7 +156,7 @@ def by_sparsity(rows: pd.DataFrame, metric: str) -> Figure:
         for mode, line in panel.groupby("mode", sort=False):
             line = line.sort_values("sparsity")
             means = line.groupby("sparsity")[metric].mean()
-            style = _style(mode, line["protocol"].iloc[0], list(rows["mode"].unique()))
+            style = _style(mode, line["protocol"].iloc[0])
             common = {"legendgroup": mode, **style}
             trace = {"x": means.index, "y": means, "mode": "lines", "name": mode, "hoverinfo": "skip", **common}
             points = {"x": line["sparsity"], "y": line[metric], "mode": "markers", "name": mode, **common}
@@ -209,16 +210,13 @@ def _title(rows: pd.DataFrame, metric: str, along: str) -> str:
     return f"{metric} {along}, protocol {rows['protocol'].iloc[0]}: {', '.join(rows['name'].unique())}."
 
 
-def _style(mode: str, protocol: str, modes: list[str]) -> dict[str, Any]:
-    """line and marker of a mode; controls, which have no colour of their own, take the rest of the palette."""
-    from repro.base.theme import MODE_COLORS, PALETTE, mode_style
+def _style(mode: str, protocol: str) -> dict[str, Any]:
+    """line and marker of a mode; one without a colour is drawn as controls are."""
+    from repro.base.theme import CONTROL, MODE_COLORS, mode_style
 
     if mode.removesuffix("_amortized") in MODE_COLORS:
         return mode_style(mode, protocol)
-    rest = [c for c in PALETTE if c not in MODE_COLORS.values()]
-    others = [m for m in modes if m.removesuffix("_amortized") not in MODE_COLORS]
-    color = rest[others.index(mode) % len(rest)]
-    return {"line": {"color": color, "dash": "dash"}, "marker": {"color": color, "symbol": "x"}}
+    return {"line": {"color": CONTROL, "dash": "dash"}, "marker": {"color": CONTROL, "symbol": "star"}}
 
 
 def _bars(line: pd.DataFrame, metric: str) -> dict[str, Any]:

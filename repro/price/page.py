@@ -6,26 +6,27 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
 
-from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET
+from repro.base.theme import MODE_COLORS, PART_COLORS
 from repro.price import words
 from repro.price.charts import Line, Point, chart, short
 from repro.price.style import STYLE
 
-LOOKS = {
-    "encoder": (VERMILION, "circle"),
-    "encoder_refit": (AMBER, "diamond"),
-    "semi": (VIOLET, "cross"),
-    "optimum": (BLUE, "square"),
-    "optimum_refit": (BLUE, "ring"),
-    "pursuit": (GREEN, "up"),
-    "ompr": (PINK, "down"),
-    "random_dictionary": (GREY, "cross"),
+_MARKS = {
+    "encoder": "circle",
+    "encoder_refit": "ring",
+    "semi": "diamond",
+    "optimum": "square",
+    "optimum_refit": "ring",
+    "pursuit": "up",
+    "ompr": "down",
+    "random_dictionary": "cross",
 }
+LOOKS = {name: (MODE_COLORS[name], mark) for name, mark in _MARKS.items()}
 """Colour and mark of each kind of codes."""
 PARTS = {
-    "values": (VERMILION, "the guess: values"),
-    "support": (AMBER, "the guess: choice of latents"),
-    "dictionary": (GREY, "the dictionary"),
+    "values": (PART_COLORS["values"], "the guess: values"),
+    "support": (PART_COLORS["support"], "the guess: choice of latents"),
+    "dictionary": (PART_COLORS["dictionary"], "what pursuit leaves: the dictionary"),
 }
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from textwrap import wrap
 from typing import Any
 
-from repro.base.theme import BLUE, MODE_COLORS, PINK, VERMILION, interval, mode_style
-from repro.metrics.names import LABELS, MODE_NAMES, PROTOCOL_NAMES
+from repro.base.theme import CONTROL, interval, mode_style
+from repro.metrics.names import LABELS, MODE_NAMES, MODES, PROTOCOL_NAMES
 from repro.sections.types import DataFrame, Figure, Series
 
-FAMILY_COLORS = {"L1": VERMILION, "gates": PINK, "k": BLUE}
-"""Colours of SAEs by what makes them sparse in training (`effects.FAMILIES`)."""
 TITLED = 64
 """Pixels below panels that share the title of their x axes."""
 LOGARITHMIC = ("NMSE", "L0", "amort_gap_mean")
@@ -27,6 +25,11 @@ def blank() -> Figure:
 def label(metric: str) -> str:
     """The metric with its unit or direction, for an axis."""
     return LABELS.get(metric, metric)
+
+
+def name_of(metric: str) -> str:
+    """The metric's name without its unit, direction or definition, for a title."""
+    return label(metric).partition(" (")[0].partition(" =")[0]
 
 
 def wrapped(text: str, width: int = 36) -> str:
@@ -66,7 +69,7 @@ def mode_scatter(
 ) -> Figure:
     """A marker a row, coloured by mode, hollow as released; `intervals` of y where corrected. Controls are left out."""
     figure = blank()
-    modes = table[table["mode"].isin(MODE_COLORS)]
+    modes = table[table["mode"].isin(MODES)]
     for (protocol, mode), part in modes.groupby(["protocol", "mode"], sort=False):
         figure.add_scatter(
             x=part[x],
@@ -85,9 +88,17 @@ def _name(mode: str, protocol: str) -> str:
     return "200 steps" if (mode, protocol) == ("non", "as_released") else MODE_NAMES[mode]
 
 
-def diagonal(figure: Figure, top: float, name: str) -> None:
-    """A dashed line on which both axes are equal, from 0 to `top`."""
-    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name=name, line={"dash": "dash", "width": 1})
+def diagonal(figure: Figure, top: float, name: str, **where: int) -> None:
+    """A dashed grey line on which both axes are equal, from 0 to `top`; where: row and col."""
+    line = {"color": CONTROL, "dash": "dash", "width": 1}
+    figure.add_scatter(x=[0, top], y=[0, top], mode="lines", name=name, line=line, **where)
+
+
+def end_places(ends: Mapping[str, float]) -> dict[str, str]:
+    """textposition of the names of up to three lines at their right ends: the highest above, the lowest below."""
+    order = sorted(ends, key=lambda name: ends[name])
+    places = {1: ["middle"], 2: ["bottom", "top"]}.get(len(order), ["bottom", "middle", "top"])
+    return {name: f"{place} right" for name, place in zip(order, places)}
 
 
 def legend_once(figure: Figure) -> None:

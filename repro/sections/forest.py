@@ -1,129 +1,140 @@
-"""The first page's figure: what refined codes change against the encoder's, each effect in multiples of its margin."""
+"""The first page's figure: what refined codes change against the encoder's, a panel a unit, with margin and verdict."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
-import numpy as np
+from repro.base.theme import GREY, MODE_COLORS, caption, interval
+from repro.sections.effects import FAMILY_NAMES, group_of
+from repro.sections.types import DataFrame, Figure, Series
+from repro.sections.verdict import NOT_RUN, OPEN, REFUTED, SUPPORTED
 
-from repro.base.theme import BLUE, GREY, VERMILION, caption
-from repro.sections.effects import FAMILY_NAMES, Effect
-from repro.sections.figures import blank
-from repro.sections.ledger import finding_of
-from repro.sections.margins import margin_of
-from repro.sections.types import Figure
-from repro.sections.verdict import Claim
-
-ALL = "all variants"
-COLORS = {FAMILY_NAMES["L1"]: VERMILION, FAMILY_NAMES["k"]: BLUE, ALL: GREY}
+L1, K = FAMILY_NAMES["L1"], FAMILY_NAMES["k"]
 
 
-class Row(NamedTuple):
-    """A line of the figure: its name and the parts of claims that it shows, by the variants that they are about."""
+class Panel(NamedTuple):
+    """Parts of claims about one quantity in one unit: id -> (inference mode, the rest of its name)."""
 
-    name: str
-    parts: dict[str, str]
+    unit: str
+    parts: dict[str, tuple[str, str]]
 
 
-ROWS = (
-    Row("error:<br>L1 optimum", {"L1-trained": "C5c", "k-trained": "C5d"}),
-    Row("error:<br>pursuit", {"L1-trained": "C5e", "k-trained": "C5f"}),
-    Row("loss:<br>pursuit", {ALL: "P1d"}),
-    Row("dead latents *:<br>L1 optimum", {ALL: "C8a"}),
-    Row("dense latents *:<br>L1 optimum", {ALL: "C8b"}),
-    Row("absorption †:<br>L1 optimum", {ALL: "C8c"}),
-    Row("ΔF1:<br>L1 optimum", {ALL: "C8d"}),
+PANELS = (
+    Panel(
+        "error (NMSE)",
+        {
+            "C5a": ("semi", f"30 steps,<br>{L1}"),
+            "C5b": ("semi", f"30 steps,<br>{K}"),
+            "C5c": ("non", f"L1 optimum,<br>{L1}"),
+            "C5d": ("non", f"L1 optimum,<br>{K}"),
+            "C5e": ("pursuit", f"pursuit,<br>{L1}"),
+            "C5f": ("pursuit", f"pursuit,<br>{K}"),
+        },
+    ),
+    Panel("loss (nats a token)", {"P1d": ("pursuit", "pursuit")}),
+    Panel("dead latents (share) *", {"C8a": ("non", "L1 optimum")}),
+    Panel("dense latents (share) *", {"C8b": ("non", "L1 optimum")}),
+    Panel("absorption (share of positives) †", {"C8c": ("non", "L1 optimum")}),
+    Panel("ΔF1 (difference of F1)", {"C8d": ("non", "L1 optimum")}),
 )
+SYMBOLS = {SUPPORTED: "circle", OPEN: "circle-open", REFUTED: "x"}
+LINE, BETWEEN = 38, 62
+"""Pixels of a row, and between two panels."""
 
 
-class Point(NamedTuple):
-    """An effect on its line."""
+def forest_figure(ledger: DataFrame, model: str) -> Figure:
+    """Effects of refined codes with 95 % intervals, each in its own unit beside its margin; the symbol is the verdict.
 
-    y: float
-    effect: Effect
-    margin: float
-
-
-TICKS = (-100, -10, -1, 0, 1, 10)
-APART = 0.2  # of two families on a line
-
-
-def forest_figure(claims: dict[str, Claim], scale: str, model: str) -> Figure:
-    """Effects of refined codes with 95 % intervals, a line a quantity, from the committed tables of a scale.
-
-    claims: part of a claim by id (`claims.CLAIMS`). Left of the band is less of what is bad.
+    ledger: `claims.ledger` of the language model. Left of the band is less of what is bad, as all parts claim.
     """
-    figure = blank()
-    drawn: dict[tuple[str, bool], list[Point]] = {}
-    for line, row in enumerate(ROWS):
-        for i, (who, part) in enumerate(row.parts.items()):
-            claim = claims[part]
-            finding = finding_of(claim, scale)
-            if finding is None:
-                continue
-            y = -line if len(row.parts) == 1 else -line + (APART, -APART)[i]
-            for released, effect in enumerate((finding.corrected, finding.released)):
-                if isinstance(effect, Effect) and np.isfinite(effect.value):
-                    point = Point(y, effect, margin_of(claim.metric))
-                    drawn.setdefault((who, bool(released)), []).append(point)
-    for (who, released), points in sorted(drawn.items(), key=lambda item: item[0][1]):
-        _draw(figure, who, released, points)
-    hollow = {"color": GREY, "size": 9, "symbol": "circle-open"}  # one entry of the legend for all colours
-    figure.add_scatter(x=[None], y=[None], mode="markers", name="as released", marker=hollow)
-    figure.add_vrect(x0=_place(-1), x1=_place(1), fillcolor=GREY, opacity=0.18, line_width=0, layer="below")
-    figure.update_xaxes(
-        tickvals=[_place(t) for t in TICKS],
-        ticktext=[f"{t:+d}".replace("-", "−") if t else "0" for t in TICKS],
-        title_text="← less  ·  in margins  ·  more →",
-        tickangle=0,
-    )
-    figure.update_yaxes(
-        tickvals=[-i for i in range(len(ROWS))], ticktext=[row.name for row in ROWS], range=[-len(ROWS) + 0.4, 0.6]
-    )
-    figure.update_layout(height=150 + 62 * len(ROWS), margin_l=110)
-    return caption(
-        figure,
-        _words(model),
-        "Dot plot with intervals, a line a quantity; what "
-        "lies outside the grey band changes, and every value stands on the page of all parts of all claims.",
-    )
+    from plotly.subplots import make_subplots
+
+    rows = ledger[ledger["verdict"] != NOT_RUN].set_index("claim")
+    panels = [panel for panel in PANELS if set(panel.parts) & set(rows.index)]
+    heights = [len(panel.parts) for panel in panels]
+    inner = LINE * sum(heights) + BETWEEN * (len(panels) - 1)
+    figure = make_subplots(len(panels), 1, row_heights=heights, vertical_spacing=BETWEEN / inner)
+    for number, panel in enumerate(panels, 1):
+        parts = [part for part in panel.parts if part in rows.index]
+        for place, part in enumerate(parts):
+            _draw(figure, number, -place, panel.parts[part], rows.loc[part], str(part))
+        margin, names = rows.loc[parts[0], "margin"], [panel.parts[part][1] for part in parts]
+        low, high = min(-margin, rows.loc[parts, "low"].min()), max(margin, rows.loc[parts, "high"].max())
+        room = 0.2 * (high - low)  # for the numbers
+        figure.update_xaxes(range=[low - room, high + room], **_ticks(low, high), row=number, col=1)
+        figure.add_vrect(-margin, margin, fillcolor=GREY, opacity=0.2, line_width=0, layer="below", row=number, col=1)
+        figure.add_vline(0, line={"color": GREY, "width": 1}, layer="below", row=number, col=1)
+        figure.update_yaxes(
+            tickvals=[-i for i in range(len(parts))],
+            ticktext=names,
+            range=[0.4 - len(parts), 0.75],
+            row=number,
+            col=1,
+        )
+        axis = figure.layout[f"yaxis{number if number > 1 else ''}"]
+        corner = {"x": 0, "y": axis.domain[1], "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+        text = f"<b>{panel.unit}</b>, margin ±{margin:g}"
+        figure.add_annotation(text=text, showarrow=False, xshift=-94, **corner)
+    for word, symbol in SYMBOLS.items():  # the legend is about verdicts alone
+        marker = {"color": GREY, "size": 10, "symbol": symbol}
+        figure.add_scatter(x=[None], y=[None], mode="markers", name=word, marker=marker)
+    figure.update_xaxes(tickangle=0)
+    figure.update_xaxes(title_text="← less, as claimed  ·  more →", row=len(panels), col=1)
+    figure.update_layout(height=150 + inner, margin={"l": 94, "t": 84}, legend={"y": 1 + 24 / inner})
+    shown = rows.loc[[part for panel in panels for part in panel.parts if part in rows.index]]
+    return caption(figure, _words(model, shown), _alt(shown), _title(model, shown))
 
 
-def _place(multiple: float | np.ndarray) -> np.ndarray:
-    """Where a multiple of the margin lies: linear within the margins, logarithmic beyond."""
-    m = np.asarray(multiple, float)
-    return np.where(np.abs(m) <= 1, m, np.sign(m) * (1 + np.log10(np.maximum(np.abs(m), 1)))).round(4)
+def _ticks(low: float, high: float) -> dict[str, list[Any]]:
+    """tickvals and ticktext with signs at multiples of 1, 2 or 5: about four."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step = max(s * power for s in (1, 2, 5) if s * power <= (high - low) / 3)
+    values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
+    return {"tickvals": values, "ticktext": [f"{v:+.2g}".replace("-", "−") if v else "0" for v in values]}
 
 
-def _draw(figure: Figure, who: str, released: bool, points: list[Point]) -> None:
-    """One trace: markers, and where corrected their intervals and numbers."""
-    low, x, high = (
-        _place(np.array([getattr(p.effect, end) / p.margin for p in points])) for end in ("low", "value", "high")
-    )
-    name = "as released" if released else who
+def _draw(figure: Figure, number: int, y: float, name: tuple[str, str], row: Series, part: str) -> None:
+    """A marker with its interval, its number and what it refutes."""
+    mode, words = name
+    text = f"{row['value']:+.3f}, n = {row['n']}".replace("-", "−")
+    if row["verdict"] == REFUTED:
+        text += f" <b>refutes {group_of(part)}</b>"
+    hover = f"{part}: {row['statement']}<br>{row['corrected']}<br>{row['verdict']}, margin {row['margin']:g}"
     figure.add_scatter(
-        x=x,
-        y=[p.y for p in points],
-        mode="markers" if released else "markers+text",
-        name=name,
-        showlegend=not released,
-        marker={"color": COLORS[who], "size": 9, "symbol": "circle-open" if released else "circle"},
-        text=[f"{p.effect.value:+.3f}, n = {p.effect.n}".replace("-", "−") for p in points],
-        textposition=["bottom center" if p.y % 1 > 0.5 else "top center" for p in points],
+        x=[row["value"]],
+        y=[y],
+        error_x=interval([row["value"]], [row["low"]], [row["high"]]),
+        mode="markers+text",
+        showlegend=False,
+        marker={"color": MODE_COLORS[mode], "size": 10, "symbol": SYMBOLS[row["verdict"]]},
+        text=[text],
+        textposition="top center",
         textfont_size=11,
-        hovertext=[f"{who}{', as released' if released else ''}: {p.effect}" for p in points],
+        cliponaxis=False,
+        hovertext=[f"{words.replace('<br>', ' ')}<br>{hover}"],
         hoverinfo="text",
+        row=number,
+        col=1,
     )
-    if not released:
-        error = {"array": high - x, "arrayminus": x - low, "symmetric": False, "thickness": 1.5, "width": 3}
-        figure.data[-1].error_x = error
 
 
-def _words(model: str) -> str:
+def _title(model: str, rows: DataFrame) -> str:
+    count = rows["verdict"].value_counts()
+    words = ", ".join(f"{count.get(word, 0)} {word}" for word in (SUPPORTED, REFUTED, OPEN))
+    return f"{model}: of {len(rows)} falls that are claimed, {words}"
+
+
+def _words(model: str, rows: DataFrame) -> str:
     return (
-        f"{model}: what refined codes change against the encoder's at equal L0, with 95 % intervals. The axis is "
-        "logarithmic beyond the grey band, in which a change counts as none: within the margin of its metric. Numbers: "
-        "the change itself, and n, SAEs or variants. Hollow: as the released code computes it, at no equal L0. * minus "
-        "the same for a random dictionary's optimum; † minus what latents of the same firing rates give by chance. "
-        "Loss: in nats a token. A verdict below also corrects for the number of parts of its claim."
+        f"{model}: what refined codes change against the encoder's at equal L0, with 95 % intervals, in the units of "
+        "each panel. Grey: within the margin a change counts as none. A claim is refuted when one of its parts is. "
+        f"n: SAEs or variants ({rows['saes'].min()} to {rows['saes'].max()} SAEs a row). * Minus the same for a random "
+        "dictionary's optimum. † Minus what latents of the same firing rates give by chance. Verdicts also correct "
+        "for the number of parts of a claim."
     )
+
+
+def _alt(rows: DataFrame) -> str:
+    words = "; ".join(f"{part} {row['corrected']}, {row['verdict']}" for part, row in rows.iterrows())
+    return f"Dot plot with intervals, a row a part of a claim: {words}."

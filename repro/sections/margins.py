@@ -32,6 +32,21 @@ MARGINS: dict[str, Margin] = {
 }
 """Metric -> its margin. excess = absorption − what latents of the same firing rates absorb by chance."""
 
+UNITS = {
+    "NMSE": "share of the energy",
+    "NMSE_refit": "share of the energy",
+    "dead_rate": "share of latents",
+    "dense@0.1": "share of latents",
+    "dense@0.2": "share of latents",
+    "precision": "share of active latents",
+    "excess": "share of positives",
+    "share_of_increase": "share of the encoder's increase",
+    "share_of_price": "share of the price",
+    "loss": "nats a token",
+    "amort_gap_relative": "share of the objective",
+}
+"""Metric -> the unit of its margin, where the metric's name does not say it."""
+
 
 def margin_of(metric: str) -> float:
     """The margin of a metric. BadInput for a metric without one: nothing is judged without a margin and its reason."""

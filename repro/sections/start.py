@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repro.base.theme import MODE_COLORS, caption
+from repro.base.theme import MODE_COLORS, caption, variant_marker
 from repro.sections.conventions import conventions
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
@@ -174,7 +174,7 @@ def code_figure(table: DataFrame) -> Figure:
 
 
 def firing_figure(table_of: dict[str, torch.Tensor]) -> Figure:
-    """Histogram of log10 firing rates, one curve an SAE."""
+    """Latents by log10 firing rate, a line an SAE."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -182,10 +182,10 @@ def firing_figure(table_of: dict[str, torch.Tensor]) -> Figure:
         alive = rate[rate > 0].log10()
         edges = torch.arange(math.floor(float(alive.min())) if len(alive) else -1, 0.3, 0.2)
         counts = torch.histogram(alive.float(), edges)[0]
-        figure.add_trace(go.Bar(x=edges[:-1] + 0.1, y=counts, width=0.2, name=name, opacity=0.55))
-    figure.update_layout(
-        barmode="overlay", xaxis_title="log10 firing rate (dead latents left out)", yaxis_title="latents"
-    )
+        marker = variant_marker(name.split()[0])
+        look = {"mode": "lines+markers", "marker": marker, "line": {"color": marker["color"], "shape": "hvh"}}
+        figure.add_trace(go.Scatter(x=(edges[:-1] + 0.1).numpy().round(1), y=counts, name=name, **look))
+    figure.update_layout(xaxis_title="log10 firing rate (dead latents left out)", yaxis_title="latents")
     return caption(figure, "How often latents fire on the evaluation tokens. Dense latents lie right of −1.")
 
 

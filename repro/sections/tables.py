@@ -71,6 +71,19 @@ def tidy(table: DataFrame, digits: int = 4) -> DataFrame:
     return table.dropna(axis="columns", how="all").round(digits)
 
 
+def short(value: float) -> str:
+    """Three digits, a dash for what was not measured."""
+    return (
+        "–"
+        if value != value
+        else f"{value:.0f}"
+        if abs(value) >= 100
+        else f"{value:.3g}"
+        if value >= 1
+        else f"{value:.3f}"
+    )
+
+
 def others(name: str, scale: str) -> dict[str, DataFrame]:
     """The tables of the other scales that exist, by scale."""
     tables = {other: load_table(name, other) for other in SCALES if other != scale}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from repro.metrics.names import MODES, PROTOCOL_NAMES
+from repro.sections.tables import short
 from repro.sections.types import DataFrame
 
 SHOWN = {
@@ -31,22 +32,9 @@ def overview(tables: Mapping[str, DataFrame]) -> DataFrame:
             means = (
                 part.groupby("mode")[list(SHOWN)].mean().reindex([mode for mode in MODES if mode in set(part["mode"])])
             )
-            cells = {name: " → ".join(_short(value) for value in means[metric]) for metric, name in SHOWN.items()}
+            cells = {name: " → ".join(short(value) for value in means[metric]) for metric, name in SHOWN.items()}
             rows.append({"language model": model, "variant": variant, "protocol": PROTOCOL_NAMES[protocol], **cells})
     return pd.DataFrame(rows).set_index(["language model", "variant", "protocol"])
-
-
-def _short(value: float) -> str:
-    """Three digits, a dash for what was not measured."""
-    return (
-        "–"
-        if value != value
-        else f"{value:.0f}"
-        if abs(value) >= 100
-        else f"{value:.3g}"
-        if value >= 1
-        else f"{value:.3f}"
-    )
 
 
 def findings(table: DataFrame) -> str:

@@ -2,11 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from repro.sections.types import DataFrame
 from repro.training.recipe import SPARSITY_NAME, TRAINED
 
 GAPS = {"as_released": "amort_gap_mean", "corrected": "amort_gap_relative"}
 """The column that holds the gap under a protocol."""
+
+
+SHOWN = {
+    "NMSE": "NMSE",
+    "L0": "L0",
+    "dead_rate": "the dead rate",
+    "dense@0.1": "the share of dense latents",
+    "dF1": "ΔF1",
+    "absorption": "absorption",
+    "amort_gap_relative": "the gap",
+    "amort_gap_mean": "the gap",
+}
+"""Metric -> its name in titles."""
+UNITS = {
+    "NMSE": "NMSE",
+    "L0": "L0",
+    "dead_rate": "share dead",
+    "dense@0.1": "share dense",
+    "dF1": "ΔF1",
+    "absorption": "share of positives",
+    "amort_gap_relative": "share of objective",
+    "amort_gap_mean": "units of ‖x‖²",
+}
+"""Metric -> its short name or unit, along a low axis."""
 
 
 def sparser(variant: str, sparsity: float) -> float:
@@ -20,14 +46,21 @@ def finals(table: DataFrame) -> DataFrame:
     return part[part["step"] == part.groupby(["variant", "sparsity"])["step"].transform("max")]
 
 
-def as_configured(table: DataFrame) -> DataFrame:
-    """The first and the last SAE of each variant by L0: the sparsity asked for, and what it has after training."""
-    part = finals(table).assign(asked=lambda t: [SPARSITY_NAME[v] for v in t["variant"]])
+def as_configured(tables: Mapping[str, DataFrame]) -> DataFrame:
+    """The first and the last SAE of each variant by L0: the sparsity asked for, and what it has after training.
+
+    tables: checkpoints by language model.
+    """
+    import pandas as pd
+
     order = {v: i for i, v in enumerate(TRAINED)}
-    part = part.sort_values(["variant", "L0"], key=lambda c: c.map(order) if c.name == "variant" else c)
+    out = []
+    for model, table in tables.items():
+        part = finals(table).assign(asked=lambda t: [SPARSITY_NAME[v] for v in t["variant"]])
+        part = part.sort_values(["variant", "L0"], key=lambda c: c.map(order) if c.name == "variant" else c)
+        out.append(part.groupby("variant", sort=False).nth([0, -1]).assign(**{"language model": model}))
     columns = ["asked", "sparsity", "L0", "FVE", "dead_rate", "dense@0.1", "amort_gap_relative"]
-    ends = part.groupby("variant", sort=False).nth([0, -1])
-    return ends.set_index("variant")[columns].round(4)
+    return pd.concat(out).set_index(["language model", "variant"])[columns].round(3)
 
 
 def gap_correlations(table: DataFrame, protocol: str = "corrected") -> DataFrame:
@@ -50,9 +83,3 @@ def gap_correlations(table: DataFrame, protocol: str = "corrected") -> DataFrame
             rho = pair[gap].corr(pair[metric], method="spearman") if defined else float("nan")
             rows.append({"variant": variant, "sparsity": sparsity, "metric": metric, "rho": rho, "points": len(pair)})
     return pd.DataFrame(rows)
-
-
-def gap_against_pathology(table: DataFrame, protocol: str = "corrected") -> DataFrame:
-    """`gap_correlations` as a table: a row a trajectory, a column a metric."""
-    correlations = gap_correlations(table, protocol)
-    return correlations.pivot_table(index=["variant", "sparsity"], columns="metric", values="rho").round(2)

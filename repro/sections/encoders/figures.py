@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET, caption, interval
+from repro.base.theme import CONTROL, MODE_COLORS, MODE_SYMBOLS, caption, interval
 from repro.price.words import NAMES as KIND_NAMES
 from repro.sections.effects import Effect
 from repro.sections.encoders.names import DICTIONARY_NAMES, ENCODER_NAMES
@@ -12,18 +12,17 @@ from repro.sections.encoders.words import effect_of, of_dictionary, recovered
 from repro.sections.figures import blank, label
 from repro.sections.types import DataFrame, Figure
 
-WON_BACK = {"NMSE": (BLUE, "circle", "squared error"), "KL": (VERMILION, "diamond", "divergence (KL)")}
-"""Metric -> colour, symbol and name."""
-LINE_COLORS = {
-    "linear": GREY,
-    "mlp": PINK,
-    "correction": AMBER,
-    "lista1": GREEN,
-    "lista3": BLUE,
-    "lista5": VIOLET,
+WON_BACK = {"NMSE": ("circle", "squared error"), "KL": ("circle-open", "divergence (KL)")}
+"""Metric -> symbol and name."""
+DASHES = {
+    "linear": "solid",
+    "mlp": "dot",
+    "correction": "solid",
+    "lista1": "dash",
+    "lista3": "longdash",
+    "lista5": "dashdot",
 }
-CODES = {"encoder": (VERMILION, "circle"), "pursuit": (GREEN, "square")}
-"""Kind of codes -> colour and symbol."""
+"""Form of an encoder -> dash of its line."""
 PANEL = 310  # pixels of a panel of encoders or dictionaries
 
 
@@ -41,7 +40,7 @@ def encoders_figure(tables: Mapping[str, DataFrame]) -> Figure:
     for row, table in enumerate(tables.values(), 1):
         cost = table.groupby("encoder")["flops"].mean()
         ticks = [f"{ENCODER_NAMES[name]} · {cost[name] / cost['own']:.1f} x" for name in names]
-        for metric, (color, symbol, words) in WON_BACK.items():
+        for metric, (symbol, words) in WON_BACK.items():
             value, low, high = ends([effect_of(recovered(table, name, metric), table) for name in names])
             figure.add_scatter(
                 x=[round(v, 4) for v in value],
@@ -51,11 +50,11 @@ def encoders_figure(tables: Mapping[str, DataFrame]) -> Figure:
                 name=words,
                 legendgroup=metric,
                 showlegend=row == 1,
-                marker={"color": color, "symbol": symbol, "size": 9},
+                marker={"color": MODE_COLORS["encoder"], "symbol": symbol, "size": 9},
                 row=row,
                 col=1,
             )
-        figure.add_vline(x=1, line={"color": GREY, "dash": "dot"}, row=row, col=1)
+        figure.add_vline(x=1, line={"color": MODE_COLORS["pursuit"], "dash": "dot"}, row=row, col=1)
     figure.update_xaxes(tickformat=".0%", rangemode="tozero")
     figure.update_xaxes(title_text="share of the guess's price won back (dotted: pursuit)", row=len(tables), col=1)
     figure.update_layout(height=110 + PANEL * len(tables))
@@ -65,18 +64,33 @@ def encoders_figure(tables: Mapping[str, DataFrame]) -> Figure:
         "What encoders of other forms win back of the difference between the SAE's own encoder and pursuit, on the "
         "same dictionary and with as many latents; beside the name, operations a token as multiples of the SAE's own "
         f"encoder. Mean of {seeds} seeds with 95 % t intervals.",
+        title=_won_back(tables),
     )
+
+
+def _won_back(tables: Mapping[str, DataFrame]) -> str:
+    """What one correction wins back of the squared error, and at how many times the operations."""
+    name, parts = "correction", []
+    for model, table in tables.items():
+        cost = table.groupby("encoder")["flops"].mean()
+        share = effect_of(recovered(table, name, "NMSE"), table).value
+        parts.append(f"{share:.0%} of the error at {cost[name] / cost['own']:.1f} times the operations ({model})")
+    return f"One correction wins back {', '.join(parts)}"
 
 
 def curves_figure(model: str, table: DataFrame) -> Figure:
     """The share of variance explained on training batches along training, a line an encoder, mean over seeds."""
     figure = blank()
-    for name, color in LINE_COLORS.items():
+    for name, dash in DASHES.items():
         line = table[table["encoder"] == name].groupby("tokens")["FVE"].mean()
         if not len(line):
             continue
         figure.add_scatter(
-            x=line.index.to_list(), y=line.round(4), mode="lines", name=ENCODER_NAMES[name], line_color=color
+            x=line.index.to_list(),
+            y=line.round(4),
+            mode="lines",
+            name=ENCODER_NAMES[name],
+            line={"color": CONTROL if name == "linear" else MODE_COLORS["encoder"], "dash": dash},
         )
     figure.update_xaxes(title_text="tokens trained on")
     figure.update_yaxes(title_text="FVE on training batches")
@@ -94,7 +108,7 @@ def dictionaries_figure(tables: Mapping[str, DataFrame], metric: str = "NMSE") -
     figure = make_subplots(rows=len(tables), cols=1, subplot_titles=list(tables), vertical_spacing=0.16)
     for row, table in enumerate(tables.values(), 1):
         names = [name for name in reversed(DICTIONARY_NAMES) if name in set(table["dictionary"])]
-        for mode, (color, symbol) in CODES.items():
+        for mode in ("encoder", "pursuit"):
             value, low, high = ends([effect_of(of_dictionary(table, name, mode, metric), table) for name in names])
             figure.add_scatter(
                 x=[round(v, 5) for v in value],
@@ -104,7 +118,7 @@ def dictionaries_figure(tables: Mapping[str, DataFrame], metric: str = "NMSE") -
                 name=KIND_NAMES[mode],
                 legendgroup=mode,
                 showlegend=row == 1,
-                marker={"color": color, "symbol": symbol, "size": 9},
+                marker={"color": MODE_COLORS[mode], "symbol": MODE_SYMBOLS[mode], "size": 9},
                 row=row,
                 col=1,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.base.theme import AMBER, BLUE, GREEN, VERMILION, caption, interval
+from repro.base.theme import CONTROL, MODE_COLORS, MODE_SYMBOLS, VARIED, caption, interval
 from repro.sections.effects import Effect
 from repro.sections.figures import legend_once
 from repro.sections.ground_truth.hard_words import DICTIONARIES, NAMES
@@ -34,7 +34,7 @@ def score_figure(table: DataFrame, score: str) -> Figure:
     problems = list(dict.fromkeys(table["problem"]))
     figure = make_subplots(rows=len(problems), cols=1, subplot_titles=problems, vertical_spacing=0.2)
     for row, problem in enumerate(problems, 1):
-        for name, color, symbol in (("true", BLUE, "square"), ("learned", VERMILION, "circle")):
+        for name, symbol in (("true", "circle-open"), ("learned", "circle")):
             part = table[(table["problem"] == problem) & (table["dictionary"] == name)]
             effects = [Effect.of(part[part["way"] == way][score]) for way in WAYS]
             value, low, high = ([getattr(e, end) for e in effects] for end in ("value", "low", "high"))
@@ -43,8 +43,8 @@ def score_figure(table: DataFrame, score: str) -> Figure:
                 y=value,
                 mode="markers",
                 name=f"{name} dictionary",
-                marker={"color": color, "symbol": symbol, "size": 11},
-                error_y=None if any(l != l for l in low) else interval(value, low, high),
+                marker={"color": [MODE_COLORS[way] for way in WAYS], "symbol": symbol, "size": 11},
+                error_y=None if any(l != l for l in low) else interval(value, low, high) | {"color": CONTROL},
                 row=row,
                 col=1,
             )
@@ -55,17 +55,12 @@ def score_figure(table: DataFrame, score: str) -> Figure:
     return caption(
         figure,
         f"{AXES[score]} by inference mode, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
-        "Blue: the true dictionary, whose encoder is the best linear one; red: what training found. A distance along a "
-        "row is the price of inference, between the colours the price of the dictionary.",
+        "Hollow: the true dictionary, whose encoder is the best linear one; filled: what training found. A distance "
+        "along a row is the price of inference, between hollow and filled the price of the dictionary.",
     )
 
 
-LOOKS = {
-    "encoder": (VERMILION, "circle"),
-    "refit": (AMBER, "diamond"),
-    "optimum": (BLUE, "square"),
-    "pursuit": (GREEN, "triangle-up"),
-}
+DRAWN = ("encoder", "refit", "optimum", "pursuit")
 
 
 def hard_figure(table: DataFrame) -> Figure:
@@ -75,7 +70,7 @@ def hard_figure(table: DataFrame) -> Figure:
     names = [f"with {name}" for name in DICTIONARIES.values()]
     figure = make_subplots(rows=len(names), cols=1, subplot_titles=names, vertical_spacing=0.1, shared_xaxes=True)
     for row, dictionary in enumerate(DICTIONARIES, 1):
-        for way, (color, symbol) in LOOKS.items():
+        for way in DRAWN:
             part = table[(table["dictionary"] == dictionary) & (table["way"] == way)]
             by_times = part.groupby("times", sort=True)
             x, y = ([Effect.of(rows) for _, rows in by_times[score]] for score in ("precision", "NMSE"))
@@ -87,8 +82,8 @@ def hard_figure(table: DataFrame) -> Figure:
                 mode="lines+markers",
                 name=NAMES[way],
                 hovertext=[f"{times:g} nonzeros a source" for times, _ in by_times],
-                marker={"color": color, "symbol": symbol, "size": 9},
-                line={"color": color, "width": 1.5},
+                marker={"symbol": MODE_SYMBOLS[way], "size": 9},
+                line={"color": MODE_COLORS[way], "dash": VARIED.get(way, "solid"), "width": 1.5},
                 error_x=interval(*bars[0]) if drawn else None,
                 error_y=interval(*bars[1]) if drawn else None,
                 row=row,

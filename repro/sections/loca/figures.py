@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from repro.base.theme import BLUE, PALETTE, VERMILION, caption, interval
+from repro.base.theme import FAMILY_COLORS, caption, interval
 from repro.sections.figures import blank, label
 from repro.sections.loca.run import FORM_NAMES
 from repro.sections.loca.words import effects
@@ -19,7 +19,7 @@ def metric_figure(table: DataFrame, metric: str) -> Figure:
             y=points["form"].map(FORM_NAMES),
             mode="markers",
             name=f"k = {k:g}",
-            marker={"color": PALETTE[i % len(PALETTE)], "size": 9, "opacity": 0.7},
+            marker={"color": FAMILY_COLORS["k"], "symbol": ("circle", "square", "diamond")[i % 3], "size": 9},
             hovertext=[f"seed {s}" for s in points["seed"]],
         )
     figure.update_layout(xaxis_title=label(metric), showlegend=part["k"].nunique() > 1)
@@ -43,7 +43,7 @@ def effect_figure(table: DataFrame, model: str = "") -> Figure:
         part = long[long["metric"] == metric]
         bars = interval(part["effect"], part["low"], part["high"]) if part["low"].notna().any() else None
         where = {"row": i // 2 + 1, "col": i % 2 + 1}
-        style = {"mode": "markers", "marker": {"color": BLUE, "size": 9}, "showlegend": False}
+        style = {"mode": "markers", "marker": {"color": FAMILY_COLORS["k"], "size": 9}, "showlegend": False}
         figure.add_scatter(x=part["effect"], y=part["against"], error_x=bars, **style, **where)
         figure.add_vline(x=0, line_dash="dash", line_width=1, **where)
     figure.update_yaxes(autorange="reversed")
@@ -64,12 +64,12 @@ def variance_figure(table: DataFrame) -> Figure:
         1, 2, subplot_titles=("released rule", "corrected"), shared_yaxes=True, horizontal_spacing=0.05
     )
     floor = table.loc[table["firing_rate"] > 0, "firing_rate"].min() / 3
-    for column, (name, color) in enumerate((("AV_released", VERMILION), ("AV_corrected", BLUE)), 1):
+    for column, name in enumerate(("AV_released", "AV_corrected"), 1):
         figure.add_scatter(
             x=[float(f"{v:.4g}") for v in table["firing_rate"].clip(lower=floor)],
             y=[round(v, 4) if v == v else None for v in table[name]],
             mode="markers",
-            marker={"size": 4, "color": color, "opacity": 0.5},
+            marker={"size": 4, "color": FAMILY_COLORS["k"], "opacity": 0.5},
             showlegend=False,
             hovertemplate="latent %{pointNumber}: rate %{x}, variance %{y}<extra></extra>",
             row=1,

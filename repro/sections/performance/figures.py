@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import math
 
-from repro.base.theme import AMBER, BLUE, GREEN, GREY, PALETTE, PINK, VERMILION, VIOLET, caption
+from repro.base.theme import CONTROL, MODE_COLORS, caption
 from repro.sections.figures import blank
 from repro.sections.performance.faults import ENDS
 from repro.sections.performance.scale import WORKERS, plan
 from repro.sections.performance.timings import UNIT, whole_runs
 from repro.sections.types import DataFrame, Figure
 
+LOOKS = {
+    "working_set": (MODE_COLORS["optimum"], "square"),
+    "fista": (MODE_COLORS["fista"], "star-diamond"),
+    "ista": (MODE_COLORS["ista"], "diamond"),
+    "numpy": (MODE_COLORS["ista"], "diamond-open"),
+    "scikit-learn": (CONTROL, "circle"),
+    "celer": (CONTROL, "triangle-up"),
+    "skglm": (CONTROL, "cross"),
+}
+"""Solver -> colour and symbol: other libraries are grey."""
+SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star")
+
 
 def gap_figure(table: DataFrame) -> Figure:
-    """Certified gap against time, a menu entry a dictionary size, a colour a method, marker size = nonzeros."""
-    colors = {"numpy": VERMILION, "ista": AMBER, "fista": PINK, "working_set": BLUE}
-    colors |= {"scikit-learn": GREEN, "celer": VIOLET, "skglm": GREY}
+    """Certified gap against time, a menu entry a dictionary size, a symbol a method, marker size = nonzeros."""
     table = whole_runs(table)
     problems = list(table.groupby(["data", "d", "m"], sort=False))
     figure, owners = blank(), []
@@ -26,7 +36,11 @@ def gap_figure(table: DataFrame) -> Figure:
                 y=rows["relative_gap_mean"].clip(lower=1e-8),
                 mode="markers",
                 name=str(family),
-                marker={"color": colors[str(family)], "size": [6 + 5 * math.log10(l) for l in rows["target_l0"]]},
+                marker={
+                    "color": LOOKS[str(family)][0],
+                    "symbol": LOOKS[str(family)][1],
+                    "size": [6 + 5 * math.log10(l) for l in rows["target_l0"]],
+                },
                 hovertext=[
                     f"{m}, optimum of {t:g}: {l:.0f} nonzeros"
                     for m, t, l in zip(rows["method"], rows["target_l0"], rows["l0"])
@@ -59,7 +73,11 @@ def ratio_figure(table: DataFrame, method: str = "working_set 1e-3") -> Figure:
     part = table[table["method"] == method]
     for i, ((name, d, m), rows) in enumerate(part.groupby(["data", "d", "m"], sort=False)):
         rows = rows.sort_values("l0")
-        style = {"name": f"{name}, {d} × {m:,}", "line": {"color": PALETTE[i % len(PALETTE)]}}
+        look = {
+            "line": {"color": MODE_COLORS["optimum"], "width": 1.5},
+            "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)]},
+        }
+        style = {"name": f"{name}, {d} × {m:,}", **look}
         figure.add_scatter(x=rows["l0"], y=rows["times_faster"], mode="lines+markers", **style)
     figure.update_xaxes(type="log", title_text="nonzeros of the optimum (mean)")
     figure.update_yaxes(type="log", title_text=f"times faster than {UNIT}")
@@ -79,15 +97,15 @@ def roofline_figure(table: DataFrame) -> Figure:
         for impl, rows in of_device.groupby("impl", sort=False):
             names = [f"{r['operation']} {r['d']} × {r['m']}, k = {r['k']}" for _, r in rows.iterrows()]
             style = {
-                "color": PALETTE[number % len(PALETTE)],
-                "symbol": ["circle", "square", "diamond"][number % 3],
+                "color": CONTROL,
+                "symbol": SYMBOLS[number % len(SYMBOLS)],
             }
             points = {"name": f"{impl}{where}", "hovertext": names, "marker": style}
             figure.add_scatter(x=rows["intensity"], y=rows["rate"], mode="markers", **points)
             number += 1
         x = np.geomspace(part["intensity"].min() / 2, part["intensity"].max() * 2, 60)
         roof = np.minimum(of_device["gemm_tflops"].max() * 1000, x * of_device["copy_gb_s"].max())
-        line = {"dash": "dash", "width": 1}
+        line = {"color": CONTROL, "dash": "dash", "width": 1}
         figure.add_scatter(x=x, y=roof, mode="lines", name=f"roof{where}", line=line)
     figure.update_xaxes(type="log", title_text="operations a byte")
     figure.update_yaxes(type="log", title_text="GFLOP/s")
@@ -101,10 +119,11 @@ def roofline_figure(table: DataFrame) -> Figure:
 def faults_figure(table: DataFrame) -> Figure:
     """A bar a family, by how its cases ended; the axis is logarithmic, for families of 3 and of 600 cases."""
     figure = blank()
-    for color, name in zip(PALETTE, (ENDS["right"], ENDS["refused"], ENDS["failed"])):
+    for pattern, name in zip(("", "/", "x"), (ENDS["right"], ENDS["refused"], ENDS["failed"])):
         part = table[table[name] > 0]
         if len(part):
-            figure.add_bar(y=part.index, x=part[name], name=name, orientation="h", marker_color=color)
+            marker = {"color": CONTROL, "pattern": {"shape": pattern}}
+            figure.add_bar(y=part.index, x=part[name], name=name, orientation="h", marker=marker)
     figure.update_layout(
         barmode="group",
         xaxis={"title": "cases", "type": "log"},
@@ -119,9 +138,9 @@ def plan_figure(scale: str = "small") -> Figure:
     """Hours against workers, a line a grid."""
     figure = blank()
     for i, (grid, part) in enumerate(plan(scale).groupby("grid", sort=False)):
-        style = {"color": PALETTE[i % len(PALETTE)]}
+        style = {"line": {"color": CONTROL}, "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)]}}
         name = str(grid).partition(" (")[0]
-        figure.add_scatter(x=part["workers"], y=part["hours"], mode="lines+markers", name=name, line=style)
+        figure.add_scatter(x=part["workers"], y=part["hours"], mode="lines+markers", name=name, **style)
     figure.update_xaxes(type="log", title_text="workers", tickvals=list(WORKERS))
     figure.update_yaxes(type="log", title_text="hours")
     return caption(

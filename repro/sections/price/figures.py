@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from repro.base.theme import AMBER, BLUE, GREEN, GREY, PINK, VERMILION, VIOLET, caption, interval
+from repro.base.theme import FAMILY_COLORS, MODE_COLORS, MODE_SYMBOLS, PART_COLORS, VARIED, caption, interval
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
-from repro.sections.figures import FAMILY_COLORS, TITLED, blank, label, legend_once, metric_axis, names_of
+from repro.sections.figures import TITLED, blank, label, legend_once, metric_axis, names_of
 from repro.sections.price.words import final, first_seed, over_seeds
 from repro.sections.types import DataFrame, Figure
 
-PART_COLORS = {"values": AMBER, "support": VERMILION, "dictionary": GREY}
 PART_NAMES = {
     "values": "guess: values on its support",
     "support": "guess: choice of the support",
     "dictionary": "what pursuit leaves: the dictionary",
 }
-KIND_COLORS = {
-    "encoder": VERMILION,
-    "encoder_refit": AMBER,
-    "semi": PINK,
-    "optimum": BLUE,
-    "optimum_refit": VIOLET,
-    "pursuit": GREEN,
-    "ompr": "#0f7a43",
-    "random_dictionary": GREY,
-}
+KINDS = ("encoder", "encoder_refit", "semi", "optimum", "optimum_refit", "pursuit", "ompr", "random_dictionary")
 LOSS_KINDS = ("optimum", "encoder", "encoder_refit", "optimum_refit", "pursuit", "ompr")
 UNITS = {"NMSE": "NMSE", "CE": "loss increase, nats a token", "KL": "KL to the clean model, nats a token"}
 
@@ -107,7 +97,12 @@ def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
                 y=rows["loss_increase"].round(5),
                 mode="markers",
                 name=NAMES[str(kind)],
-                marker={"color": KIND_COLORS[str(kind)], "size": 8, "opacity": 0.85},
+                marker={
+                    "color": MODE_COLORS[str(kind)],
+                    "symbol": MODE_SYMBOLS[str(kind)],
+                    "size": 8,
+                    "opacity": 0.85,
+                },
                 legendgroup=kind,
                 showlegend=col == 1,
                 hovertext=[f"{name}, L0 {l:.4g}" for name, l in zip(names_of(rows), rows["L0"])],
@@ -135,7 +130,7 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
         rows = first_seed(table[table["variant"] == variant]).dropna(subset=["NMSE"])
         values = sorted(rows["sparsity"].unique())
         rows = rows[rows["sparsity"] == values[len(values) // 2]]
-        for kind, color in KIND_COLORS.items():
+        for kind in KINDS:
             if metric != "NMSE" and kind == "random_dictionary":
                 continue  # it would squash the others
             line = rows[(rows["codes"] == kind) & rows["rounds"].isna()].dropna(subset=[metric]).sort_values("L0")
@@ -146,7 +141,8 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
                 y=line[metric].round(5),
                 mode="lines+markers",
                 name=NAMES[kind],
-                line_color=color,
+                line={"color": MODE_COLORS[kind], "dash": VARIED.get(kind, "solid")},
+                marker_symbol=MODE_SYMBOLS[kind],
                 legendgroup=kind,
                 showlegend=col == 1,
                 row=1,
@@ -207,7 +203,7 @@ def loss_figure(tables: Mapping[str, DataFrame]) -> Figure:
             x=means[kinds].round(5),
             y=[NAMES[kind] for kind in kinds],
             orientation="h",
-            marker_color=[KIND_COLORS[kind] for kind in kinds],
+            marker_color=[MODE_COLORS[kind] for kind in kinds],
             opacity=0.55,
             hovertext=[f"{NAMES[kind]}: mean {means[kind]:.3f} nats a token" for kind in kinds],
             hoverinfo="text",
@@ -220,7 +216,7 @@ def loss_figure(tables: Mapping[str, DataFrame]) -> Figure:
             x=dots["loss_increase"].round(5),
             y=dots["mode"].map(NAMES),
             mode="markers",
-            marker={"color": dots["mode"].map(KIND_COLORS), "size": 6},
+            marker={"color": dots["mode"].map(MODE_COLORS), "size": 6},
             hovertext=[f"{n}: {v:.3f}" for n, v in zip(names_of(dots), dots["loss_increase"])],
             hoverinfo="text",
             showlegend=False,

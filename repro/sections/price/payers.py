@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from repro import ops
-from repro.base.theme import BLUE, GREEN, VERMILION, caption
+from repro.base.theme import MODE_COLORS, caption
 from repro.checkpoints import load_sae
 from repro.evaluate import EvalData
 from repro.price import codes
@@ -179,15 +179,20 @@ def payers_figure(model: str, table: DataFrame) -> Figure:
         rows = means[means["property"] == name]
         if i < 3:
             at = {"row": 1, "col": 1 + 2 * i}
-            for column, color in (("encoder", VERMILION), ("pursuit", GREEN)):
-                line = {"mode": "lines+markers", "line_color": color, "legendgroup": column, "showlegend": i == 0}
+            for column in ("encoder", "pursuit"):
+                line = {
+                    "mode": "lines+markers",
+                    "line_color": MODE_COLORS[column],
+                    "legendgroup": column,
+                    "showlegend": i == 0,
+                }
                 hover = [f"{n:,.0f} tokens" for n in rows["n"]]
                 figure.add_scatter(x=rows["group"], y=rows[column].round(5), name=column, hovertext=hover, **line, **at)
         else:
             at = {"row": 2, "col": 1 + 3 * (i - 3)}
             hover = [f"{n:,.0f} firings an SAE under pursuit" for n in rows["n"]]
             bars = {"x": rows["group"], "y": rows["missed"].round(4), "hovertext": hover}
-            figure.add_bar(marker_color=BLUE, showlegend=False, **bars, **at)
+            figure.add_bar(marker_color=MODE_COLORS["encoder"], showlegend=False, **bars, **at)
             figure.update_yaxes(tickformat=".0%", range=[0, 1.02], **at)
     figure.update_yaxes(range=[0, 1.05 * means["encoder"].max()], row=1)
     figure.update_yaxes(title_text="squared error / energy", row=1, col=1)

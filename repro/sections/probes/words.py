@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from repro.metrics.names import MODE_NAMES
@@ -31,12 +32,14 @@ BASELINES = {
 }
 
 
-def overview(table: DataFrame) -> DataFrame:
-    """Mean over SAEs by label and mode, with the scores that each label gives away for nothing."""
-    columns = ["classes", "rows", "L0", "F1@1", "F1@2", "dF1", "absorption", "absorption_null", "anticorrelated"]
-    columns += ["F1_majority", *BASELINES]
-    groups = table.dropna(subset=["F1@1"]).groupby(["protocol", "label", "mode"], sort=False)
-    return tidy(groups[columns].mean(), 3)
+def overview(tables: Mapping[str, DataFrame]) -> DataFrame:
+    """Mean over SAEs by language model, protocol, label and mode, with what each label gives away for nothing."""
+    import pandas as pd
+
+    columns = ["L0", "F1@1", "F1@2", "dF1", "absorption", "absorption_null", "F1_always", "F1_dense"]
+    keys = ["protocol", "label", "mode"]
+    means = {m: t.dropna(subset=["F1@1"]).groupby(keys, sort=False)[columns].mean() for m, t in tables.items()}
+    return tidy(pd.concat(means, names=["language model"]), 3)
 
 
 def corrected(table: DataFrame) -> DataFrame:
@@ -93,6 +96,15 @@ def depends(means: DataFrame, metric: str, mode: str) -> tuple[str, dict[str, li
     return ("no" if len(by) == 1 and "open" not in by else "open"), by
 
 
+RULE = (
+    "Rule: a change falls or rises where its 95 % interval excludes 0 (documents resampled, latents picked and probes "
+    "fitted anew each time; the SAEs are taken as given). It depends on the label if it falls for one and rises for "
+    "another, or if two intervals do not overlap; it is the same if it falls for all or rises for all, with "
+    "overlapping intervals; otherwise it is not settled."
+)
+"""When a conclusion depends on the label (`depends`)."""
+
+
 def verdict(means: DataFrame) -> str:
     """Do conclusions about ΔF1 and absorption under refinement depend on the label? In sentences."""
     words = {"yes": "depends on the label", "no": "is the same for every label", "open": "is not settled"}
@@ -109,13 +121,7 @@ def verdict(means: DataFrame) -> str:
                 if name in by
             )
             out.append(f"- **{SHOWN[metric]}, {CODES_BY[mode]} instead of the encoder: {words[answer]}.** {groups}.")
-    rule = (
-        "\n\nRule: a change falls or rises where its 95 % interval excludes 0 (documents resampled, latents picked and "
-        "probes fitted anew each time; the SAEs are taken as given). It depends on the label if it falls for one and "
-        "rises for another, or if two intervals do not overlap; it is the same if it falls for all or rises for all, "
-        "with overlapping intervals; otherwise it is not settled."
-    )
-    return "\n".join(out) + rule
+    return "\n".join(["", "", *out])
 
 
 def _shown(row: Any) -> str:

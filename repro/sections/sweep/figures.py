@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from repro.base.theme import AMBER, BLUE, GREEN, PROTOCOL_DASHES, VERMILION, caption
+from repro.base.theme import MODE_COLORS, MODE_SYMBOLS, PROTOCOL_DASHES, VARIED, caption
 from repro.metrics.names import PROTOCOL_NAMES
-from repro.sections.figures import TITLED, bars, blank, label, legend_once, metric_axis, wrapped
+from repro.sections.figures import TITLED, bars, blank, label, legend_once, metric_axis, name_of, wrapped
 from repro.sections.sweep.words import WALKS, costs
+from repro.sections.tables import short
 from repro.sections.types import DataFrame, Figure
 
 COSTS = {
@@ -15,8 +16,10 @@ COSTS = {
     "flops_per_token": "FLOPs a token",
     "ms_per_token": "milliseconds a token",
 }
-PROTOCOL_COLORS = {"as_released": VERMILION, "corrected": BLUE}
-SYMBOLS = {"as_released": "circle-open", "ista": "circle", "fista": "diamond", "certified": "square"}
+WAYS = {"as_released": "ista", "ista": "ista", "fista": "fista", "certified": "certified"}
+"""Way to codes -> the mode whose colour and symbol it has."""
+
+BEST = {"color": MODE_COLORS["optimum"], "dash": "dash"}
 
 
 def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
@@ -26,58 +29,81 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     """
     from plotly.subplots import make_subplots
 
-    titles = [wrapped(model, 24) for model in tables]
-    figure = make_subplots(1, len(tables), subplot_titles=titles, horizontal_spacing=0.09, x_title=COSTS["steps"])
+    panels = {"subplot_titles": [wrapped(model, 48 // len(tables)) for model in tables], "x_title": COSTS["steps"]}
+    figure = make_subplots(1, len(tables), horizontal_spacing=0.09, **panels)
     for col, table in enumerate(tables.values(), 1):
         for (_, protocol), part in table.groupby(["sparsity", "protocol"]):
-            line, color = part[part["steps"] >= 0].sort_values("steps"), PROTOCOL_COLORS[str(protocol)]
+            line = part[part["steps"] >= 0].sort_values("steps")
             figure.add_scatter(
                 x=line["steps"],
                 y=[float(f"{y:.5g}") for y in line[metric]],
                 mode="lines+markers",
-                name=PROTOCOL_NAMES[str(protocol)],
-                line={"color": color, "dash": PROTOCOL_DASHES[str(protocol)]},
-                marker={"symbol": "circle" if protocol == "corrected" else "circle-open"},
+                name=f"ISTA steps, {PROTOCOL_NAMES[str(protocol)]}",
+                line={"color": MODE_COLORS["semi"], "dash": PROTOCOL_DASHES[str(protocol)]},
+                marker={
+                    "color": [MODE_COLORS["semi" if steps else "encoder"] for steps in line["steps"]],
+                    "symbol": f"circle{'' if protocol == 'corrected' else '-open'}",
+                    "size": 7,
+                },
                 hovertext=[f"k {k:g}, L0 {l:.4g}" for k, l in zip(line["sparsity"], line["L0"])],
                 row=1,
                 col=col,
                 **(bars(line, metric) if protocol == "corrected" else {}),
             )
-            for best in part.loc[(part["steps"] == -1) & (part["protocol"] == "corrected"), metric].dropna():
-                figure.add_hline(
-                    y=float(f"{best:.5g}"), line_dash="dash", line_color=color, opacity=0.6, row=1, col=col
-                )
+            best = {"mode": "lines", "name": WALKS["certified"], "line": BEST}
+            for y in part.loc[(part["steps"] == -1) & (part["protocol"] == "corrected"), metric].dropna():
+                x, level = [0, line["steps"].max()], [float(f"{y:.5g}")] * 2
+                figure.add_scatter(x=x, y=level, **best, row=1, col=col)
+    figure.update_annotations(font_size=12)  # a phone is 390 pixels wide
     legend_once(figure)
+    key = {"mode": "markers", "name": "encoder", "marker": {"color": MODE_COLORS["encoder"], "size": 7}}
+    figure.add_scatter(x=[None], y=[None], **key, row=1, col=1)
     metric_axis(figure, metric, row=1, col=1)
     figure.update_layout(margin_b=TITLED)
     saes = " and ".join(f"{table['sparsity'].nunique()} ({model})" for model, table in tables.items())
     return caption(
         figure,
-        f"{label(metric)} against the number of steps. Dashed: the certified optimum, corrected objective. Bars: 95 % "
-        f"intervals over documents. SAEs: {saes}.",
+        f"{label(metric)} against the number of steps from the encoder's code. Bars: 95 % intervals over documents. "
+        f"A line an SAE: {saes}.",
+        title=_title(tables, metric),
     )
+
+
+def _title(tables: Mapping[str, DataFrame], metric: str) -> str:
+    """Which way a metric moves from the encoder to the last step, corrected, by language model."""
+    parts = []
+    for model, table in tables.items():
+        rows = table[(table["protocol"] == "corrected") & (table["steps"] >= 0)].dropna(subset=[metric])
+        means = rows.groupby("steps")[metric].mean()
+        if len(means) > 1:
+            parts.append(f"{model} {short(means.iloc[0])} → {short(means.iloc[-1])}")
+    return f"{name_of(metric)} from the encoder to the last step, corrected: {'; '.join(parts)}"
 
 
 def cost_figure(table: DataFrame, fista: DataFrame | None, metric: str, against: str) -> Figure:
     """One metric against what the codes cost, a line a solver, mean over SAEs; the optimum is a square."""
-    colors = {"as_released": VERMILION, "ista": AMBER, "fista": GREEN, "certified": BLUE}
     both, figure = costs(table, fista), blank()
-    for way, color in colors.items():
+    for way, mode in WAYS.items():
         part = both[both["way"] == way].dropna(subset=[against, metric])
         mean = part.assign(at=part[against]).groupby("steps")[["at", metric, "L0"]].mean()
         if not len(mean) or (way == "certified" and against == "steps"):
             continue
+        color, released = MODE_COLORS[mode], way == "as_released"
         figure.add_scatter(
             x=mean["at"],
             y=mean[metric],
             mode="markers" if way == "certified" else "lines+markers",
             name=WALKS[way],
-            line={"color": color, "dash": "dot" if way == "as_released" else "solid"},
-            marker={"color": color, "size": 12 if way == "certified" else 7, "symbol": SYMBOLS[way]},
+            line={"color": color, "dash": "dot" if released else VARIED.get(way, "solid")},
+            marker={
+                "color": color,
+                "size": 12 if way == "certified" else 7,
+                "symbol": MODE_SYMBOLS[mode] + ("-open" if released else ""),
+            },
             hovertext=[f"{s} steps, L0 {l:.4g}" if s >= 0 else f"L0 {l:.4g}" for s, l in zip(mean.index, mean["L0"])],
         )
     scale = "linear" if against == "steps" else "log"
-    figure.update_xaxes(title_text=COSTS[against], type=scale, exponentformat="power")
+    figure.update_xaxes(title_text=COSTS[against], type=scale)
     metric_axis(figure, metric)
     return caption(
         figure,
