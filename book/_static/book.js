@@ -178,8 +178,8 @@ window.addEventListener("beforeprint", () => {
     if (plot.data) {
       return window.Plotly.react(plot, plot.data, layoutOf(figure), options);
     }
-    const { data, frames } = structuredClone(figure.stored);
-    return window.Plotly.newPlot(plot, { data, layout: layoutOf(figure), config: options, frames });
+    const { data } = structuredClone(figure.stored);
+    return window.Plotly.newPlot(plot, data, layoutOf(figure), options);
   }
 
   const load = (name) => loadScript(`figures/${name}.js`).then(() => window.plotFiles[name]);

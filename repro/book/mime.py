@@ -75,12 +75,10 @@ def figure_html(figure: dict[str, Any]) -> tuple[str, str]:
     if themed:
         del layout["template"]
     words, spoken = _meta(layout).get("caption"), html.escape(_alt(layout))
-    finding = ""
-    if not layout.get("sliders"):  # they change the title
-        finding = f'<p class="finding">{html.escape(_title(layout))}</p>' if _title(layout) else ""
-        layout.pop("title", None)  # as text of the page, it wraps
+    finding = f'<p class="finding">{html.escape(_title(layout))}</p>' if _title(layout) else ""
+    layout.pop("title", None)  # as text of the page, it wraps
     height = int(layout.get("height") or template()["layout"]["height"])
-    body = {"data": figure.get("data", []), "layout": layout, "frames": figure.get("frames", [])}
+    body = {"data": figure.get("data", []), "layout": layout}
     # "</script>" inside a label would end the element early; "<\\/" is the same string to a JSON parser.
     text = json.dumps(body, separators=(",", ":")).replace("</", "<\\/")
     opening = (
