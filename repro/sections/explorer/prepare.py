@@ -54,7 +54,7 @@ FACTORS = tuple(4 ** (i / 3) for i in range(-3, 4))
 """Positions of lambda, as multiples of the one at which optimal codes have the encoder's mean L0."""
 TOL = 1e-3
 """Relative duality gap that every optimum is certified to."""
-SHOWN, CONTEXTS, WIDTH = 10, 3, 6
+SHOWN, CONTEXTS, WIDTH = 10, 2, 6
 """Latents a token, contexts of each, and tokens on either side."""
 DIGITS = 3
 """Significant digits of stored numbers. Codes are multiples of a unit that gives the largest of an SAE as many."""
