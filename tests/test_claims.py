@@ -327,7 +327,7 @@ def test_unknown_scale():
         claims.ledger("tinny")
 
 
-@pytest.mark.parametrize("scale", ["tiny", "small", "gemma"])
+@pytest.mark.parametrize("scale", ["tiny", "small", "gemma", "small-late"])
 def test_the_committed_ledger_follows_from_the_committed_tables(scale, monkeypatch, tmp_path):
     """Every cell, as `repro claims` writes it; tables computed on this machine do not count."""
     monkeypatch.setenv("REPRO_CACHE", str(tmp_path))

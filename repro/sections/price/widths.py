@@ -68,6 +68,18 @@ def doublings(
     return tidy(pd.DataFrame(rows), 3).set_index(["language model", "twice the"])
 
 
+def widths_findings(table: DataFrame) -> str:
+    """The guess's share of the divergence at each width, and its change by a doubling, in a sentence."""
+    shares = table[(table["metric"] == "KL") & (table["part"] == "share_of_increase")]
+    means, saes = shares.groupby("m")["value"].mean(), shares.groupby("m").size().min()
+    effect = slopes(table, "m", "sparsity")["share"]
+    at = ", ".join(f"{share:.0%} at {m:,} latents" for m, share in means.items())
+    return (
+        f"The guess makes of the divergence {at} ({saes} k-trained SAEs a width, the same training text and steps). Twice as many "
+        f"latents change the share by {effect}."
+    )
+
+
 def slopes(table: DataFrame, x: str, line: str) -> dict[str, Effect]:
     """Of the guess's nats and its share over log2 of a column, {} where nothing follows it.
 
