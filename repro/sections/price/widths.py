@@ -75,8 +75,8 @@ def widths_findings(table: DataFrame) -> str:
     effect = slopes(table, "m", "sparsity")["share"]
     at = ", ".join(f"{share:.0%} at {m:,} latents" for m, share in means.items())
     return (
-        f"The guess makes of the divergence {at} ({saes} k-trained SAEs a width, the same training text and steps). Twice as many "
-        f"latents change the share by {effect}."
+        f"The guess makes of the divergence {at} ({saes} k-trained SAEs a width, the same training text and "
+        f"steps). Twice as many latents change the share by {effect}."
     )
 
 
