@@ -283,6 +283,23 @@ def test_controls_that_learned_nothing_are_worse_than_what_was_planted():
     assert fve["encoder_refit"] >= fve["amortized"] and fve["pursuit"] > fve["random_dictionary"]
 
 
+def test_semi_at_the_optimums_lambda_is_plain_ista_at_that_lambda():
+    """Thirty steps of z <- max(z - a ((zD - y) D^T + lambda), 0) from the encoder, with a = 1 / the norm of D D^T."""
+    sae = planted()
+    data = evaluation(sae, 60)
+    rows = table(sae, data, protocols=("corrected",), modes=("non", "semi", "semi_same_lambda"), semi_steps=30)
+    lam, D = rows["corrected", "non"]["lam"], sae.W_dec.double()
+    y, z = sae.target(data.tokens.x).double(), sae.encode(data.tokens.x).double()
+    step = 1 / torch.linalg.matrix_norm(D @ D.T, 2)
+    for _ in range(30):
+        z = (z - step * ((z @ D - y) @ D.T + lam)).clamp_min(0)
+    row = rows["corrected", "semi_same_lambda"]
+    assert row["lam"] == lam != rows["corrected", "semi"]["lam"]
+    assert row["L0"] == pytest.approx(float((z > 0).double().sum(1).mean()), rel=0.02)
+    nmse = (y - z @ D).square().sum() / data.tokens.x.double().square().sum()
+    assert row["NMSE"] == pytest.approx(float(nmse), rel=1e-2)
+
+
 def test_random_weights_are_seeded_and_keep_shapes_and_norms():
     sae = planted()
     before = sae.W_dec.clone()

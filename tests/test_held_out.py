@@ -42,18 +42,19 @@ def evaluated(ready, scale):
 def test_no_token_is_trained_on_and_evaluated(ready, scale, evaluated):
     """But for a few whose sequences begin with the same words, and so have the same activations."""
     trained = {row.numpy().tobytes() for row in ready.rows.read(slice(None))}
-    assert len(trained) > 1500 and len(evaluated["sections"]) == 900
+    assert len(trained) > 1500 and 100 < len(evaluated["sections"]) <= 900
     raw = Sources(scale, ready)(True, False).tokens.x  # positions as released: every first token is the same
     for name, x in {**evaluated, "as released": raw}.items():
         seen = sum(row.numpy().tobytes() in trained for row in x)
         assert len(x) > 100 and seen <= len(x) / 50, name
 
 
-def test_the_price_begins_with_the_document_behind_the_training_text(ready, scale, evaluated):
+@pytest.mark.parametrize("name", ["sections", "price", "ablation"])
+def test_evaluation_begins_with_the_document_behind_the_training_text(ready, evaluated, name):
     """Its first token that is no outlier, found without counting tokens."""
     usable = ready.rows.store.select(max_norm_ratio=RATIO)
-    after = usable.docs > ready.rows.docs[-1]
-    assert torch.equal(evaluated["price"], usable.read(after.nonzero()[0][:300]))
+    after, x = usable.docs > ready.rows.docs[-1], evaluated[name]
+    assert torch.equal(x[:], usable.read(after.nonzero()[0][: len(x)]))
 
 
 def test_outliers_are_left_out(ready, evaluated):

@@ -115,7 +115,7 @@ class RunConfig:
     """Checkpoint folders by variant."""
     eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
     """Inference modes to evaluate, and controls (corrected only): random_dictionary, random_encoder, pca,
-    encoder_refit, pursuit."""
+    encoder_refit, pursuit, semi_same_lambda."""
     semi_steps: int = 30
     """ISTA steps from the encoder's code (semi-amortized)."""
     non_steps: int = 200

@@ -78,7 +78,7 @@ class CompareConfig(OneVariant, Protocols):
 
     eval_modes: tuple[str, ...] = ("amortized", "semi_amortized", "non_amortized")
     """Inference modes: these three, and controls (corrected only): random_dictionary, random_encoder, pca,
-    encoder_refit, pursuit."""
+    encoder_refit, pursuit, semi_same_lambda."""
     non_steps: int = 200
     """ISTA steps of the non mode as released."""
 

@@ -63,6 +63,19 @@ def semi(job: Evaluation) -> Way:
     return _iterated(job, "semi", job.o.semi_steps)
 
 
+def semi_same_lambda(job: Evaluation) -> Way:
+    """The same steps at the lambda of the optimum: towards the code that `non` has, wherever their L0 ends."""
+    lam, steps = job.lam("non"), job.o.semi_steps
+
+    def codes(x: Tensor, rows: slice | None) -> SparseCodes:
+        problem = job.problem(x, "non")
+        return solve(
+            problem, ista_of(problem, released=False), job.reading.encode_sparse(x), steps, tol=None, proof=False
+        ).codes
+
+    return Way(codes, job.reading, {"lam": lam, "iterations": steps})
+
+
 def non(job: Evaluation) -> Way:
     """The certified optimum, or many ISTA steps from zero."""
     if not job.rules.convergence:
@@ -121,6 +134,7 @@ WAYS: dict[str, Callable[[Evaluation], Way]] = {
     "random_encoder": random_encoder,
     "encoder_refit": encoder_refit,
     "pursuit": pursued,
+    "semi_same_lambda": semi_same_lambda,
 }
 
 

@@ -9,7 +9,7 @@ PROTOCOL_NAMES = {"as_released": "released", "corrected": "corrected"}
 MODES = ("amortized", "semi", "non")
 MODE_NAMES = {"amortized": "encoder", "semi": "30 steps", "non": "optimum"}
 """The words of figures and tables for a mode, by the name that files have."""
-CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit")
+CONTROLS = ("random_dictionary", "random_encoder", "pca", "encoder_refit", "pursuit", "semi_same_lambda")
 """Controls that `evaluate` computes like modes, corrected protocol only (`evaluate.modes`)."""
 METRIC_COLUMNS = (
     "NMSE",

@@ -47,10 +47,10 @@ def conventions(scale: Scale, ready: Prepared, variant: str = "batch_topk") -> D
 
 
 def _behind(ready: Prepared) -> Rows:
-    """The usable tokens behind those that the SAEs were trained on."""
+    """The usable tokens of the documents behind those that the SAEs were trained on."""
     store, about = ready.rows.store, ready.rows.description
     usable = store.select(about["exclude"], about["max_norm_ratio"])  # type: ignore[attr-defined]
-    return dataclasses.replace(usable, index=usable.index[usable.index > ready.rows.index[-1]])
+    return dataclasses.replace(usable, index=usable.index[usable.docs > ready.rows.docs[-1]])
 
 
 def _losses(sae: SAE, ready: Prepared, behind: Rows, mean: torch.Tensor) -> dict[str, float]:

@@ -22,7 +22,7 @@ class Prepared:
     """Everything the sections read."""
 
     data: EvalData
-    """Evaluation tokens and labelled documents, disjoint from what the SAEs were trained on."""
+    """Evaluation tokens, of documents of which nothing was trained on, and labelled documents."""
     checkpoints: list[dict[str, Any]]
     """Final and intermediate checkpoints: path, variant, trainer, step, sparsity, final."""
     rows: Any
@@ -100,10 +100,11 @@ def _prepare(scale: Scale) -> Prepared:
     lr = {} if scale.lr is None else {"lr": scale.lr}
     recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **lr)
     saes = folder / f"saes-{digest(jobs, recipe)}"
-    held_out = Rows(store, usable.index[train_tokens : train_tokens + scale.eval_tokens], {}).take(scale.eval_tokens).x
+    skip = int((usable.docs <= rows.docs[-1]).sum())  # the rest of the document in which training ended is not held out
+    held_out = Rows(store, usable.index[skip : skip + scale.eval_tokens], {}).take(scale.eval_tokens).x
     layer = store.meta.get("layer")
     folders = train(rows, jobs, recipe, saes, scale.model, layer, device, held_out=held_out)
-    data = open_data(text, metrics, labelled, scale.label_docs, skip=train_tokens)
+    data = open_data(text, metrics, labelled, scale.label_docs, skip=skip)
     checkpoints = []
     for job, path in zip(jobs, folders, strict=True):
         facts = {"variant": job.variant, "trainer": int(path.name.rpartition("_")[2]), "sparsity": job.sparsity}

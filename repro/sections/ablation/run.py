@@ -204,7 +204,7 @@ class Sources:
         metrics = MetricsConfig(max_tokens=self.n_tokens, **given)
         text = self.ready.rows.store
         rows = text.select(metrics.exclude, metrics.max_norm_ratio)
-        skip = int(np.searchsorted(rows.index, self.ready.rows.index[-1], side="right"))
+        skip = int((rows.docs <= self.ready.rows.docs[-1]).sum())
         folder = self.ready.folder / "labelled"
         data = open_data(text.path, metrics, folder, self.n_docs, skip=skip)
         if layer:

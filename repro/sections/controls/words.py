@@ -12,6 +12,7 @@ CODES_BY = {
     "amortized": "encoder",
     "encoder_refit": "encoder's support, least squares",
     "semi": "30 ISTA steps",
+    "semi_same_lambda": "30 ISTA steps at the optimum's λ",
     "non": "certified optimum",
     "pursuit": "pursuit at the encoder's k",
     "pca": "PCA, rank = L0",
