@@ -37,7 +37,7 @@ SHADES = ("#203c6f", "#46516c", "#626670", "#7d7b76", "#999276", "#b7aa6d", "#d6
 """From the lowest to the highest of values in order (Cividis without its ends)."""
 MODE_COLORS = {
     **dict.fromkeys(("amortized", "encoder", "local", "encoder_refit", "refit"), VERMILION),
-    **dict.fromkeys(("semi", "ista", "fista"), AMBER),
+    **dict.fromkeys(("semi", "semi_same_lambda", "ista", "fista"), AMBER),
     **dict.fromkeys(("non", "optimum", "certified", "certified_k", "optimum_refit"), BLUE),
     **dict.fromkeys(("pursuit", "ompr"), GREEN),
     **dict.fromkeys(("random_dictionary", "random_encoder", "pca"), CONTROL),
@@ -50,6 +50,7 @@ MODE_SYMBOLS = {
     "encoder_refit": "triangle-left",
     "refit": "triangle-left",
     "semi": "diamond",
+    "semi_same_lambda": "diamond-open",
     "ista": "diamond",
     "fista": "star-diamond",
     "non": "square",
