@@ -82,6 +82,25 @@ def test_sheets_are_counted_as_the_pdf_lists_them():
     assert pdf.page_numbers(sheets + tree) == {"page0": 2, "page1": 4}
 
 
+def test_it_prints_until_the_numbers_hold(book, monkeypatch):
+    """The first print has contents of one sheet, the later ones of two."""
+    prints = []
+
+    def stub(source, target):
+        prints.append(source.read_text())
+        sheets = b"".join(b"%d 0 obj\n<</Type /Page\n>>\n" % n for n in range(1, 6))
+        begin = 3 + (len(prints) > 1)
+        target.write_bytes(sheets + b"<</page0 [%d 0 R /XYZ]\n/page1 [5 0 R /XYZ]>>" % begin)
+
+    monkeypatch.setattr(pdf, "print_file", stub)
+    assert pdf.write(book).name == "book.pdf"
+    assert [BeautifulSoup(text, "html.parser").nav.get_text("|").split("|")[2] for text in prints] == [
+        "Results",
+        "3",
+        "4",
+    ]
+
+
 def test_without_a_browser_nothing_is_run(monkeypatch, capsys):
     monkeypatch.setattr(commands, "execute_all", lambda *a, **k: pytest.fail("ran"))
     monkeypatch.delenv("BROWSER_PATH", raising=False)

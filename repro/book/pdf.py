@@ -43,17 +43,19 @@ class PrintFailed(NotebookFailed):
 def write(book_dir: Path | None = None) -> Path:
     """Print the built book of book_dir (book/ if not given) to _build/book.pdf; returns the path of the PDF.
 
-    The second print has the page numbers of the contents, which the first has told. Raises BadInput where no browser
-    is installed, PrintFailed where it prints nothing.
+    A print tells the page numbers that the contents of the next one have: two, unless the numbers lengthen the
+    contents. Raises BadInput where no browser is installed, PrintFailed where it prints nothing.
     """
     book = (book_dir or repo_root() / "book").resolve()
     source, target = book / "_build" / "book.html", book / "_build" / "book.pdf"
     try:
         numbers: dict[str, int] = {}
-        for _ in range(2):
+        for _ in range(3):
             source.write_text(joined(book, numbers), encoding="utf-8")
             write_atomically(target, lambda draft: print_file(source, draft))
-            numbers = page_numbers(target.read_bytes())
+            before, numbers = numbers, page_numbers(target.read_bytes())
+            if numbers == before:
+                break
     finally:
         source.unlink(missing_ok=True)
     return target
