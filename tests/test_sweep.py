@@ -70,7 +70,7 @@ def test_figures_draw_new_tables_and_the_committed_ones(rows):
     drawn = sweep.step_figure({"a model": new, "another": new}, "NMSE")
     names = {"ISTA steps, released", "ISTA steps, corrected", "certified optimum", "encoder"}
     assert {trace.name for trace in drawn.data} == names and len(sweep.overview(new))
-    assert "another" in drawn.layout.title.text
+    assert drawn.layout.title.text.startswith("a model, NMSE from the encoder to ")
     lines = new[(new["protocol"] == "corrected") & (new["steps"] >= 0)]
     assert sorted(len(t.y) for t in drawn.data if t.name == "ISTA steps, corrected" and t.xaxis == "x2") == sorted(
         lines.groupby("sparsity").size()

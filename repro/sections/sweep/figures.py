@@ -30,7 +30,7 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
     from plotly.subplots import make_subplots
 
     panels = {"subplot_titles": [wrapped(model, 48 // len(tables)) for model in tables], "x_title": COSTS["steps"]}
-    figure = make_subplots(1, len(tables), horizontal_spacing=0.09, **panels)
+    figure = make_subplots(1, len(tables), horizontal_spacing=0.14, **panels)
     for col, table in enumerate(tables.values(), 1):
         for (_, protocol), part in table.groupby(["sparsity", "protocol"]):
             line = part[part["steps"] >= 0].sort_values("steps")
@@ -70,14 +70,14 @@ def step_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
 
 
 def _title(tables: Mapping[str, DataFrame], metric: str) -> str:
-    """Which way a metric moves from the encoder to the last step, corrected, by language model."""
+    """What becomes of a metric from the encoder to the last step, both ways, for the first language model."""
+    model, table = next(iter(tables.items()))
+    rows = table[table["steps"] >= 0].dropna(subset=[metric])
     parts = []
-    for model, table in tables.items():
-        rows = table[(table["protocol"] == "corrected") & (table["steps"] >= 0)].dropna(subset=[metric])
-        means = rows.groupby("steps")[metric].mean()
-        if len(means) > 1:
-            parts.append(f"{model} {short(means.iloc[0])} → {short(means.iloc[-1])}")
-    return f"{name_of(metric)} from the encoder to the last step, corrected: {'; '.join(parts)}"
+    for protocol, part in rows.groupby("protocol"):
+        means = part.groupby("steps")[metric].mean()
+        parts.append(f"{short(means.iloc[0])} → {short(means.iloc[-1])} {PROTOCOL_NAMES[str(protocol)]}")
+    return f"{model}, {name_of(metric)} from the encoder to {rows['steps'].max():.0f} steps: {', '.join(parts)}"
 
 
 def cost_figure(table: DataFrame, fista: DataFrame | None, metric: str, against: str) -> Figure:
