@@ -401,6 +401,10 @@ def test_legend_and_widgets_work_without_a_kernel(browser, sample):
     assert page.evaluate("[...document.querySelectorAll('.plot')].map(p => p.data.length)") == [3, 1]
     assert page.locator(".plot .heatmaplayer image").count() == 1
     assert page.locator("figcaption").all_inner_texts() == ["The gap falls.", "Rates rise."]
+    page.locator("details.numbers summary").first.click()
+    rows = [row.locator("th, td").all_inner_texts() for row in page.locator("details.numbers tr").all()]
+    assert rows[:3] == [["series", "steps", "gap", "note"], ["amortized", "0", "1", ""], ["amortized", "5", "0.5", ""]]
+    assert len(rows) == 1 + 3 * 3
     page.locator(".plot .legendtoggle").first.click()
     page.wait_for_function("document.querySelector('.plot').data[0].visible === 'legendonly'")
     bar = page.locator(".progress-bar, .widget-hprogress .progress div").first

@@ -130,6 +130,7 @@ window.addEventListener("beforeprint", () => {
 (() => {
   const PANEL = 250; // pixels
   const LINE = 34; // letters
+  const ROWS = 1000; // of a figure's numbers
   const narrow = () => window.matchMedia("(max-width: 640px)").matches;
   const config = {
     displaylogo: false,
@@ -182,6 +183,39 @@ window.addEventListener("beforeprint", () => {
     return window.Plotly.newPlot(plot, data, layoutOf(figure), options);
   }
 
+  // The numbers of a figure as a table, for readers who hear the page and for those who want one value: made when opened.
+  function addTable(figure) {
+    const details = Object.assign(document.createElement("details"), { className: "numbers" });
+    details.append(Object.assign(document.createElement("summary"), { textContent: "Numbers" }));
+    details.addEventListener("toggle", () => details.querySelector("table") ?? details.append(tableOf(figure)), { once: true });
+    figure.querySelector(".plot").after(details);
+  }
+  function tableOf(figure) {
+    const { _fullData: data, layout } = figure.querySelector(".plot"); // with arrays decoded
+    const table = document.createElement("table");
+    const title = (axis, letter) => layout[(axis ?? letter).replace(/^[xy]/, "$&axis")]?.title?.text ?? letter;
+    const heads = ["series", title(data[0]?.xaxis, "x"), title(data[0]?.yaxis, "y"), "note"];
+    const row = (tag, cells) => {
+      const line = document.createElement("tr");
+      for (const text of cells) {
+        const cell = document.createElement(tag);
+        cell.textContent = String(text ?? "").replace(/<[^>]+>/g, " ");
+        line.append(cell);
+      }
+      return line;
+    };
+    table.createTHead().append(row("th", heads));
+    const body = table.createTBody();
+    for (const trace of data) {
+      const [x, y] = [trace.x ?? [], trace.y ?? []];
+      for (let i = 0; i < Math.min(ROWS - body.rows.length, Math.max(x.length, y.length)); i += 1) {
+        const note = Array.isArray(trace.hovertext) ? trace.hovertext[i] : trace.hovertext;
+        body.append(row("td", [trace.name, x[i], y[i], note]));
+      }
+    }
+    return table;
+  }
+
   const load = (name) => loadScript(`figures/${name}.js`).then(() => window.plotFiles[name]);
 
   async function drawAll() {
@@ -189,6 +223,7 @@ window.addEventListener("beforeprint", () => {
       const { dataset, textContent } = figure.querySelector("script");
       figure.stored ??= dataset.file ? await load(dataset.file) : JSON.parse(textContent);
       await draw(figure);
+      if (!figure.querySelector("details.numbers")) addTable(figure);
       await new Promise((next) => setTimeout(next)); // the page stays responsive between figures
     }
   }
