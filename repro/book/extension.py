@@ -65,7 +65,7 @@ def drop_thebe(app: Sphinx) -> None:
 
 def sign_the_foot(app: Sphinx, config: Any) -> None:
     """Which commit the pages were built from, and on which day, in the foot of each."""
-    made = f"Commit {commit()[:10]}, built on {time.strftime('%Y-%m-%d', time.gmtime())}."
+    made = f"Commit {commit()}, built on {time.strftime('%Y-%m-%d', time.gmtime())}."
     config.html_theme_options["extra_footer"] = f"{config.html_theme_options.get('extra_footer', '')} {made}"
 
 

@@ -76,7 +76,13 @@ def paragraphs(findings: Callable[..., str], *tables: Mapping[str, DataFrame]) -
 
 
 def show(*values: Any) -> None:
-    """Display tables and figures as they are, sentences as markdown."""
+    """Display tables and figures as they are, sentences as markdown; an empty sentence is nothing."""
     from IPython.display import Markdown, display
 
-    display(*(Markdown(value) if isinstance(value, str) else value for value in values))
+    display(
+        *(
+            Markdown(value) if isinstance(value, str) else value
+            for value in values
+            if not (isinstance(value, str) and not value)
+        )
+    )
