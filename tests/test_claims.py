@@ -306,9 +306,9 @@ def test_every_claim_has_a_margin_and_a_notebook():
 
 def test_a_notebook_shows_whole_sentences():
     some = [claim for claim in claims.CLAIMS if claim.id in ("C5a", "C5k", "C8a")]
-    html = shown(some).to_html().replace("&#x27;", "'")
+    html = shown(some).data.replace("&#x27;", "'")
     assert all((claim.statement in html) == (claim in some) for claim in claims.CLAIMS if len(claim.statement) > 30)
-    assert html == shown(some).to_html().replace("&#x27;", "'")
+    assert html == shown(some).data.replace("&#x27;", "'")
 
 
 def test_a_page_opens_with_the_sentences_of_its_claims():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,6 @@ from repro.sections.verdict import NOT_RUN, RULE, WHOLE, Claim
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-    from pandas.io.formats.style import Styler
 
 
 HEADS = {"corrected": "effect, corrected protocol", "as_released": "effect, as released", "why": "beside it"}
@@ -54,10 +54,10 @@ def answered(claims: Iterable[Claim], drawn: bool = False) -> Any:
     return Markdown("\n".join(lines))
 
 
-def shown(claims: Iterable[Claim]) -> Styler:
+def shown(claims: Iterable[Claim]) -> Any:
     """The verdicts of claims at every scale that has been run, for a notebook: long texts wrap."""
     import pandas as pd
-    from IPython.display import Markdown, display
+    from IPython.display import HTML, Markdown, display
     from pandas.io.formats.style import Styler
 
     ids = [claim.id for claim in claims]
@@ -66,13 +66,19 @@ def shown(claims: Iterable[Claim]) -> Styler:
     table = table.assign(needed=[settles(row) for _, row in table.iterrows()])
     columns = ["claim", "statement", "scale", "verdict", "corrected", "margin", "needed", "why", "as_released", "paper"]
     table = table.sort_values("claim", kind="stable", key=lambda names: names.map(order_of))
+    columns = [name for name in columns if not table[name].isin(["–", ""]).all()]
     # named, else a name is drawn at random and pages differ from run to run; no cell has an id, which would be long
     styled = (
         Styler(table[columns].rename(columns=HEADS).reset_index(drop=True), uuid=ids[0], uuid_len=0, cell_ids=False)
         .hide(axis="index")
         .format(precision=3)
     )
-    wide = ",".join(f"td.col{columns.index(c)}" for c in ("statement", "corrected", "needed", "why", "as_released"))
+    wide = ",".join(
+        f"td:nth-child({columns.index(c) + 1})"
+        for c in ("statement", "corrected", "needed", "why", "as_released")
+        if c in columns
+    )
     wrap = "white-space: normal; text-align: left; min-width: 8rem"
     display(Markdown(f"{RULE} {WHOLE}"))  # a caption would be as wide as the table, which a screen may not be
-    return styled.set_table_styles([{"selector": wide, "props": wrap}])
+    text = styled.set_table_styles([{"selector": wide, "props": wrap}]).to_html()
+    return HTML(re.sub(r'(<t[dh][^>]*?) class="[^"]*"', r"\1", text))  # a class a cell would be half of the table

@@ -66,6 +66,7 @@ def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
         "matching pursuit), and what is left. A bar to the left of zero: that change of the codes lowers the squared "
         "error and makes this worse. Beside a variant stands its k, target L0 or L1 coefficient; intervals are in the "
         f"table below. Held out: {_size(tables)}.",
+        f"Bars of the parts of what the encoder's codes cost, one a kind of SAE, for {', '.join(tables)}.",
     )
 
 
