@@ -87,9 +87,9 @@ def forest_figure(ledger: DataFrame, model: str) -> Figure:
 
 
 def _ticks(low: float, high: float) -> dict[str, list[Any]]:
-    """tickvals and ticktext with signs at multiples of 1, 2 or 5: about four."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 3))
-    step = max(s * power for s in (1, 2, 5) if s * power <= (high - low) / 3)
+    """tickvals and ticktext with signs at multiples of 1, 2 or 5: five at most, which have room on half a page."""
+    power = 10.0 ** math.floor(math.log10((high - low) / 4.5))
+    step = min(s * power for s in (1, 2, 5, 10) if s * power >= (high - low) / 4.5)
     values = [i * step for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
     return {"tickvals": values, "ticktext": [f"{v:+.2g}".replace("-", "−") if v else "0" for v in values]}
 

@@ -15,7 +15,7 @@ from repro.sections.price.run import held_out, setting_of, split_rows
 from repro.sections.price.words import final, first_seed
 from repro.sections.scales import Scale
 from repro.sections.setup import grid_of, prepare
-from repro.sections.tables import save_table, tidy
+from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 
 TABLE = "price_widths"
@@ -61,11 +61,10 @@ def doublings(
             "latents": slopes(widths[model], "m", "sparsity") if model in widths else {},
         }
         for doubled, effects in changes.items():
-            row: dict[str, str | float] = {"language model": model, "twice the": doubled}
-            for worth, effect in effects.items():
-                row |= {worth: effect.value, f"{worth}, low": effect.low, f"{worth}, high": effect.high}
+            row: dict[str, str | int] = {"language model": model, "twice the": doubled}
+            row |= {worth: f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for worth, e in effects.items()}
             rows += [row | {"variants": effects["share"].n}] if effects else []
-    return tidy(pd.DataFrame(rows), 3).set_index(["language model", "twice the"])
+    return pd.DataFrame(rows).set_index(["language model", "twice the"])
 
 
 def widths_findings(table: DataFrame) -> str:
