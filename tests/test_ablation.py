@@ -70,7 +70,7 @@ def golden_rows(name):
             return sweep(sae, bare, (2, 5), dataclasses.replace(OPTIONS, block=64))
         return sweep(sae, data, (0, 1, 4), dataclasses.replace(OPTIONS, block=64), momentum=True)
     data, options = {
-        "batch": (data, dataclasses.replace(OPTIONS, modes=(*MODES, *CONTROLS))),
+        "batch": (data, dataclasses.replace(OPTIONS, modes=(*MODES, *CONTROLS[:5]))),
         "batch unlabelled": (bare, ALONE),
         "comparison": (data, COMPARISON),
         "comparison no gap": (bare, dataclasses.replace(COMPARISON, gap=False)),

@@ -14,6 +14,7 @@ from repro.evaluate import EvalData, EvalOptions, open_data
 from repro.sections.scales import Scale
 
 LABELLED_LENGTH = 64  # tokens of a labelled document that are kept
+DOCUMENT = 2_000  # spare tokens at least: the document in which training ends is not evaluated
 TOKENS_A_GLOSS = 40  # upper bound of the mean length of the bundled glosses
 
 
@@ -63,7 +64,8 @@ def activations(scale: Scale) -> tuple[Path, Path, Path]:
     )
     folder = cache_dir() / "experiments" / f"{scale.name}-{key}"
     spare = 1.02 if scale.max_norm_ratio is None else 1.05  # excluded positions
-    tokens = int((scale.train_tokens + scale.eval_tokens) * spare) + scale.seq_len
+    used = scale.train_tokens + scale.eval_tokens
+    tokens = max(int(used * spare), used + DOCUMENT) + scale.seq_len
     text = DatasetConfig(name=scale.dataset, max_tokens=tokens, seq_len=scale.seq_len)
     labelled = labelled_text(scale, scale.label_docs)
     stores = [

@@ -133,7 +133,8 @@ def modes_overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     for model, table in tables.items():
         rows = final(table)
         means = rows.groupby("mode")[[c for c in columns if c in rows]].mean()
-        means["ms_per_token"] = rows.groupby("mode")["ms_per_token"].median()  # other work on the machine
+        if "ms_per_token" in rows:
+            means["ms_per_token"] = rows.groupby("mode")["ms_per_token"].median()  # other work on the machine
         parts[model] = means.reindex([name for name in NAMES if name in means.index]).rename(index=NAMES)
     return tidy(pd.concat(parts, names=["language model", "codes"]), 3)
 
