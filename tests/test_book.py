@@ -424,14 +424,17 @@ SHEET = 673
 
 
 def put_on_paper(page) -> list[str]:
-    """Lay a page out as a print does; returns what is wider than the sheet or cut off by its box."""
+    """Lay a page out as a print does; returns what is wider than the sheet or cut off by its box.
+
+    A box of a pixel holds words for who hears the page.
+    """
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     page.set_viewport_size({"width": SHEET, "height": 900})
     return page.evaluate("""() => [...document.querySelectorAll(".bd-article *")].filter((e) => {
         if (!e.checkVisibility() || e.closest(".plot, mjx-container, svg")) return false;
         const { left, right } = e.getBoundingClientRect(), cuts = getComputedStyle(e).overflowX !== "visible";
-        return left < -1 || right > innerWidth + 1 || (cuts && e.clientWidth && e.scrollWidth > e.clientWidth + 1);
+        return left < -1 || right > innerWidth + 1 || (cuts && e.clientWidth > 1 && e.scrollWidth > e.clientWidth + 1);
     }).map((e) => `${e.tagName}: ${e.textContent.trim().slice(0, 40)}`)""")
 
 
