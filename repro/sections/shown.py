@@ -66,6 +66,7 @@ def shown(claims: Iterable[Claim]) -> Any:
     table = table.assign(needed=[settles(row) for _, row in table.iterrows()])
     columns = ["claim", "statement", "scale", "verdict", "corrected", "margin", "needed", "why", "as_released", "paper"]
     table = table.sort_values("claim", kind="stable", key=lambda names: names.map(order_of))
+    table.loc[table["claim"].duplicated(), "statement"] = ""  # said in the row above
     columns = [name for name in columns if not table[name].isin(["–", ""]).all()]
     # named, else a name is drawn at random and pages differ from run to run; no cell has an id, which would be long
     styled = (
