@@ -130,8 +130,8 @@ def _words(model: str, rows: DataFrame) -> str:
         f"{model}: what refined codes change against the encoder's at equal L0, with 95 % intervals, in the units of "
         "each panel. Grey: within the margin a change counts as none. A claim is refuted when one of its parts is. "
         f"n: SAEs or variants ({rows['saes'].min()} to {rows['saes'].max()} SAEs a row). * Minus the same for a random "
-        "dictionary's optimum. † Minus what latents of the same firing rates give by chance. Verdicts also correct "
-        "for the number of parts of a claim."
+        "dictionary's optimum. † Minus what latents of the same firing rates give by chance. What lies beyond a margin "
+        "may be open all the same: verdicts also correct for the number of parts of a claim."
     )
 
 
