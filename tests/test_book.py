@@ -402,6 +402,7 @@ def test_legend_and_widgets_work_without_a_kernel(browser, sample):
     assert page.locator(".plot .heatmaplayer image").count() == 1
     assert page.locator("figcaption").all_inner_texts() == ["The gap falls.", "Rates rise."]
     page.locator("details.numbers summary").first.click()
+    page.locator("details.numbers tr").first.wait_for()
     rows = [row.locator("th, td").all_inner_texts() for row in page.locator("details.numbers tr").all()]
     assert rows[:3] == [["series", "steps", "gap", "note"], ["amortized", "0", "1", ""], ["amortized", "5", "0.5", ""]]
     assert len(rows) == 1 + 3 * 3
