@@ -122,6 +122,7 @@ def silent_figure(tables: Mapping[str, DataFrame], share: str) -> Figure:
                         col=col,
                     )
     legend_once(figure)
+    figure.for_each_trace(lambda trace: trace.update(showlegend=trace.line.dash == "solid" and trace.showlegend))
     figure.update_xaxes(type="log")
     figure.update_yaxes(tickformat=".0%")
     names = {"silent": "latents that have not fired yet", "dense": "latents that fire on a tenth of the tokens or more"}
