@@ -88,6 +88,11 @@ class SparseCodes:
         return SparseCodes(self.values.to(device), self.indices.to(device), self.m)
 
 
+def pair_of(dtype: torch.dtype) -> np.dtype:
+    """A nonzero as `KeptCodes` stores it: 8 bytes, 12 for values in float64."""
+    return np.dtype([("latent", "<i4"), ("value", "<f8" if dtype == torch.float64 else "<f4")])
+
+
 class KeptCodes:
     """max(z, 0) of many tokens as pairs (latent, value) of 8 bytes, in memory up to 32 MiB and then in a file.
 
@@ -107,7 +112,7 @@ class KeptCodes:
         counts: Tensor | None = None,
     ):
         self.m, self.device, self.signed, self.dtype = m, device, signed, dtype
-        self.pair = np.dtype([("latent", "<i4"), ("value", "<f8" if dtype == torch.float64 else "<f4")])
+        self.pair = pair_of(dtype)
         self.file = file or tempfile.SpooledTemporaryFile(max_size=MEMORY)  # noqa: SIM115 -- closed with this object
         self.counts: list[Tensor] = [] if counts is None else [counts]
         self.starts: np.ndarray | None = None

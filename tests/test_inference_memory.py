@@ -98,6 +98,9 @@ def test_a_killed_run_goes_on_to_the_same_files(sae, x, tmp_path, blocks_of_16, 
     infer_to(tmp_path / "whole", sae, x, "semi", steps=3)
     with pytest.raises(BadInput, match="another run; choose another folder"):
         infer_to(tmp_path / "whole", sae, x + 1, "semi", steps=3)
+    other = torch.cat([x[:-9], x[-9:].flip(0)])  # the same tokens, the last of them in another order
+    with pytest.raises(BadInput, match="another run; choose another folder"):
+        infer_to(tmp_path / "whole", sae, other, "semi", steps=3)
 
 
 GROWTH = """

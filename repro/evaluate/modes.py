@@ -46,11 +46,13 @@ def amortized(job: Evaluation) -> Way:
     return Way(lambda x, rows: job.reading.amortized(x), job.reading, facts)
 
 
-def _iterated(job: Evaluation, mode: str, steps: int) -> Way:
-    lam = job.lam(mode)
+def _iterated(job: Evaluation, mode: str, steps: int, at: str | None = None) -> Way:
+    """ISTA steps from where a mode begins, at the lambda of the mode `at`; its own if none is given."""
+    at = at or mode
+    lam = job.lam(at)
 
     def codes(x: Tensor, rows: slice | None) -> SparseCodes:
-        problem = job.problem(x, mode)
+        problem = job.problem(x, at)
         ista = ista_of(problem, released=not job.rules.convergence)
         start = job.reading.encode_sparse(x) if mode == "semi" else None
         return solve(problem, ista, start, steps, tol=None, proof=False).codes
@@ -65,15 +67,7 @@ def semi(job: Evaluation) -> Way:
 
 def semi_same_lambda(job: Evaluation) -> Way:
     """The same steps at the lambda of the optimum: towards the code that `non` has, wherever their L0 ends."""
-    lam, steps = job.lam("non"), job.o.semi_steps
-
-    def codes(x: Tensor, rows: slice | None) -> SparseCodes:
-        problem = job.problem(x, "non")
-        return solve(
-            problem, ista_of(problem, released=False), job.reading.encode_sparse(x), steps, tol=None, proof=False
-        ).codes
-
-    return Way(codes, job.reading, {"lam": lam, "iterations": steps})
+    return _iterated(job, "semi", job.o.semi_steps, at="non")
 
 
 def non(job: Evaluation) -> Way:

@@ -15,11 +15,13 @@ from torch import Tensor
 from repro.base.errors import BadInput
 from repro.base.files import digest, write_json
 from repro.base.lock import only_one
-from repro.codes import KeptCodes
+from repro.codes import KeptCodes, pair_of
+from repro.inference.calibration import spread
 from repro.inference.modes import block_of, infer_blocks
 from repro.sae import SAE
 
 ABOUT, CODES, TOKENS = "about.json", "codes.bin", "tokens.bin"
+SAMPLE = 1024  # tokens, spread evenly over all, by which a run is known again
 TOKEN = np.dtype([("nonzeros", "<i4"), ("objective", "<f8"), ("gap_lower", "<f8"), ("gap_upper", "<f8")])
 
 
@@ -49,7 +51,7 @@ def infer_to(folder: str | Path, sae: SAE, x: Any, mode: str = "amortized", **op
     folder, sae = Path(folder), sae.one_sided()
     size = block_of(sae, options.get("protocol") == "as_released")
     about = {"n": len(x), "m": sae.config.m, "dtype": str(sae.W_dec.dtype).removeprefix("torch."), "mode": mode}
-    about["key"] = digest(sae.describe(), _sums(sae, x[:size]), about, options, size)
+    about["key"] = digest(sae.describe(), _sums(sae, x[spread(len(x), SAMPLE)]), about, options, size)
     with only_one(folder, "infer_to"):
         if (folder / ABOUT).exists():
             old = json.loads((folder / ABOUT).read_text())
@@ -98,7 +100,7 @@ def _write(folder: Path, codes: Any, tokens: Any, about: dict[str, Any], parts: 
 def _whole_blocks(folder: Path, about: dict[str, Any], size: int) -> int:
     """Tokens of the whole blocks that both files hold; what is behind them is cut off."""
     ends = _records(folder)["nonzeros"].cumsum(dtype=np.int64)
-    width = 12 if about["dtype"] == "float64" else 8
+    width = pair_of(getattr(torch, about["dtype"])).itemsize
     pairs = (folder / CODES).stat().st_size // width if (folder / CODES).exists() else 0
     done = int(np.searchsorted(ends, pairs, "right"))
     done -= done % size if done < about["n"] else 0
@@ -114,5 +116,5 @@ def _records(folder: Path) -> np.ndarray:
 
 
 def _sums(sae: SAE, x: Tensor) -> list[float]:
-    """Sums of the weights and of the first activations, which tell one run from another."""
-    return [float(t.sum(dtype=torch.float64)) for t in (*sae.state_dict().values(), x)]
+    """Sums of the weights and of each of these activations [n, d], which tell one run from another."""
+    return [*(float(t.sum(dtype=torch.float64)) for t in sae.state_dict().values()), *x.double().sum(1).tolist()]

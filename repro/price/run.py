@@ -72,8 +72,9 @@ class Pricing:
         settings = EvalOptions(semi_steps=options.semi_steps, tol=options.tol, seed=options.seed)
         self.job = Evaluation(sae, EvalData(sample, None, data.key), CORRECTED, settings, bar)
         self.random = random_dictionary(sae, options.seed)
-        self.random_shared: dict[str, Any] = {"tokens": len(data.tokens)}  # so many will come: the Gram matrix is
-        self.job.shared["tokens"] = len(data.tokens)  # made, if it pays, before anything is timed
+        # So many tokens will come: the Gram matrix, if it pays, is made in the warm-up, before anything is timed.
+        self.random_shared: dict[str, Any] = {"tokens": len(data.tokens)}
+        self.job.shared["tokens"] = len(data.tokens)
         self.whole, self.sample = self._measure(data.tokens), self._measure(sample)
 
     def _measure(self, tokens: Tokens) -> Measure:

@@ -18,7 +18,7 @@ from repro.metrics.conventions import by_formula, by_tokens
 from repro.metrics.loss import loss_columns
 from repro.sae import SAE
 from repro.sections.scales import Scale
-from repro.sections.setup import Prepared
+from repro.sections.setup import Prepared, trained_on
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 
@@ -50,7 +50,7 @@ def _behind(ready: Prepared) -> Rows:
     """The usable tokens of the documents behind those that the SAEs were trained on."""
     store, about = ready.rows.store, ready.rows.description
     usable = store.select(about["exclude"], about["max_norm_ratio"])  # type: ignore[attr-defined]
-    return dataclasses.replace(usable, index=usable.index[usable.docs > ready.rows.docs[-1]])
+    return dataclasses.replace(usable, index=usable.index[trained_on(usable.docs, ready.rows) :])
 
 
 def _losses(sae: SAE, ready: Prepared, behind: Rows, mean: torch.Tensor) -> dict[str, float]:

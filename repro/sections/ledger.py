@@ -14,7 +14,7 @@ from repro.sections.margins import margin_of
 from repro.sections.scales import SCALES
 from repro.sections.tables import load_table
 from repro.sections.types import DataFrame, Series
-from repro.sections.verdict import MOST, NOT_RUN, OPEN, Claim, Finding, Verdict, judge, whole
+from repro.sections.verdict import MOST, NOT_RUN, OPEN, Claim, Finding, Verdict, bound_of, judge, whole
 
 FEW = 3
 """Open parts up to which the sentence of a claim names them."""
@@ -139,6 +139,6 @@ def settles(row: Series) -> str:
     if row["needed"] is None or not np.isfinite(row["needed"]):
         return "too little there to fall, or two values that agree"
     more = f"over {MOST:,}" if row["needed"] > MOST else f"{int(row['needed']):,}"
-    bound = row["margin"] * (1 if row["claimed"] in ("rises", "does not rise") else -1)
+    bound = bound_of(row["claimed"], row["margin"])
     alone = "" if row["low"] <= bound <= row["high"] else "settled by itself, not beside the other parts (Holm); "
     return f"{alone}{more} {row['unit']} would settle it"

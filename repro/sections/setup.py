@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
 from repro.base.files import cache_dir, digest
 from repro.base.machine import pick_device
@@ -54,20 +56,37 @@ def grid_of(scale: Scale) -> Mapping[str, tuple[float, ...]]:
     return scale.grid or {"standard": scale.l1, "topk": scale.ks, "batch_topk": scale.ks}
 
 
+def model_of(scale: Scale) -> ModelConfig:
+    """The language model of a scale, with its layer and its arithmetic."""
+    return ModelConfig(name=scale.model, layer_index=scale.layer, dtype=scale.dtype)
+
+
+def text_of(scale: Scale, evaluated: int) -> DatasetConfig:
+    """Text for training and for so many tokens behind it, with what exclusions and the last document take."""
+    used = scale.train_tokens + evaluated
+    spare = 1.02 if scale.max_norm_ratio is None else 1.05  # excluded positions
+    tokens = max(int(used * spare), used + DOCUMENT) + scale.seq_len
+    return DatasetConfig(name=scale.dataset, max_tokens=tokens, seq_len=scale.seq_len)
+
+
+def trained_on(docs: np.ndarray, rows: Any) -> int:
+    """How many tokens of these documents [n] come before the end of the one in which training on `rows` ended.
+
+    What is behind them is held out: the rest of that document is not.
+    """
+    return int((docs <= rows.docs[-1]).sum())
+
+
 def activations(scale: Scale) -> tuple[Path, Path, Path]:
     """Collect (or find) the activations of a scale: (folder, store of general text, store of labelled text)."""
     from repro.activations.collect import collect
 
-    model = ModelConfig(name=scale.model, layer_index=scale.layer, dtype=scale.dtype)
+    model = model_of(scale)
     key = digest(
         model, scale.dataset, scale.labelled, scale.train_tokens, scale.eval_tokens, scale.label_docs, scale.seq_len
     )
     folder = cache_dir() / "experiments" / f"{scale.name}-{key}"
-    spare = 1.02 if scale.max_norm_ratio is None else 1.05  # excluded positions
-    used = scale.train_tokens + scale.eval_tokens
-    tokens = max(int(used * spare), used + DOCUMENT) + scale.seq_len
-    text = DatasetConfig(name=scale.dataset, max_tokens=tokens, seq_len=scale.seq_len)
-    labelled = labelled_text(scale, scale.label_docs)
+    text, labelled = text_of(scale, scale.eval_tokens), labelled_text(scale, scale.label_docs)
     stores = [
         collect(RunConfig(output_dir=str(folder / sub), model=model, dataset=data, device=scale.device), quiet=True)
         for sub, data in (("text", text), ("labelled", labelled))
@@ -102,7 +121,7 @@ def _prepare(scale: Scale) -> Prepared:
     lr = {} if scale.lr is None else {"lr": scale.lr}
     recipe = Recipe.scaled(scale.steps, scale.batch_size, seed=scale.seed, **lr)
     saes = folder / f"saes-{digest(jobs, recipe)}"
-    skip = int((usable.docs <= rows.docs[-1]).sum())  # the rest of the document in which training ended is not held out
+    skip = trained_on(usable.docs, rows)
     held_out = Rows(store, usable.index[skip : skip + scale.eval_tokens], {}).take(scale.eval_tokens).x
     layer = store.meta.get("layer")
     folders = train(rows, jobs, recipe, saes, scale.model, layer, device, held_out=held_out)

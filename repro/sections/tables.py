@@ -73,15 +73,10 @@ def tidy(table: DataFrame, digits: int = 4) -> DataFrame:
 
 def short(value: float) -> str:
     """Three digits, a dash for what was not measured."""
-    return (
-        "–"
-        if value != value
-        else f"{value:.0f}"
-        if abs(value) >= 100
-        else f"{value:.3g}"
-        if value >= 1
-        else f"{value:.3f}"
-    )
+    if value != value:
+        return "–"
+    digits = ".0f" if abs(value) >= 100 else ".3g" if value >= 1 else ".3f"
+    return f"{value:{digits}}"
 
 
 def others(name: str, scale: str) -> dict[str, DataFrame]:

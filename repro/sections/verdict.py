@@ -25,6 +25,11 @@ WHOLE = "A claim with parts says that all of them are true: supported if every p
 Direction = Literal["rises", "falls", "does not rise", "does not fall"]
 
 
+def bound_of(claimed: str, margin: float) -> float:
+    """The value beyond which a claim's effect has to lie: above zero if it is about a rise, below if about a fall."""
+    return margin if claimed in ("rises", "does not rise") else -margin
+
+
 @dataclass(frozen=True)
 class Finding:
     """The effect that a claim is about, at one scale."""
@@ -72,8 +77,7 @@ class Claim:
     @property
     def bound(self) -> float:
         """The claim is that the effect lies beyond this value: a margin above or below zero."""
-        above_zero = self.claimed in ("rises", "does not rise")
-        return margin_of(self.metric) * (1 if above_zero else -1)
+        return bound_of(self.claimed, margin_of(self.metric))
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from repro.evaluate.nulls import expected_dead, reference_rates
 from repro.evaluate.rules import AS_RELEASED, CORRECTED, TITLES, Rules
 from repro.metrics.names import MODES
 from repro.sections.scales import Scale
-from repro.sections.setup import Prepared, options, prepare
+from repro.sections.setup import Prepared, options, prepare, trained_on
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 from repro.solvers import Lasso, solve
@@ -204,7 +204,7 @@ class Sources:
         metrics = MetricsConfig(max_tokens=self.n_tokens, **given)
         text = self.ready.rows.store
         rows = text.select(metrics.exclude, metrics.max_norm_ratio)
-        skip = int((rows.docs <= self.ready.rows.docs[-1]).sum())
+        skip = trained_on(rows.docs, self.ready.rows)
         folder = self.ready.folder / "labelled"
         data = open_data(text.path, metrics, folder, self.n_docs, skip=skip)
         if layer:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
+from repro.base.config import MetricsConfig, RunConfig
 from repro.base.files import cache_dir, digest, write_atomically
 from repro.evaluate import EvalData, open_data
 from repro.price import PriceOptions
@@ -22,7 +22,7 @@ from repro.price.run import Pricing
 from repro.price.words import NAMES
 from repro.sections.price.run import setting_of
 from repro.sections.scales import Scale
-from repro.sections.setup import Prepared, prepare
+from repro.sections.setup import Prepared, model_of, prepare, text_of, trained_on
 from repro.sections.tables import save_table, tidy
 from repro.sections.types import DataFrame
 
@@ -64,15 +64,12 @@ def long_text(ready: Prepared, setting: Scale, tokens: int) -> EvalData:
     from repro.activations.collect import collect
     from repro.activations.store import open_store
 
-    model = ModelConfig(name=setting.model, layer_index=setting.layer, dtype=setting.dtype)
-    spare = 1.02 if setting.max_norm_ratio is None else 1.05  # excluded positions
-    length = int((setting.train_tokens + tokens) * spare) + setting.seq_len
-    text = DatasetConfig(name=setting.dataset, max_tokens=length, seq_len=setting.seq_len)
+    model, text = model_of(setting), text_of(setting, tokens)
     folder = cache_dir() / "experiments" / f"{setting.name}-long-{digest(model, text)}"
     path = collect(RunConfig(output_dir=str(folder), model=model, dataset=text, device=setting.device), quiet=True)
     metrics = MetricsConfig(max_tokens=tokens, max_norm_ratio=setting.max_norm_ratio)
-    usable = open_store(path).select(metrics.exclude, metrics.max_norm_ratio)
-    return open_data(path, metrics, None, 0, int((usable.docs <= ready.rows.docs[-1]).sum()), True)
+    docs = open_store(path).select(metrics.exclude, metrics.max_norm_ratio).docs
+    return open_data(path, metrics, None, 0, trained_on(docs, ready.rows), True)
 
 
 def counted(

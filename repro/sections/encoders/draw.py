@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from repro.activations.language_models.loss import LossMeter
-from repro.base.config import MetricsConfig, ModelConfig, RunConfig
+from repro.base.config import MetricsConfig, RunConfig
 from repro.base.files import cache_dir, digest
 from repro.evaluate import EvalData, evaluate_checkpoints, open_data
 from repro.price import PriceOptions
@@ -17,7 +17,7 @@ from repro.price import price as price_of
 from repro.sae import SAE
 from repro.sections.encoders.names import DICTIONARIES, ENCODERS, GUESSED, PROBED
 from repro.sections.scales import PRICED, Scale
-from repro.sections.setup import Prepared, labelled_text, options, prepare
+from repro.sections.setup import Prepared, labelled_text, model_of, options, prepare, trained_on
 from repro.training.encoders import beginning, encoder_job, form_of
 from repro.training.frozen import FrozenJob
 from repro.training.itda import itda
@@ -90,7 +90,7 @@ class Draw:
         metrics = MetricsConfig(max_tokens=self.tokens, max_norm_ratio=self.scale.max_norm_ratio)
         store = self.ready.rows.store
         docs = store.select(metrics.exclude, metrics.max_norm_ratio).docs
-        first = int((docs <= self.ready.rows.docs[-1]).sum())
+        first = trained_on(docs, self.ready.rows)
         later = docs[min(first + self.index * self.tokens, len(docs) - 1)]
         skip = first if self.index == 0 else int((docs <= later).sum())
         return open_data(store.path, metrics, self.labelled(), self.plan.label_docs, skip, True)
@@ -100,8 +100,7 @@ class Draw:
         from repro.activations.collect import collect
 
         s = self.scale
-        model = ModelConfig(name=s.model, layer_index=s.layer, dtype=s.dtype)
-        text = labelled_text(s, self.plan.label_docs)
+        model, text = model_of(s), labelled_text(s, self.plan.label_docs)
         folder = cache_dir() / "experiments" / f"labelled-{digest(model, text)}"
         return collect(RunConfig(output_dir=str(folder), model=model, dataset=text, device=s.device), quiet=True)
 

@@ -10,14 +10,14 @@ import pandas as pd
 
 from repro.activations.collect import collect
 from repro.activations.held_out import open_meter
-from repro.base.config import DatasetConfig, MetricsConfig, ModelConfig, RunConfig
+from repro.base.config import DatasetConfig, MetricsConfig, RunConfig
 from repro.base.files import cache_dir, digest
 from repro.evaluate import EvalData, open_data
 from repro.sections.effects import FAMILY_NAMES
 from repro.sections.price.run import setting_of, split_rows
 from repro.sections.price.words import by_part, share
 from repro.sections.scales import Scale
-from repro.sections.setup import prepare
+from repro.sections.setup import model_of, prepare
 from repro.sections.tables import save_table
 from repro.sections.types import DataFrame
 
@@ -46,7 +46,7 @@ def run_elsewhere(scale: Scale, tokens: int) -> DataFrame | None:
 
 def other_text(setting: Scale, tokens: int) -> EvalData:
     """The first tokens of the other text through the same language model, left on disk."""
-    model = ModelConfig(name=setting.model, layer_index=setting.layer, dtype=setting.dtype)
+    model = model_of(setting)
     text = DatasetConfig(name=OTHER, max_tokens=int(1.1 * tokens) + setting.seq_len, seq_len=setting.seq_len)
     folder = cache_dir() / "experiments" / f"{setting.name}-elsewhere-{digest(model, text)}"
     path = collect(RunConfig(output_dir=str(folder), model=model, dataset=text, device=setting.device), quiet=True)

@@ -18,7 +18,7 @@ from repro.evaluate import EvalData, open_data
 from repro.price import PriceOptions, words
 from repro.price import price as price_of
 from repro.sections.scales import PRICE_SEEDS, PRICED, Scale
-from repro.sections.setup import Prepared, prepare
+from repro.sections.setup import Prepared, prepare, trained_on
 from repro.sections.tables import about, load_table, save_table
 from repro.sections.types import DataFrame
 
@@ -148,10 +148,8 @@ def held_out(ready: Prepared, scale: Scale, tokens: int) -> EvalData:
     """The first tokens of the documents after the one in which training ended, left on disk."""
     store = ready.rows.store
     usable = store.select(max_norm_ratio=scale.max_norm_ratio)
-    skip = int((usable.docs <= ready.rows.docs[-1]).sum())
-    return open_data(
-        store.path, MetricsConfig(max_tokens=tokens, max_norm_ratio=scale.max_norm_ratio), None, 0, skip, True
-    )
+    metrics = MetricsConfig(max_tokens=tokens, max_norm_ratio=scale.max_norm_ratio)
+    return open_data(store.path, metrics, None, 0, trained_on(usable.docs, ready.rows), True)
 
 
 def priced(ready: Prepared) -> list[dict[str, Any]]:

@@ -61,9 +61,8 @@ def doublings(
             "latents": slopes(widths[model], "m", "sparsity") if model in widths else {},
         }
         for doubled, effects in changes.items():
-            row: dict[str, str | int] = {"language model": model, "twice the": doubled}
-            row |= {worth: f"{e.value:+.3f} [{e.low:+.3f}, {e.high:+.3f}]" for worth, e in effects.items()}
-            rows += [row | {"variants": effects["share"].n}] if effects else []
+            row = {"language model": model, "twice the": doubled}
+            rows += [row | {worth: str(effect) for worth, effect in effects.items()}] if effects else []
     return pd.DataFrame(rows).set_index(["language model", "twice the"])
 
 
