@@ -58,3 +58,23 @@ def test_the_committed_tables_give_a_plan():
     assert "| 252 | 1,512 | 64 | " in text and "nan" not in text
     assert set(planning.check()["source"]) >= {"tiny/comparison"}
     assert plan_figure().layout.meta["caption"]
+
+
+def test_better_codes_are_planned_from_rows_of_that_shape_alone(monkeypatch):
+    d, m, k = planning.CODES
+    rows = [
+        {"d": d, "m": m, "k": k, "method": "x @ W_enc", "device": "two threads", "ms_per_token": 3.6},
+        {"d": d, "m": m, "k": k, "method": "ompr", "device": "two threads", "ms_per_token": 36.0, "extra_mib": 512.0},
+        {"d": d, "m": m // 4, "k": k, "method": "ompr", "device": "two threads", "ms_per_token": 1.0},
+    ]
+    table = pd.DataFrame(rows).assign(times_the_encoder=1.0)
+    monkeypatch.setattr(planning, "bench", lambda name, folder=None: table)
+    plan = planning.codes_plan().set_index("codes")
+    assert list(plan.index) == ["encoder's product", "ompr"]
+    assert plan["worker hours"].tolist() == pytest.approx([10.0, 100.0])  # 10 layers x 10^6 tokens x 3.6 ms = 10 hours
+    assert plan.loc["ompr", "hours on 10 workers"] == pytest.approx(10.0)
+    weights = 4 * (2 * d * m + m + d)  # float32: encoder, decoder, two biases
+    assert plan.loc["ompr", "GiB a worker"] == pytest.approx(weights / 2**30 + 0.5, rel=1e-3)
+    assert plan.loc["ompr", "GB read"] == pytest.approx(10 * (weights + 4 * d * 1e6) / 1e9, rel=1e-3)
+    monkeypatch.setattr(planning, "bench", lambda name, folder=None: None)
+    assert planning.codes_plan() is None

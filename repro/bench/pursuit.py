@@ -29,7 +29,7 @@ class Pursuit:
     device: Literal["auto", "cpu", "cuda"] = flag("cpu", "auto: the GPU where there is one")
     shapes: tuple[str, ...] = flag(("576x2048x33", "768x16384x32", "2304x16384x64", "2304x65536x64"), "d x m x k")
     tokens: int = flag(256, "tokens of a problem")
-    few: int = flag(4, "tokens for scikit-learn, and for OMP where the Gram matrix does not fit")
+    few: int = flag(4, "tokens for scikit-learn")
     price_tokens: int = flag(500, "tokens for the whole of `repro price`, without a language model; 0 leaves it out")
     repeats: int = flag(3, "interleaved repeats; the median ratio counts")
     out: Path | None = flag(None, "folder of pursuit.csv; data/bench if not given")
@@ -129,7 +129,7 @@ class Pursuit:
 
         ways = {
             "least squares on the encoder's": by("refit", warm=True),
-            "omp": by("omp", self.few if cpu and gram is None else len(data.x)),
+            "omp": by("omp"),
             "ompr, warm, 1 round": by("ompr", warm=True, rounds=1),
             "ompr, warm": by("ompr", warm=True),
             "ompr, cold": by("ompr"),

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from repro.base.memory import sae_bytes
 from repro.metrics.names import MODES, PROTOCOLS
-from repro.sections.performance.timings import bench, facts
+from repro.sections.performance.timings import bench, facts, is_gpu
 from repro.sections.scales import SCALES
 from repro.sections.setup import LABELLED_LENGTH
 from repro.sections.tables import about, need_table
-from repro.sections.types import DataFrame, Series
+from repro.sections.types import DataFrame
 
 SEEDS = 3
 WORKERS = (1, 8, 64)
@@ -37,6 +37,9 @@ GRIDS = (
     Grid("final SAEs, Pythia-160M (7 families × 6 sparsities × 3 widths)", 768, 7 * 6, WIDTHS),
     Grid("final SAEs, Gemma-2-2B (7 families × 6 sparsities × 3 widths)", 2304, 7 * 6, WIDTHS),
 )
+
+LAYERS, TOKENS, CODES = 10, 1_000_000, (2304, 65536, 64)
+"""Gemma-2-2B with the widest common SAEs: layers, tokens of each, and d, m and k of the benchmark of codes."""
 
 
 def costs(scale: str = "small") -> DataFrame:
@@ -63,7 +66,7 @@ def check(scale: str = "small", other: str = "tiny") -> DataFrame:
     out = both[columns].assign(source=f"{other}/comparison", predicted=predicted)
     measured = bench("evaluate")
     if measured is not None:
-        part = measured[_on_cpu(measured) & measured["mode"].isin(MODES)]
+        part = measured[~measured["device"].map(is_gpu) & measured["mode"].isin(MODES)]
         part = part.merge(ours[["protocol", "mode", "seconds_per_gflop"]], on=["protocol", "mode"])
         predicted = 1e3 * part["seconds_per_gflop"] * 4e-9 * part["d"] * part["m"]
         part = part.assign(ms_per_token=1e3 / part["tokens_per_second"], predicted=predicted, source="bench evaluate")
@@ -109,6 +112,34 @@ def plan(scale: str = "small", grids: tuple[Grid, ...] = GRIDS, seeds: int = SEE
     return pd.DataFrame(rows)
 
 
+def codes_plan(folder: Path | None = None) -> DataFrame | None:
+    """Hours, memory and bytes for codes of TOKENS tokens at LAYERS layers, a row a kind of code and device.
+
+    From rows of `repro bench pursuit` at the shape CODES; only the number of tokens is scaled. Every worker reads the
+    weights of one SAE and its activations once. None where that shape has no rows.
+    """
+    table, (d, m, _) = bench("pursuit", folder), CODES
+    if table is None or (table := table[(table[["d", "m", "k"]] == CODES).all(axis=1)]).empty:
+        return None
+    weights = sae_bytes(d, m)
+    hours = table["ms_per_token"] * LAYERS * TOKENS / 3.6e6
+    return table.assign(
+        codes=table["method"].replace("x @ W_enc", "encoder's product"),
+        worker_hours=hours,
+        longest=hours / LAYERS,
+        memory=weights / 2**30 + table["extra_mib"].fillna(0) / 1024,
+        read=LAYERS * (weights + 4 * d * TOKENS) / 1e9,
+    )[["codes", "device", "times_the_encoder", "worker_hours", "longest", "memory", "read"]].rename(
+        columns={
+            "times_the_encoder": "× the encoder",
+            "worker_hours": "worker hours",
+            "longest": f"hours on {LAYERS} workers",
+            "memory": "GiB a worker",
+            "read": "GB read",
+        }
+    )
+
+
 def makespan(seconds: list[float], workers: int) -> float:
     """When the last task ends if each worker takes the next one as soon as it is free."""
     free = [0.0] * workers
@@ -126,7 +157,7 @@ def memory_gib(d: int, m: int) -> float:
     table = bench("evaluate")
     if table is None:
         return float("nan")
-    part = table[_on_cpu(table)]
+    part = table[~table["device"].map(is_gpu)]
     largest = part.loc[part["peak_mib_beyond_weights"].idxmax()]
     grown = max(1.0, d * m / (largest["d"] * largest["m"]))
     return sae_bytes(d, m) / 2**30 + largest["peak_mib_beyond_weights"] * grown / 1024
@@ -138,7 +169,7 @@ def gpu_hours(seconds: list[float], scale: str, workers: int) -> float | str:
     A task takes on the GPU its time here times the ratio of both measured costs, summed over protocols and modes.
     """
     table = bench("evaluate")
-    part = None if table is None else table[~_on_cpu(table) & table["mode"].isin(MODES)]
+    part = None if table is None else table[table["device"].map(is_gpu) & table["mode"].isin(MODES)]
     if part is None or len(part.drop_duplicates(["protocol", "mode"])) < len(MODES) * len(PROTOCOLS):
         return "not measured"
     rate = 1 / (part["tokens_per_second"] * 4e-9 * part["d"] * part["m"])
@@ -178,7 +209,25 @@ def page(scale: str = "small") -> str:
             "where certified inference does not visit every atom. In rows of `repro bench evaluate` there are no "
             "labelled documents, and `amortized` includes the optimum that its gap needs, so that `non` is cheap:",
             _markdown(check(scale)),
+            overhead(),
+            *_codes_page(),
         )
+    )
+
+
+def _codes_page() -> tuple[str, ...]:
+    """The plan for codes better than the encoder's, and on which devices it holds; nothing without measured rows."""
+    table = codes_plan()
+    if table is None:
+        return ()
+    d, m, k = CODES
+    gpus = "" if any(map(is_gpu, table["device"])) else " No GPU has measured this shape: `.ci/gpu` adds its rows."
+    return (
+        f"### Better codes for Gemma-2-2B\n\nCodes of {TOKENS:,} tokens at each of {LAYERS} layers, width × latents "
+        f"{d:,} × {m:,}, k = {k}. These rows were measured at this shape (`repro bench pursuit`); only the number of "
+        "tokens is scaled. A worker takes one layer: it holds the weights, and reads them and the activations once."
+        + gpus,
+        _markdown(table),
     )
 
 
@@ -191,10 +240,6 @@ def _cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _on_cpu(table: DataFrame) -> Series:
-    return table["device"].str.contains("threads")
 
 
 def _stack(parts: list[DataFrame]) -> DataFrame:
