@@ -119,7 +119,7 @@ def codes_plan(folder: Path | None = None) -> DataFrame | None:
     weights of one SAE and its activations once. None where that shape has no rows.
     """
     table, (d, m, _) = bench("pursuit", folder), CODES
-    if table is None or (table := table[(table[["d", "m", "k"]] == CODES).all(axis=1)]).empty:
+    if table is None or (table := table[(table[["d", "m", "k"]] == list(CODES)).all(axis=1)]).empty:
         return None
     weights = sae_bytes(d, m)
     hours = table["ms_per_token"] * LAYERS * TOKENS / 3.6e6
