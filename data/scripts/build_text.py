@@ -13,6 +13,8 @@ from typing import NamedTuple
 import sources
 from sources import PACKAGES, Synset
 
+from repro.base.files import cache_dir
+
 DATA = Path(__file__).resolve().parents[1]
 SEED = 0
 GENERAL, VALIDATION = 0.22, 0.015  # shares of the units held out; the rest trains the LM
@@ -151,9 +153,11 @@ def licence(folder: Path) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--debs", type=Path, default=DATA / "cache/tiny/debs", help="where the .deb files are or go")
+    parser.add_argument(
+        "--debs", type=Path, default=cache_dir() / "tiny" / "debs", help="where the .deb files are or go"
+    )
     parser.add_argument("--out", type=Path, default=DATA / "tiny", help="folder of the committed files")
-    parser.add_argument("--cache", type=Path, default=DATA / "cache/tiny", help="folder of the LM's training text")
+    parser.add_argument("--cache", type=Path, default=cache_dir() / "tiny", help="folder of the LM's training text")
     args = parser.parse_args()
 
     folder = {source: sources.unpack(package, args.debs) for source, package in PACKAGES.items()}

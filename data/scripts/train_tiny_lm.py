@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from tqdm import tqdm, trange
 from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedTokenizerFast
 
+from repro.base.files import cache_dir
+
 DATA = Path(__file__).resolve().parents[1]
 VOCABULARY, END = 4096, "<|endoftext|>"
 GIVEN_UP = 0.02  # nats by which validation may rise above its best before training stops
@@ -27,7 +29,7 @@ GIVEN_UP = 0.02  # nats by which validation may rise above its best before train
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--cache", type=Path, default=DATA / "cache/tiny", help="folder of train and validation text")
+    parser.add_argument("--cache", type=Path, default=cache_dir() / "tiny", help="folder of train and validation text")
     parser.add_argument("--out", type=Path, default=DATA / "tiny/lm", help="folder the model is written to")
     parser.add_argument(
         "--stage", choices=["all", "tokens", "train"], default="all", help="tokens: stop before training"
