@@ -143,7 +143,16 @@ def test_both_ways_of_training_are_in_the_legend_even_if_the_first_sae_has_one_s
 
 
 def test_panels_of_a_frontier_share_the_title_of_their_x_axes():
-    rows = {"variant": "topk", "sparsity": 8, "seed": 0, "codes": "encoder", "rounds": None, "L0": [4, 8], "NMSE": 0.1}
+    rows = {
+        "variant": "topk",
+        "sparsity": 8,
+        "seed": 0,
+        "codes": "encoder",
+        "rounds": None,
+        "L0": [4, 8],
+        "NMSE": 0.1,
+        "k": None,
+    }
     figure = figures.frontier_figure({"a": pd.DataFrame(rows), "b": pd.DataFrame(rows)}, "NMSE", "topk")
     assert [note.text for note in figure.layout.annotations] == ["a", "b", "L0 (mean nonzeros a token)"]
     assert not figure.layout.xaxis.title.text and not figure.layout.xaxis2.title.text
@@ -262,3 +271,32 @@ def test_the_price_of_your_sae(tmp_path):
     drawn = {line.name: list(line.x) for line in your_sae.frontier(result, sae).data}
     expected = [round(p["L0"], 3) for p in result["frontier"] if p["codes"] == "pursuit"]
     assert drawn[NAMES["pursuit"]] == sorted(expected)
+
+
+def test_a_frontier_says_how_many_nonzeros_pursuit_needs():
+    from repro.sections.price import titles
+
+    own = [{"L0": 16.0, "NMSE": 1 / 8, "k": float("nan")}, {"L0": 32.0, "NMSE": 1 / 9, "k": 32.0}]
+    line = [{"L0": l0, "NMSE": 1 / l0, "k": l0} for l0 in (4.0, 10.0, 20.0)]  # 1/8 lies between two points
+    lines = {"encoder": pd.DataFrame(own), "pursuit": pd.DataFrame(line)}
+    assert titles.of_frontier("a", lines, "NMSE") == (
+        "a: with 8 nonzeros pursuit reaches the NMSE that the encoder has with 16"
+    )
+    short = {"encoder": lines["encoder"], "pursuit": lines["pursuit"][1:]}  # its line does not reach that far
+    assert titles.of_frontier("a", short, "NMSE") is None
+    bent = {"encoder": lines["encoder"], "pursuit": lines["pursuit"].assign(NMSE=[0.25, 0.05, 0.06])}
+    assert titles.of_frontier("a", bent, "NMSE") is None
+
+
+def test_titles_of_the_price_say_what_the_tables_hold():
+    from repro.sections.price import titles
+
+    keys = {"variant": "topk", "sparsity": 8.0, "step": 10, "metric": "CE"}
+    parts = pd.DataFrame(
+        [keys | {"part": p, "value": v} for p, v in (("values", 1), ("support", 2), ("dictionary", 5))]
+    )
+    assert titles.of_parts({"a": parts}, "CE").endswith("the guess makes 3.000 of 8.000 on a")
+    modes = pd.DataFrame(
+        {"step": 10, "mode": ["encoder", "optimum", "pursuit"], "CE": 1, "NMSE": [2, 3, 1], "loss_increase": [4, 8, 1]}
+    )
+    assert titles.of_exchange({"a": modes}).endswith("L1 optimum 1.5 and 2 times, pursuit (OMP) 0.5 and 0.25 times")

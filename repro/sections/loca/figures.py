@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from repro.base.theme import FAMILY_COLORS, caption, interval
-from repro.sections.figures import blank, label
+from repro.sections.figures import blank, label, name_of
 from repro.sections.loca.run import FORM_NAMES
 from repro.sections.loca.words import effects
-from repro.sections.types import DataFrame, Figure
+from repro.sections.types import DataFrame, Figure, Series
 
 
 def metric_figure(table: DataFrame, metric: str) -> Figure:
@@ -28,7 +28,14 @@ def metric_figure(table: DataFrame, metric: str) -> Figure:
         f"{label(metric)}, a point a seed. All forms but the first go on from the same Top-K SAE of their "
         "seed; those that are trained see the same batches."
     )
-    return caption(figure, text)
+    return caption(figure, text, title=f"{name_of(metric)}: {_beside(part.groupby('form')[metric].mean())}")
+
+
+def _beside(mean: Series) -> str:
+    """LocA's mean beside those of the forms that it is compared with."""
+    return ", ".join(
+        f"{FORM_NAMES[form].strip('… ')} {mean[form]:.3g}" for form in ("loca", "topk", "random", "frequency")
+    )
 
 
 def effect_figure(table: DataFrame, model: str = "") -> Figure:
@@ -52,6 +59,15 @@ def effect_figure(table: DataFrame, model: str = "") -> Figure:
         figure,
         f"{model and f'{model}. '}LocA-SAE (corrected) minus each other form, with 95 % intervals over seeds: left of "
         "the dashed line, LocA is lower. Against random groups, the difference is what angular variance is worth.",
+        title=f"{model and f'{model}: '}LocA − Top-K trained on for as long: {_differ(long, FORM_NAMES['topk'])}",
+    )
+
+
+def _differ(effects: DataFrame, against: str) -> str:
+    """LocA minus one other form, metric by metric."""
+    values = effects[effects["against"] == against].set_index("metric")["effect"]
+    return ", ".join(
+        f"{name_of(metric)} {values[metric]:+.3f}" for metric in ("NMSE", "dead_rate", "dF1", "absorption")
     )
 
 
@@ -81,4 +97,6 @@ def variance_figure(table: DataFrame) -> Figure:
         figure,
         "Angular variance of each latent against how often it fires. The released rule gives latents that never fire "
         "the highest value of all, 1, so they head the group with the largest k; the corrected one leaves them out.",
+        title=f"The released rule gives {int((table['firing_rate'] == 0).sum())} of {len(table):,} latents the highest "
+        "variance because they never fired",
     )

@@ -64,7 +64,19 @@ def gap_figure(table: DataFrame) -> Figure:
         figure,
         "How far from the optimum each method is proved to be, against the time it takes; lower left is better. "
         "Larger markers have denser optima. The published 200 steps stay at the top.",
+        title=_proved(table),
     )
+
+
+def _proved(table: DataFrame) -> str:
+    """What the published steps and the working set take and prove, over all problems."""
+    parts = []
+    for method in (UNIT, "working_set 1e-3"):
+        rows = table[table["method"] == method]
+        times, gaps = rows["ms_per_token"], rows["relative_gap_mean"]
+        low, high = f"{times.min():.2g}", f"{times.max():.0f}"
+        parts.append(f"{method} takes {low} to {high} ms a token and is proved to {gaps.max():.0e}")
+    return ", ".join(parts)
 
 
 def ratio_figure(table: DataFrame, method: str = "working_set 1e-3") -> Figure:
@@ -79,9 +91,14 @@ def ratio_figure(table: DataFrame, method: str = "working_set 1e-3") -> Figure:
         }
         style = {"name": f"{name}, {d} × {m:,}", **look}
         figure.add_scatter(x=rows["l0"], y=rows["times_faster"], mode="lines+markers", **style)
+    times = part["times_faster"]
     figure.update_xaxes(type="log", title_text="nonzeros of the optimum (mean)")
     figure.update_yaxes(type="log", title_text=f"times faster than {UNIT}")
-    return caption(figure, f"Speed of `{method}` in units of the published 200 dense steps, measured in the same run.")
+    return caption(
+        figure,
+        f"Speed of `{method}` in units of the published 200 dense steps, measured in the same run.",
+        title=f"{method} is {times.min():.0f} to {times.max():.0f} times faster than {UNIT}",
+    )
 
 
 def roofline_figure(table: DataFrame) -> Figure:
@@ -113,7 +130,18 @@ def roofline_figure(table: DataFrame) -> Figure:
         figure,
         "Each operation under the roof of its device: memory bandwidth on the left, the rate of a bare product on the "
         "right, both measured in the same run.",
+        title=_of_roof(part),
     )
+
+
+def _of_roof(rows: DataFrame) -> str:
+    """The share of the roof that each implementation reaches, median over operations and shapes."""
+    import numpy as np
+
+    roof = np.minimum(rows["gemm_tflops"] * 1000, rows["intensity"] * rows["copy_gb_s"])
+    reached = (rows["rate"] / roof).groupby([rows["device"], rows["impl"]], sort=False).median()
+    parts = [f"{impl} {share:.0%} ({device})" for (device, impl), share in reached.items()]
+    return f"Of what the device allows, the median operation reaches: {', '.join(parts)}"
 
 
 def faults_figure(table: DataFrame) -> Figure:
@@ -131,13 +159,20 @@ def faults_figure(table: DataFrame) -> Figure:
         height=120 + 34 * len(table),
     )
     words = "Every family of faults, and how its cases ended: in the right files and numbers, or refused in a sentence."
-    return caption(figure, words, f"Bars of the number of cases in {len(table)} families of faults, by how they ended.")
+    failed = int(table[ENDS["failed"]].sum())
+    return caption(
+        figure,
+        words,
+        f"Bars of the number of cases in {len(table)} families of faults, by how they ended.",
+        f"{failed} of {int(table[list(ENDS.values())].to_numpy().sum()):,} cases ended in wrong files or a traceback",
+    )
 
 
 def plan_figure(scale: str = "small") -> Figure:
     """Hours against workers, a line a grid."""
-    figure = blank()
-    for i, (grid, part) in enumerate(plan(scale).groupby("grid", sort=False)):
+    figure, hours, most = blank(), plan(scale), max(WORKERS)
+    ends = [f"{h:,.0f}" for h in hours[hours["workers"] == most]["hours"]]
+    for i, (grid, part) in enumerate(hours.groupby("grid", sort=False)):
         style = {"line": {"color": CONTROL}, "marker": {"symbol": SYMBOLS[i % len(SYMBOLS)]}}
         name = str(grid).partition(" (")[0]
         figure.add_scatter(x=part["workers"], y=part["hours"], mode="lines+markers", name=name, **style)
@@ -148,4 +183,5 @@ def plan_figure(scale: str = "small") -> Figure:
         "Hours until the last task ends, planned from measured rows. A task is never divided, so workers help only as "
         "long as there are many more tasks than workers.",
         "Line plot of hours against workers, both logarithmic, one falling line for each set of SAEs.",
+        f"{most} workers take {', '.join(ends)} hours",
     )

@@ -8,6 +8,7 @@ from repro.base.theme import FAMILY_COLORS, MODE_COLORS, MODE_SYMBOLS, PART_COLO
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
 from repro.sections.figures import TITLED, blank, label, legend_once, metric_axis, names_of
+from repro.sections.price import titles
 from repro.sections.price.words import final, first_seed, over_seeds
 from repro.sections.types import DataFrame, Figure
 
@@ -67,6 +68,7 @@ def parts_figure(tables: Mapping[str, DataFrame], metric: str) -> Figure:
         "error and makes this worse. Beside a variant stands its k, target L0 or L1 coefficient; intervals are in the "
         f"table below. Held out: {_size(tables)}.",
         f"Bars of the parts of what the encoder's codes cost, one a kind of SAE, for {', '.join(tables)}.",
+        titles.of_parts(tables, metric),
     )
 
 
@@ -118,6 +120,7 @@ def exchange_figure(tables: Mapping[str, DataFrame]) -> Figure:
         figure,
         "Loss increase of the language model against the error of the reconstruction, a marker an SAE and kind of "
         "codes, all at the encoder's own mean number of nonzeros.",
+        title=titles.of_exchange(tables),
     )
 
 
@@ -126,17 +129,17 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
     from plotly.subplots import make_subplots
 
     panels = {"subplot_titles": list(tables), "horizontal_spacing": 0.12, "x_title": label("L0")}
-    figure = make_subplots(rows=1, cols=len(tables), **panels)
-    for col, table in enumerate(tables.values(), 1):
+    figure, reached = make_subplots(rows=1, cols=len(tables), **panels), []
+    for col, (model, table) in enumerate(tables.items(), 1):
         rows = first_seed(table[table["variant"] == variant]).dropna(subset=["NMSE"])
         values = sorted(rows["sparsity"].unique())
-        rows = rows[rows["sparsity"] == values[len(values) // 2]]
+        rows = rows[(rows["sparsity"] == values[len(values) // 2]) & rows["rounds"].isna()].dropna(subset=[metric])
+        lines = {str(kind): line.sort_values("L0") for kind, line in rows.groupby("codes")}
+        reached.append(titles.of_frontier(model, lines, metric))
         for kind in KINDS:
-            if metric != "NMSE" and kind == "random_dictionary":
+            if kind not in lines or (metric != "NMSE" and kind == "random_dictionary"):
                 continue  # it would squash the others
-            line = rows[(rows["codes"] == kind) & rows["rounds"].isna()].dropna(subset=[metric]).sort_values("L0")
-            if not len(line):
-                continue
+            line = lines[kind]
             figure.add_scatter(
                 x=line["L0"].round(3),
                 y=line[metric].round(5),
@@ -154,7 +157,9 @@ def frontier_figure(tables: Mapping[str, DataFrame], metric: str, variant: str) 
     figure.update_yaxes(type="log")
     figure.update_layout(margin_b=TITLED)
     return caption(
-        figure, f"{label(metric)} of one {variant} SAE against the number of nonzeros, for each kind of codes."
+        figure,
+        f"{label(metric)} of one {variant} SAE against the number of nonzeros, for each kind of codes.",
+        title=next(filter(None, reached), None),
     )
 
 
@@ -185,6 +190,7 @@ def training_figure(model: str, table: DataFrame, metric: str) -> Figure:
         figure,
         f"{model}. The share of the encoder's {UNITS[metric]} that the guess makes, along training. Initialisation is "
         "left out. Bars: 95 % intervals over documents.",
+        title=titles.of_training(model, part, metric),
     )
 
 

@@ -21,6 +21,7 @@ from repro.price.measure import Measure
 from repro.sae import SAE
 from repro.sections.effects import Effect, mean_over
 from repro.sections.price.run import held_out, setting_of
+from repro.sections.price.titles import of_payers
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
 from repro.sections.tables import save_table
@@ -205,4 +206,5 @@ def payers_figure(model: str, table: DataFrame) -> Figure:
         f"{model}. Above, tokens: mean squared error of the encoder's codes and of pursuit's with as many latents, by "
         "what kind of token it is; the distance between the lines is the guess's. Below, latents: of the times that "
         f"pursuit fires a latent, how often the encoder does not. Means over {saes} SAEs, {tokens:,} held-out tokens.",
+        title=of_payers(model, means, titles[0]),
     )
