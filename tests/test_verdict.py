@@ -71,6 +71,9 @@ def test_holm_counts_the_parts_of_a_claim():
     assert [v.word for v in two.values()] == [SUPPORTED] * 3
     missing = judge(parts, {"X1a": effect(0.02)})
     assert [v.word for v in missing.values()] == [SUPPORTED, NOT_RUN, NOT_RUN]
+    # a table without the metric, and one network, which has no interval: neither was tested, so neither counts
+    lacking = judge(parts, {"X1a": effect(0.02), "X1b": Finding(Effect(float("nan"))), "X1c": Finding(Effect(-1.0))})
+    assert [v.word for v in lacking.values()] == [SUPPORTED, NOT_RUN, OPEN]
 
 
 def test_what_would_settle_an_open_part():

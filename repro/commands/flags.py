@@ -188,7 +188,7 @@ class Report:
     """Execute every notebook of a scale, then build the book in book/_build/html."""
 
     scale: ScaleName = "tiny"
-    """Which parameters the notebooks get; notebooks/params/{scale}.yaml also says which ones run, in what order."""
+    """Which parameters the notebooks get; see notebooks/params/{scale}.yaml."""
     force: bool = False
     """Execute even what has not changed since the last time."""
     pdf: bool = False

@@ -167,7 +167,7 @@ def by_sparsity(rows: pd.DataFrame, metric: str) -> Figure:
             shown.add(mode)
         values = sorted(panel["sparsity"].unique())
         axis = {"type": "log", "tickvals": values, "ticktext": [f"{v:g}" for v in values]}
-        unit = UNITS.get(panel["variant"].iloc[0], "k")
+        unit = UNITS.get(variant := panel["variant"].iloc[0], "k" if "topk" in variant else "sparsity")
         figure.update_xaxes(**axis, title_text=unit, row=where[0], col=where[1])
     return _labelled(caption(figure, _title(rows, metric, "against sparsity")), rows, metric)
 

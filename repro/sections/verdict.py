@@ -89,15 +89,16 @@ class Verdict:
 
 
 def judge(claims: Sequence[Claim], findings: Mapping[str, Finding]) -> dict[str, Verdict]:
-    """Verdicts of the parts of one claim; parts without a finding have not been run.
+    """Verdicts of the parts of one claim; parts without a finding, or of a metric that tables lack, have not been run.
 
     Holm 1979: the smallest p is multiplied by the number of tests, the next by one less, until one is above the level.
     """
-    effects = {c.id: findings[c.id].corrected for c in claims if c.id in findings}
+    effects = {c.id: e for c in claims if c.id in findings and (e := findings[c.id].corrected).value == e.value}
     out = {c.id: Verdict(OPEN if c.id in effects else NOT_RUN) for c in claims}
-    tested = {c.id: effects[c.id].p(c.bound) for c in claims if c.id in effects and _has_room(c, findings[c.id])}
+    ps = {c.id: effects[c.id].p(c.bound) for c in claims if c.id in effects and _has_room(c, findings[c.id])}
+    tested = {name: p for name, p in ps.items() if p == p}  # without an interval there is no test
     by_id = {c.id: c for c in claims}
-    order = sorted((p, name) for name, p in tested.items() if p == p)
+    order = sorted((p, name) for name, p in tested.items())
     for i, (p, name) in enumerate(order):
         if p * (len(tested) - i) >= LEVEL:
             break

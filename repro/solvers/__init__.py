@@ -34,8 +34,8 @@ __all__ = [
 SOLVERS: dict[str, Any] = {"ista": Ista, "fista": Fista, "working_set": WorkingSet, "pursuit": Pursuit}
 
 AUTO = {"cpu": "working_set", "cuda": "fista"}
-"""The solver that "auto" names on a device. CUDA: not measured yet; `repro bench kernels --device cuda --only solve`
-decides it. Without numba it is "fista" on a CPU too."""
+"""The solver that "auto" names on a device. The second is a guess until `repro bench solvers` has run on a GPU. Without
+numba it is "fista" on a CPU too."""
 
 
 def solve(

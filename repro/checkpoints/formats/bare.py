@@ -6,7 +6,7 @@ from repro.base.errors import nearest
 from repro.checkpoints.locate import Location
 from repro.checkpoints.plan import Options, Plan, selection, source_of
 from repro.checkpoints.weights import CheckpointError, Weights
-from repro.sae import VARIANTS, Gated, JumpReLU, LocA, MatryoshkaBatchTopK, Standard, StandardUncentred, TopK
+from repro.sae import AbsTopK, BatchTopK, JumpReLU, MatchingPursuit, Standard, StandardUncentred, TopK
 
 # our name -> names in other libraries' classes; the weights of nn.Linear lie the other way round
 _NAMES = {
@@ -15,7 +15,10 @@ _NAMES = {
     "b_enc": ("b_enc", "encoder.bias"),
     "b_dec": ("b_dec", "decoder.bias", "bias"),
 }
-_VARIANTS = {name: cls for name, cls in VARIANTS.items() if cls not in (Gated, LocA, MatryoshkaBatchTopK)}
+_VARIANTS = {
+    cls.name: cls for cls in (Standard, StandardUncentred, TopK, BatchTopK, JumpReLU, MatchingPursuit, AbsTopK)
+}
+"""Those that have no other tensors."""
 
 
 def by_keys(weights: Weights, options: Options) -> bool:

@@ -29,10 +29,9 @@ def overview(tables: Mapping[str, DataFrame]) -> DataFrame:
     rows = []
     for model, table in tables.items():
         for (variant, protocol), part in table.groupby(["variant", "protocol"], sort=False):
-            means = (
-                part.groupby("mode")[list(SHOWN)].mean().reindex([mode for mode in MODES if mode in set(part["mode"])])
-            )
-            cells = {name: " → ".join(short(value) for value in means[metric]) for metric, name in SHOWN.items()}
+            means = part.groupby("mode")[[metric for metric in SHOWN if metric in part]].mean()
+            means = means.reindex([mode for mode in MODES if mode in means.index])
+            cells = {SHOWN[metric]: " → ".join(map(short, values)) for metric, values in means.items()}
             rows.append({"language model": model, "variant": variant, "protocol": PROTOCOL_NAMES[protocol], **cells})
     return pd.DataFrame(rows).set_index(["language model", "variant", "protocol"])
 
