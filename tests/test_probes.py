@@ -141,14 +141,17 @@ def test_a_draw_is_what_repeated_documents_give(tokens, rates):
 def test_regressions_are_scikit_learns_even_where_classes_are_apart():
     from sklearn.linear_model import LogisticRegression
 
+    from repro.kernels.cpu.probes import logistic
+
     g = torch.Generator().manual_seed(0)
-    y = (torch.rand(200, generator=g) < 0.1).float()
-    x = torch.stack([y * 30 + torch.rand(200, generator=g), torch.rand(200, generator=g) ** 20 * 50])[None]
-    w = torch.randint(0, 4, (1, 200), generator=g).float()
-    ours = probe_draws.logistic(x, y[None], w)[0]
-    model = LogisticRegression(solver="liblinear", tol=1e-8, max_iter=10_000)
-    model.fit(x[0].T.numpy(), y.numpy(), w[0].numpy())
-    assert ours.numpy() == pytest.approx([*model.coef_[0], model.intercept_[0]], abs=2e-3)
+    y = (torch.rand(200, generator=g) < 0.1).long()
+    x = torch.stack([y * 30 + torch.rand(200, generator=g), torch.rand(200, generator=g) ** 20 * 50], 1).double()
+    w, theta = torch.randint(0, 4, (200,), generator=g).double(), np.zeros((3, 3))
+    for k in (1, 2):
+        logistic(x.numpy(), y.numpy(), w.numpy(), 200, k, theta[k])
+        model = LogisticRegression(solver="liblinear", tol=1e-8, max_iter=10_000)
+        model.fit(x[:, :k].numpy(), y.numpy(), w.numpy())
+        assert theta[k] == pytest.approx([*model.coef_[0], *[0] * (2 - k), model.intercept_[0]], abs=2e-3)
 
 
 def test_intervals_cover_chance_when_there_is_nothing_to_find():

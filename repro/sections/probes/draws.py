@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repro.base.errors import optional
 from repro.metrics.absorption import AUX
 from repro.metrics.firing import correlation
 from repro.metrics.probing import Blocks
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 LATENTS = 2048  # whose sums by document are dense at a time
 ELEMENTS = 2**23  # of the columns that a block of draws looks at
-STEPS = 30  # of Newton's method at most; about six are taken
 
 
 def by_latent(blocks: Blocks) -> csc_array:
@@ -75,7 +75,10 @@ def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: 
     """Probes of the documents and of `resamples` resamples of them.
 
     blocks: codes of n rows; ys [C, n] answers; docs [n]; train [n] bool, all rows of a document in one half.
+    Raises BadInput where numba is missing.
     """
+    with optional():
+        from repro.kernels.cpu import probes as kernel
     z, half = by_latent(blocks), train.numpy()
     number = np.unique(docs.numpy(), return_inverse=True)[1]
     weights = weights_of(number, half, resamples, seed)
@@ -85,7 +88,7 @@ def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: 
         seen = np.unique(number[fit])
         sums = _Sums(z[fit], np.searchsorted(seen, number[fit]), weights[:, seen])
         fitted, scored = z[fit], z[~fit]
-        w_fit, w_test = (torch.from_numpy(weights[:, number[side]]).float() for side in (fit, ~fit))
+        w_fit, w_test = (weights[:, number[side]].astype(np.float32) for side in (fit, ~fit))
         for c, y in enumerate(ys.numpy()):
             picks, r = sums.picks(y[fit])
             out.latents[h, c], out.r[h, c] = picks[0, 0], r[0]
@@ -93,9 +96,9 @@ def crossed(blocks: Blocks, ys: Tensor, docs: Tensor, train: Tensor, resamples: 
             for start in range(0, len(weights), size):
                 part = slice(start, start + size)
                 latents, at = np.unique(picks[part], return_inverse=True)
-                ours, theirs = (torch.from_numpy(side[:, latents].toarray()).T for side in (fitted, scored))
-                where = torch.from_numpy(at.reshape(-1, 1 + AUX))
-                counts[h, part, c] = counted(ours, theirs, where, y[fit], y[~fit], w_fit[part], w_test[part])
+                ours, theirs = (side[:, latents].T.toarray() for side in (fitted, scored))
+                where, out_part = at.reshape(-1, picks.shape[1]), counts[h, part, c]
+                kernel.counted(ours, theirs, where, y[fit], y[~fit], w_fit[part], w_test[part], out_part)
     return out
 
 
@@ -129,78 +132,15 @@ class _Sums:
             r = correlation(n, torch.from_numpy(z), torch.from_numpy(zz), zy, positives).numpy().round(12)
             best_r = np.concatenate([best_r, r], 1)
             best = np.concatenate([best, np.tile(np.arange(part.start, part.start + r.shape[1]), (len(n), 1))], 1)
-            top = np.argsort(-np.abs(best_r), axis=1, kind="stable")[:, : 1 + AUX]
+            top = largest(np.abs(best_r), 1 + AUX)
             best_r, best = np.take_along_axis(best_r, top, 1), np.take_along_axis(best, top, 1)
         return best, best_r[:, 0]
 
 
-def counted(
-    fitted: Tensor, scored: Tensor, at: Tensor, y_fit: np.ndarray, y_test: np.ndarray, w_fit: Tensor, w_test: Tensor
-) -> np.ndarray:
-    """Columns of `Crossed.counts` in each draw, [b, 7 + AUX]: fitted on some rows, counted on the others.
-
-    fitted, scored: latents x rows of both halves; at [b, 1 + AUX]: which of the latents a draw picks; w_*: [b, rows].
-    """
-    out = np.zeros((len(at), 7 + AUX))
-    yes = torch.from_numpy(y_test == 1)
-    x, y, w = packed(fitted[at[:, :2]], torch.from_numpy(y_fit), w_fit)
-    new, truth, times = packed(scored[at[:, :2]], yes, w_test)
-    n, positives = w.sum(1, keepdim=True), (w * y).sum(1, keepdim=True)
-    mean = torch.bmm(x, w[..., None]) / n[..., None]
-    std = (torch.bmm(x * x, w[..., None]) / n[..., None] - mean**2).clamp(min=0).sqrt() + 1e-6
-    x, new = (x - mean) / std, (new - mean) / std
-    balanced = w * torch.where(y == 1, n / (2 * positives), n / (2 * (n - positives))).nan_to_num(0, 0, 0)
-    asked = (positives > 0) & (positives < n)  # else there is nothing to fit: the answer is no
-    for k in (1, 2):
-        theta = logistic(x[:, :k], y, balanced)
-        logit = torch.bmm(theta[:, None, :k], new[:, :k])[:, 0] + theta[:, k:]
-        said = ((logit > 0) & asked) * times
-        out[:, 2 * k - 2], out[:, 2 * k - 1] = (said * truth).sum(1), (said + truth * (times - 2 * said)).sum(1)
-    w, on = w_test[:, yes], (scored[:, yes] > 0)[at]
-    absorbed = (~on[:, 0] & on[:, 1:].any(1)).float()
-    out[:, 4], out[:, 5] = w.sum(1), (w * absorbed).sum(1)
-    out[:, 6:] = torch.einsum("bjn,bn->bj", on.float(), w)
-    return out
-
-
-def packed(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """x [b, k, n], answers y [n], weights w [b, n]; rows where x is 0 become one of each answer: the same sums."""
-    on, y = (x != 0).any(1), y.float()
-    counts = on.sum(1)
-    width = int(counts.max()) + 2
-    draw, row = on.nonzero(as_tuple=True)
-    slot = torch.arange(len(draw)) - (counts.cumsum(0) - counts)[draw]
-    new_x, new_y, new_w = torch.zeros(*x.shape[:2], width), torch.zeros(len(x), width), torch.zeros(len(x), width)
-    new_x[draw, :, slot], new_y[draw, slot], new_w[draw, slot] = x[draw, :, row], y[row], w[draw, row]
-    new_y[:, -1] = 1
-    new_w[:, -1] = w @ y - (new_w * new_y).sum(1)
-    new_w[:, -2] = w.sum(1) - new_w.sum(1)
-    return new_x, new_y, new_w
-
-
-def logistic(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
-    """Coefficients and intercept [b, k + 1] of b logistic regressions at once, by Newton's method.
-
-    x [b, k, n], y [b, n] in {0, 1}, w [b, n]. Minimises Σ w·loss + ‖(coefficients, intercept)‖²/2, as scikit-learn's
-    liblinear with C = 1 does. A step that raises the objective is halved.
-    """
-    b, k, n = x.shape
-    a = torch.cat([x, torch.ones(b, 1, n)], 1)
-    theta = torch.zeros(b, k + 1)
-    before, worst = theta, torch.full((b,), float("inf"))
-    for _ in range(STEPS):
-        logit = torch.bmm(theta[:, None], a)[:, 0]
-        loss = (w * (torch.nn.functional.softplus(logit) - y * logit)).sum(1) + theta.square().sum(1) / 2
-        uphill = loss > worst * (1 + 1e-5)
-        p = logit.sigmoid()
-        gradient = torch.bmm(a, (w * (p - y))[..., None])[..., 0] + theta
-        curvature = torch.bmm(a * (w * p * (1 - p))[:, None], a.transpose(1, 2)) + torch.eye(k + 1)
-        step = torch.linalg.solve(curvature, gradient)
-        after = torch.where(uphill[:, None], (theta + before) / 2, theta - step)
-        before = torch.where(uphill[:, None], before, theta)
-        worst = torch.where(uphill, worst, loss)
-        moved = float((after - theta).abs().max())
-        theta = after
-        if moved < 1e-3:
-            break
-    return theta
+def largest(sizes: np.ndarray, count: int) -> np.ndarray:
+    """Columns of the `count` largest of each row of sizes [b, m] >= 0, the leftmost of equal ones; overwrites sizes."""
+    top = np.empty((len(sizes), min(count, sizes.shape[1])), int)
+    for j in range(top.shape[1]):
+        top[:, j] = sizes.argmax(1)
+        np.put_along_axis(sizes, top[:, j : j + 1], -1.0, 1)
+    return top
