@@ -1,5 +1,7 @@
 """The ledger on tables whose answer is known: planted changes, controls, slopes, families, seeds and missing tables."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -35,6 +37,14 @@ def rows_of(changes, variants=VARIANTS, protocol="corrected", spread=0.001):
 
 def judged(**tables):
     return claims.ledger("tiny", tables=tables).set_index("claim")
+
+
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    """The ledger of a scale, computed once from the committed tables; those computed on this machine do not count."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REPRO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield functools.cache(claims.ledger)
 
 
 def verdicts(**tables):
@@ -311,14 +321,14 @@ def test_a_notebook_shows_whole_sentences():
     assert html == shown(some).data.replace("&#x27;", "'")
 
 
-def test_a_page_opens_with_the_sentences_of_its_claims():
+def test_a_page_opens_with_the_sentences_of_its_claims(committed):
     """Those of `claims.summary`, real language models first, whatever parts the section itself tests."""
     text = answered([claim for claim in claims.CLAIMS if claim.id in ("C5j", "C8a")]).data
     assert [line[2:5] for line in text.splitlines() if line.startswith("**")] == ["C5.", "C8."]
     said = [line for line in text.splitlines() if line.startswith("- ")]
     assert said[0].startswith("- smollm2-135m: *") and said[1].startswith("- tiny (bundled): *")
     for scale, line in zip(("small", "tiny"), said):
-        row = claims.summary(claims.ledger(scale)).set_index("claim").loc["C5"]
+        row = claims.summary(committed(scale)).set_index("claim").loc["C5"]
         assert f"*{row['verdict']}*. {row['sentence']}" in line
 
 
@@ -328,14 +338,13 @@ def test_unknown_scale():
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small", "gemma", "small-late"])
-def test_the_committed_ledger_follows_from_the_committed_tables(scale, monkeypatch, tmp_path):
-    """Every cell, as `repro claims` writes it; tables computed on this machine do not count."""
-    monkeypatch.setenv("REPRO_CACHE", str(tmp_path))
-    table = claims.ledger(scale)
+def test_the_committed_ledger_follows_from_the_committed_tables(scale, committed, tmp_path):
+    """Every cell, as `repro claims` writes it."""
+    table = committed(scale)
     for name, part in ((scale, table), (f"{scale}_sentences", claims.summary(table))):
-        committed = pd.read_csv(repo_root() / "data" / "results" / "claims" / f"{name}.csv", dtype=str)
+        written = pd.read_csv(repo_root() / "data" / "results" / "claims" / f"{name}.csv", dtype=str)
         part.to_csv(tmp_path / "now.csv", index=False)
-        pd.testing.assert_frame_equal(committed, pd.read_csv(tmp_path / "now.csv", dtype=str))
+        pd.testing.assert_frame_equal(written, pd.read_csv(tmp_path / "now.csv", dtype=str))
 
 
 def test_the_price_in_nats_is_what_both_parts_of_the_guess_add_up_to():
@@ -366,10 +375,10 @@ def test_the_price_in_nats_is_what_both_parts_of_the_guess_add_up_to():
     assert found["verdict"] == SUPPORTED
 
 
-def test_the_forest_shows_the_ledger_and_what_refutes_a_claim():
+def test_the_forest_shows_the_ledger_and_what_refutes_a_claim(committed):
     from repro.sections.forest import PANELS, SYMBOLS, forest_figure
 
-    table = claims.ledger("small")
+    table = committed("small")
     figure = forest_figure(table, "a model")
     rows = table.set_index("claim").loc[[part for panel in PANELS for part in panel.parts]]
     drawn = [trace for trace in figure.data if trace.mode == "markers+text"]

@@ -54,22 +54,27 @@ def alone(listed):
     return table(out)
 
 
-@pytest.mark.parametrize(
-    "engine", [("local", "2"), pytest.param(("dask", "2"), marks=pytest.mark.slow)], ids=["local", "dask"]
-)
-def test_two_workers_make_the_same_table(engine, listed, alone, capsys):
+def two_workers_make_the_same_table(engine, listed, alone, capsys):
+    """Run `evaluate` to its end in two workers and look at the table, the states and what a second run does."""
     out, evaluate = listed
-    fresh(out)
-    main([*evaluate, "--engine", engine[0], "--workers", engine[1], "--threads", "1"])
+    words = [*evaluate, "--engine", engine, "--workers", "2", "--threads", "1"]
+    main(words)
     pd.testing.assert_frame_equal(table(out), alone, check_exact=True)
     states = status(out)
     assert len(states) == alone["path"].nunique() and {s["state"] for s in states} == {"done"}
     assert all(s["pid"] != os.getpid() for s in states)
-    main([*evaluate, "--engine", engine[0], "--workers", engine[1], "--threads", "1"])  # nothing is left to do
+    main(words)  # nothing is left to do
     assert [s["time"] for s in status(out)] == [s["time"] for s in states]
     capsys.readouterr()
     main(["status", str(out)])
     assert capsys.readouterr().out.startswith(f"{len(states)} done")
+
+
+@pytest.mark.slow
+def test_dask_makes_the_same_table(listed, alone, capsys):
+    """Two workers of this machine: test_ctrl_c_stops_and_the_same_command_goes_on."""
+    fresh(listed[0])
+    two_workers_make_the_same_table("dask", listed, alone, capsys)
 
 
 @pytest.mark.slow
@@ -157,10 +162,8 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(engine, listed, alone, capsys
     assert "stopped topk" in said or (engine != ("local",) and "done" in said)  # elsewhere it may just have ended
     kept = {p: p.stat().st_mtime_ns for p in out.glob("rows/*.json")}
     assert len(kept) < len(alone)
-    main([*evaluate, "--workers", "2", "--threads", "1"])
-    pd.testing.assert_frame_equal(table(out), alone, check_exact=True)
+    two_workers_make_the_same_table("local", listed, alone, capsys)
     assert all(p.stat().st_mtime_ns == changed for p, changed in kept.items())
-    assert {s["state"] for s in status(out)} == {"done"}
 
 
 def alive(group):

@@ -2,8 +2,6 @@
 
 import re
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM
@@ -103,7 +101,7 @@ def built(tmp_path_factory):
     (book / "index.md").write_text(PAGE)
     text = (BOOK / "glossary.md").read_text()
     (book / "glossary.md").write_text(re.sub(r"\]\([\w-]+\.md\)", "](index.md)", text))
-    return _build(book, Path(sys.executable).with_name("jupyter-book"))
+    return _build(book)
 
 
 def test_first_uses_in_prose_are_links(built):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -13,11 +15,14 @@ from repro.base.files import repo_root, write_atomically
 from repro.base.lock import only_one
 from repro.book import by_hand, front, pictures
 from repro.book.contents import EXECUTED, pages
-from repro.book.drawings import DRAWINGS, drawing
+from repro.book.drawings import DRAWINGS, DRAWN, drawing
 from repro.book.mime import DATA
 from repro.book.runner import record
 from repro.sections import claims
 from repro.sections.performance import scale
+
+JUPYTER_BOOK = "import repro.book; from jupyter_book.cli.main import main; main()"
+"""The program jupyter-book, without what repro.book leaves out."""
 
 
 class BookFailed(NotebookFailed):
@@ -31,8 +36,7 @@ def build(book_dir: Path | None = None) -> Path:
     executed, BookFailed when Jupyter Book has anything to complain about.
     """
     book = (book_dir or repo_root() / "book").resolve()
-    command = Path(sys.executable).with_name("jupyter-book")
-    if not command.is_file():
+    if importlib.util.find_spec("jupyter_book") is None:
         raise missing_extra("jupyter-book", "book")
     missing = [page for page in pages(book) if page.startswith(EXECUTED) and not (book / f"{page}.ipynb").is_file()]
     if missing:
@@ -40,10 +44,10 @@ def build(book_dir: Path | None = None) -> Path:
         raise BadInput(f"Not executed yet: {names}; `repro report` runs them, or take them out of {book / '_toc.yml'}.")
     with only_one(book / "_generated", "repro report", wait=True):
         write_fragments(book)
-        return _build(book, command)
+        return _build(book)
 
 
-def _build(book: Path, command: Path) -> Path:
+def _build(book: Path) -> Path:
     """Into a folder of this process's own, so that the book is whole or not there."""
     html = book / "_build" / "html"
     draft = html.with_name(f".draft.{os.getpid()}")
@@ -51,7 +55,7 @@ def _build(book: Path, command: Path) -> Path:
         shutil.rmtree(made, ignore_errors=True)
     try:
         done = subprocess.run(
-            [command, "build", book, "--path-output", draft, "-W", "-n", "--keep-going"],
+            [sys.executable, "-c", JUPYTER_BOOK, "build", book, "--path-output", draft, "-W", "-n", "--keep-going"],
             capture_output=True,
             text=True,
             env=os.environ | {"NO_COLOR": "1", "PYTHONWARNINGS": "ignore"},
@@ -70,7 +74,7 @@ def _build(book: Path, command: Path) -> Path:
 
 
 def write_fragments(book: Path) -> None:
-    """book/_generated: the ledger in short and in full, the tables of runs and of scale, pictures of all figures."""
+    """book/_generated: the ledger in short and in full, tables of runs and of scale, figures of prose, all pictures."""
     ledgers = {scale: claims.ledger(scale) for scale in front.MODELS}
     verdicts, parts = front.markdown(pages(book), ledgers)
     fragments = {"verdicts": verdicts, "parts": parts, "standing": front.standing(ledgers)}
@@ -78,7 +82,10 @@ def write_fragments(book: Path) -> None:
     fragments |= {"scale": scale.page(), "by-hand": by_hand.page()}
     for name, text in fragments.items():
         write_atomically(book / "_generated" / f"{name}.md", lambda path, text=text: path.write_text(text))
-    pictures.draw(book, [*map(drawing, DRAWINGS), *pictures.outputs(book / "executed")])
+    drawn = {name: drawing(name) for name in DRAWINGS}
+    for name, figure in drawn.items():
+        write_atomically(book / DRAWN / f"{name}.json", lambda path, figure=figure: path.write_text(json.dumps(figure)))
+    pictures.draw(book, [*drawn.values(), *pictures.outputs(book / "executed")])
 
 
 def runs_table(executed: Path) -> str:

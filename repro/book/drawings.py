@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repro.base.errors import BadInput, nearest
@@ -11,10 +13,18 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
+DRAWN = Path("_generated") / "drawings"
+"""Where a build puts the figures, relative to the book's folder."""
+
+
+def prepared(name: str, book: Path) -> dict[str, Any]:
+    """The figure that a build has put into book/_generated, else a new one. Raises BadInput for an unknown name."""
+    path = book / DRAWN / f"{name}.json"
+    return json.loads(path.read_text()) if name in DRAWINGS and path.is_file() else drawing(name)
+
+
 def drawing(name: str) -> dict[str, Any]:
     """The figure as plotly JSON, in the theme of the book. Raises BadInput for an unknown name."""
-    import json
-
     import plotly.io as pio
 
     from repro.base.theme import template
@@ -113,10 +123,10 @@ def plan() -> Figure:
 
 def forest() -> Figure:
     """Effects of refined codes against their margins, on SmolLM2-135M."""
-    from repro.sections.claims import ledger
+    from repro.book.facts import rows
     from repro.sections.forest import forest_figure
 
-    return forest_figure(ledger("small"), "SmolLM2-135M")
+    return forest_figure(rows("claims/small.csv"), "SmolLM2-135M")
 
 
 def loss() -> Figure:

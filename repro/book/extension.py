@@ -26,7 +26,7 @@ from sphinx.util.nodes import make_refnode
 from repro.base.errors import BadInput
 from repro.base.machine import commit
 from repro.book import around, explorer, glossary
-from repro.book.drawings import drawing
+from repro.book.drawings import prepared
 from repro.book.facts import Fact, fact, verdict
 from repro.book.front import KINDS
 from repro.book.mime import DATA, figure_nodes, page_scripts, plotly_js_name
@@ -126,7 +126,7 @@ class Drawn(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         try:
-            figure = drawing(self.arguments[0])
+            figure = prepared(self.arguments[0], Path(self.env.srcdir))
         except BadInput as error:
             LOG.warning(str(error), location=self.get_location())
             return []
