@@ -217,13 +217,14 @@ def test_the_front_page_shows_every_claim_and_no_dead_link():
     from repro.sections.effects import group_of
 
     built = pages(BOOK)
-    whole, parts = front.markdown(built)
+    ledgers = {scale: claims.ledger(scale) for scale in front.MODELS}
+    whole, parts = front.markdown(built, ledgers)
     judged = {c.id for c in claims.CLAIMS}
     assert {group_of(c) for c in judged} == set(claims.SENTENCES)
     assert all(f"| **{c}** " in parts for c in judged)
     assert all(f"| **{c}** " in whole for c in claims.SENTENCES)
     assert all(link in built for link in re.findall(r"\[\]\((.+?)\.ipynb\)", whole))
-    assert "[](" not in front.markdown(["index"])[0]
+    assert "[](" not in front.markdown(["index"], ledgers)[0]
 
 
 def test_chips_say_their_verdict_in_words():

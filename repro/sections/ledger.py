@@ -29,20 +29,22 @@ def ledger(claims: Iterable[Claim], scale: str, tables: Tables | None = None) ->
 
     if scale not in SCALES:
         raise BadInput(f"No scale '{scale}'{nearest(scale, SCALES)}; there are {', '.join(SCALES)}.")
+    claims = sorted(claims, key=lambda c: order_of(c.id))
+    if tables is None:  # each is read once
+        names = {name for c in claims for name in (*c.needs, *c.uses)}
+        tables = {name: table for name in names if (table := load_table(name, scale)) is not None}
     rows: list[dict[str, Any]] = []
-    for _, group in groupby(sorted(claims, key=lambda c: order_of(c.id)), key=lambda c: group_of(c.id)):
+    for _, group in groupby(claims, key=lambda c: group_of(c.id)):
         parts = list(group)
-        findings = {c.id: found for c in parts if (found := finding_of(c, scale, tables)) is not None}
+        findings = {c.id: found for c in parts if (found := finding_of(c, tables)) is not None}
         verdicts = judge(parts, findings)
         rows += [_row(claim, scale, findings.get(claim.id), verdicts[claim.id]) for claim in parts]
     return pd.DataFrame(rows)
 
 
-def finding_of(claim: Claim, scale: str, tables: Tables | None = None) -> Finding | None:
-    """What the test of a claim finds at a scale; None where a table that it needs does not exist."""
-    names = (*claim.needs, *claim.uses)
-    by_name = {n: tables.get(n) if tables is not None else load_table(n, scale) for n in names}
-    present = {n: t for n, t in by_name.items() if t is not None}
+def finding_of(claim: Claim, tables: Tables) -> Finding | None:
+    """What the test of a claim finds in the tables; None where a table that it needs does not exist."""
+    present = {n: tables[n] for n in (*claim.needs, *claim.uses) if tables.get(n) is not None}
     return claim.test(present) if set(claim.needs) <= set(present) else None
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from repro.sections.effects import group_of, order_of
 from repro.sections.ledger import ledger, settles
 from repro.sections.scales import SCALES
-from repro.sections.tables import named
+from repro.sections.tables import named, stamp
 from repro.sections.verdict import NOT_RUN, RULE, WHOLE, Claim
 
 if TYPE_CHECKING:
@@ -23,9 +24,14 @@ HEADS = {"corrected": "effect, corrected protocol", "as_released": "effect, as r
 
 def judged(claims: Iterable[Claim]) -> dict[str, DataFrame]:
     """Scale -> the ledger of all claims that these are parts of, of the scales that have a table; real models first."""
+    return _judged(frozenset(group_of(claim.id) for claim in claims), stamp())
+
+
+@cache
+def _judged(groups: frozenset[str], _: tuple[tuple[str, int], ...]) -> dict[str, DataFrame]:
+    """The same for claims without their parts, once for the head and the end of a page while no table changes."""
     from repro.sections.claims import CLAIMS
 
-    groups = {group_of(claim.id) for claim in claims}
     parts = [claim for claim in CLAIMS if group_of(claim.id) in groups]
     tables = {scale: ledger(parts, scale) for scale in sorted(SCALES, key=lambda scale: scale == "tiny")}
     return {scale: table for scale, table in tables.items() if (table["verdict"] != NOT_RUN).any()} or tables

@@ -58,6 +58,12 @@ def path_of(name: str, scale: str, suffix: str = "csv") -> Path | None:
     return next((path for path in paths if path.is_file()), None)
 
 
+def stamp() -> tuple[tuple[str, int], ...]:
+    """Path of every table and its time of change, ns: what is computed from them stays true while this is equal."""
+    paths = sorted(path for folder in (fresh(), committed()) for path in folder.glob("*/*.csv"))
+    return tuple((str(path), path.stat().st_mtime_ns) for path in paths)
+
+
 def need_table(name: str, scale: str) -> DataFrame:
     """load_table, or BadInput that says how to compute it."""
     table = load_table(name, scale)
