@@ -49,6 +49,19 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
+def no_processes(monkeypatch):
+    """Run the tasks of engine local in this process, for tests of what is done with their outcomes.
+
+    Processes take seconds to import torch. Outcomes of tasks in real ones: test_fanout.py.
+    """
+    from repro.jobs import engines, worker
+
+    for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")  # `attempt` sets them for the process
+    monkeypatch.setitem(engines.ENGINES, "local", lambda tasks, *how: (worker.attempt(task, *how) for task in tasks))
+
+
+@pytest.fixture
 def poison(monkeypatch):
     """Make functions return NaN, or integers that no index survives: poison(torch, "empty")."""
 

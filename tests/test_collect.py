@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -176,12 +177,12 @@ def bundled():
     return AutoTokenizer.from_pretrained(repo_root() / "data" / "tiny" / "lm")
 
 
-@pytest.mark.parametrize("piece, overlap", [(2000, 256), (1999, 128), (8191, 1024)])
-@pytest.mark.parametrize("make", [bundled, language_models.tokenizer, spaced_bpe, thirds_bpe])
-def test_pieces_have_the_tokens_of_the_whole(make, piece, overlap):
+@functools.cache
+def with_wholes(make):
+    """A tokenizer, and texts with their tokens."""
     draw = random.Random(0).choices
     tokenizer = make()
-    for text in [
+    texts = [
         " ".join(draw(WORDS, k=5000)),
         "".join(draw("abcdefgh", k=20_000)),
         "x" * 20_000,
@@ -193,8 +194,15 @@ def test_pieces_have_the_tokens_of_the_whole(make, piece, overlap):
         "<eos>" * 3000,
         "".join(draw("ab \n\t\u00e9e\u0301\u4e2d\U0001f600'sdon.12\0", k=20_000)),
         "",
-    ]:
-        whole = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    ]
+    return tokenizer, [(t, tokenizer(t, add_special_tokens=False, verbose=False)["input_ids"]) for t in texts]
+
+
+@pytest.mark.parametrize("piece, overlap", [(2000, 256), (1999, 128), (8191, 1024)])
+@pytest.mark.parametrize("make", [bundled, language_models.tokenizer, spaced_bpe, thirds_bpe])
+def test_pieces_have_the_tokens_of_the_whole(make, piece, overlap):
+    tokenizer, wholes = with_wholes(make)
+    for text, whole in wholes:
         assert encode_long(tokenizer, text, 10**9, piece, overlap).tolist() == whole
         first = encode_long(tokenizer, text, 500, piece, overlap).tolist()
         assert first == whole[: len(first)] and len(first) >= min(501, len(whole))

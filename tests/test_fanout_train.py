@@ -67,7 +67,7 @@ def test_the_estimated_memory_holds_what_benchmarks_took(acts, tmp_path):
     assert memory_of(dataclasses.replace(config, fanout=Fanout(gpus=1))) == 0
 
 
-def test_an_sae_that_cannot_be_trained_is_told_and_the_others_are(acts, tmp_path, capsys):
+def test_an_sae_that_cannot_be_trained_is_told_and_the_others_are(acts, tmp_path, capsys, no_processes):
     out = tmp_path / "out"
     foreign = out / "standard/resid_post_layer_None/trainer_0/config.json"
     foreign.parent.mkdir(parents=True)

@@ -169,7 +169,7 @@ def notes(out):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_fails_is_a_row_with_its_reason_and_status_1(grid, workers, capsys):
+def test_what_fails_is_a_row_with_its_reason_and_status_1(grid, workers, capsys, no_processes):
     assert run("evaluate", "--config", "c.yaml", "--workers", workers, "--threads", 1) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("repro: 4 of 5 checkpoints failed") and "column note" in said
