@@ -72,7 +72,7 @@ def two_workers_make_the_same_table(engine, listed, alone, capsys):
 
 @pytest.mark.slow
 def test_dask_makes_the_same_table(listed, alone, capsys):
-    """Two workers of this machine: test_ctrl_c_stops_and_the_same_command_goes_on."""
+    """For processes of this machine test_ctrl_c_stops_and_the_same_command_goes_on asks the same."""
     fresh(listed[0])
     two_workers_make_the_same_table("dask", listed, alone, capsys)
 

@@ -280,7 +280,7 @@ def test_a_frontier_says_how_many_nonzeros_pursuit_needs():
     line = [{"L0": l0, "NMSE": 1 / l0, "k": l0} for l0 in (4.0, 10.0, 20.0)]  # 1/8 lies between two points
     lines = {"encoder": pd.DataFrame(own), "pursuit": pd.DataFrame(line)}
     assert titles.of_frontier("a", lines, "NMSE") == (
-        "a: with 8 nonzeros pursuit reaches the NMSE that the encoder has with 16"
+        "One SAE of a: with 8 nonzeros pursuit reaches the NMSE that the encoder has with 16"
     )
     short = {"encoder": lines["encoder"], "pursuit": lines["pursuit"][1:]}  # its line does not reach that far
     assert titles.of_frontier("a", short, "NMSE") is None
@@ -291,12 +291,25 @@ def test_a_frontier_says_how_many_nonzeros_pursuit_needs():
 def test_titles_of_the_price_say_what_the_tables_hold():
     from repro.sections.price import titles
 
-    keys = {"variant": "topk", "sparsity": 8.0, "step": 10, "metric": "CE"}
-    parts = pd.DataFrame(
-        [keys | {"part": p, "value": v} for p, v in (("values", 1), ("support", 2), ("dictionary", 5))]
-    )
-    assert titles.of_parts({"a": parts}, "CE").endswith("the guess makes 3.000 of 8.000 on a")
+    keys = {"sparsity": 8.0, "step": 10, "seed": 0, "metric": "CE", "documents": 9, "n_tokens": 90, "low": 0, "high": 0}
+    worth = {"topk": (1, 2), "jumprelu": (1, 4)}  # pursuit saves 3 and 5
+    parts = [
+        keys | {"variant": variant, "part": part, "value": value}
+        for variant, (values, support) in worth.items()
+        for part, value in (("values", values), ("support", support), ("dictionary", 5))
+    ]
+    title = titles.of_parts({"a": pd.DataFrame(parts)}, "CE")  # t(0.975, 1) * 1 = 12.706
+    assert title.endswith("loss increase of 9.000 on a by -4.000 [-16.706, +8.706], n = 2 variants")
+    saes = {"variant": "topk", "sparsity": 8, "seed": 0, "step": 10, "CE": 1}
     modes = pd.DataFrame(
-        {"step": 10, "mode": ["encoder", "optimum", "pursuit"], "CE": 1, "NMSE": [2, 3, 1], "loss_increase": [4, 8, 1]}
+        saes | {"mode": ["encoder", "optimum", "pursuit"], "NMSE": [2, 3, 1], "loss_increase": [4, 8, 1]}
     )
-    assert titles.of_exchange({"a": modes}).endswith("L1 optimum 1.5 and 2 times, pursuit (OMP) 0.5 and 0.25 times")
+    assert titles.of_exchange({"a": modes}).endswith("1.5 and 2 times, pursuit (OMP) 0.5 and 0.25 times (1 SAEs)")
+
+
+def test_the_title_along_training_is_of_the_saes_that_are_followed():
+    from repro.sections.price import titles
+
+    rows = [("topk", 8.0, 1, 0.2), ("topk", 8.0, 9, 0.4), ("topk", 16.0, 9, 0.9), ("jumprelu", 8.0, 9, 0.9)]
+    part = pd.DataFrame(rows, columns=["variant", "sparsity", "step", "value"]).assign(seed=0)
+    assert titles.of_training("a", part, "KL").endswith("in training: 20% → 40% (k-trained, n = 1)")

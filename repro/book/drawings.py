@@ -123,10 +123,10 @@ def plan() -> Figure:
 
 def forest() -> Figure:
     """Effects of refined codes against their margins, on SmolLM2-135M."""
-    from repro.book.facts import rows
+    from repro.sections.claims import ledger
     from repro.sections.forest import forest_figure
 
-    return forest_figure(rows("claims/small.csv"), "SmolLM2-135M")
+    return forest_figure(ledger("small"), "SmolLM2-135M")
 
 
 def loss() -> Figure:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 GAPS = ("amort_gap_mean", "amort_gap_relative")
 LOGARITHMIC = ("NMSE", "NMSE_refit", "L0", *GAPS)
-UNITS = {"standard": "L1 coefficient", "gated": "L1 coefficient", "jumprelu": "target L0"}
+UNITS = {"l1_penalty": "L1 coefficient", "target_l0": "target L0"}
+"""What training takes for a sparsity, where it is no k."""
 COLUMNS = 3  # panels side by side at most
 TICKS = 5
 TOP = 100  # pixels for title, legend and the titles of the panels
@@ -147,6 +148,7 @@ def by_sparsity(rows: pd.DataFrame, metric: str) -> Figure:
     import plotly.graph_objects as go
 
     from repro.base.theme import caption
+    from repro.sae import VARIANTS
 
     names = list(rows["name"].unique())
     figure, place = _panels(names, COLUMNS)
@@ -167,8 +169,8 @@ def by_sparsity(rows: pd.DataFrame, metric: str) -> Figure:
             shown.add(mode)
         values = sorted(panel["sparsity"].unique())
         axis = {"type": "log", "tickvals": values, "ticktext": [f"{v:g}" for v in values]}
-        unit = UNITS.get(variant := panel["variant"].iloc[0], "k" if "topk" in variant else "sparsity")
-        figure.update_xaxes(**axis, title_text=unit, row=where[0], col=where[1])
+        trained_by = getattr(VARIANTS.get(panel["variant"].iloc[0]), "sparsity", None)
+        figure.update_xaxes(**axis, title_text=UNITS.get(str(trained_by), "k"), row=where[0], col=where[1])
     return _labelled(caption(figure, _title(rows, metric, "against sparsity")), rows, metric)
 
 

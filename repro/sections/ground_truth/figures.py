@@ -5,7 +5,7 @@ from __future__ import annotations
 from repro.base.theme import CONTROL, MODE_COLORS, MODE_SYMBOLS, VARIED, caption, interval
 from repro.sections.effects import Effect
 from repro.sections.figures import legend_once
-from repro.sections.ground_truth.hard_words import DICTIONARIES, NAMES
+from repro.sections.ground_truth.hard_words import DICTIONARIES, NAMES, change
 from repro.sections.types import DataFrame, Figure
 
 AXES = {
@@ -57,18 +57,20 @@ def score_figure(table: DataFrame, score: str) -> Figure:
         f"{AXES[score]} by inference mode, at the true number of nonzeros; mean over seeds with 95 % t intervals. "
         "Hollow: the true dictionary, whose encoder is the best linear one; filled: what training found. A distance "
         "along a row is the price of inference, between hollow and filled the price of the dictionary.",
-        title=_nearest(table, score),
+        title=_by_pursuit(table, score),
     )
 
 
-def _nearest(table: DataFrame, score: str) -> str:
-    """Whether inference or the dictionary is worth more for a score, problem by problem, by means over seeds."""
-    means, parts = table.groupby(["problem", "dictionary", "way"])[score].mean(), []
-    for problem in dict.fromkeys(table["problem"]):
-        learned, true = (means[problem, name] for name in ("learned", "true"))
-        inference, dictionary = learned["pursuit"] - learned["encoder"], true["encoder"] - learned["encoder"]
-        parts.append(f"{inference:+.2g} by pursuit and {dictionary:+.2g} by the true dictionary on {problem}")
-    return f"The encoder's {AXES[score].partition(' (')[0]} changes by {'; '.join(parts)}"
+def _by_pursuit(table: DataFrame, score: str) -> str:
+    """What pursuit changes of a score against the encoder with the learned dictionary, problem by problem."""
+    part, changes = table[table["dictionary"] == "learned"], []
+    for problem, rows in part.groupby("problem", sort=False):
+        wide = rows.set_index(["seed", "way"])[score].unstack("way")
+        changes.append(f"{Effect.of(wide['pursuit'] - wide['encoder'], 'seeds')}, on {problem}")
+    return (
+        f"With the learned dictionary pursuit changes the encoder's {AXES[score].partition(' (')[0]} by "
+        + "; by ".join(changes)
+    )
 
 
 DRAWN = ("encoder", "refit", "optimum", "pursuit")
@@ -111,15 +113,6 @@ def hard_figure(table: DataFrame) -> Figure:
         f"NMSE against the share of latents that are on whose source is on. Along a line from left to right: {times} "
         "nonzeros for each source that is on, in the mean; mean over draws with 95 % t intervals. Towards the lower "
         "right is better on both axes. A line below another and to the left of it gains error by wrong sources.",
-        title=_gained(table),
+        title="With the learned dictionary and as many nonzeros as sources, pursuit instead of the encoder changes "
+        f"NMSE by {change(table, 'NMSE', 'learned', 1)} and precision by {change(table, 'precision', 'learned', 1)}",
     )
-
-
-def _gained(table: DataFrame) -> str:
-    """What pursuit changes of precision and error at as many nonzeros as sources, dictionary by dictionary."""
-    means = table[table["times"] == 1].groupby(["dictionary", "way"])[["precision", "NMSE"]].mean()
-    parts = []
-    for dictionary, name in DICTIONARIES.items():
-        change = means.loc[dictionary].loc["pursuit"] - means.loc[dictionary].loc["encoder"]
-        parts.append(f"{change['precision']:+.2g} and {change['NMSE']:+.2g} with {name}")
-    return f"Pursuit instead of the encoder, as many nonzeros as sources: precision and NMSE {', '.join(parts)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from repro.base.theme import FAMILY_COLORS, caption, interval
 from repro.sections.figures import blank, label, name_of
 from repro.sections.loca.run import FORM_NAMES
-from repro.sections.loca.words import effects
+from repro.sections.loca.words import effects, effects_table
 from repro.sections.types import DataFrame, Figure, Series
 
 
@@ -28,7 +28,7 @@ def metric_figure(table: DataFrame, metric: str) -> Figure:
         f"{label(metric)}, a point a seed. All forms but the first go on from the same Top-K SAE of their "
         "seed; those that are trained see the same batches."
     )
-    return caption(figure, text, title=f"{name_of(metric)}: {_beside(part.groupby('form')[metric].mean())}")
+    return caption(figure, text, title=f"{name_of(metric)}, mean: {_beside(part.groupby('form')[metric].mean())}")
 
 
 def _beside(mean: Series) -> str:
@@ -42,7 +42,7 @@ def effect_figure(table: DataFrame, model: str = "") -> Figure:
     """LocA minus each other form, with intervals over seeds, a panel a metric."""
     from plotly.subplots import make_subplots
 
-    long = effects(table)
+    long, plain = effects(table), effects_table(table).loc[FORM_NAMES["topk"]]
     long = long[long["against"] != FORM_NAMES["as_released"]]
     shown = ("NMSE", "dead_rate", "dF1", "absorption")
     figure = make_subplots(2, 2, subplot_titles=[f"Δ {m}" for m in shown], shared_yaxes=True, horizontal_spacing=0.04)
@@ -59,15 +59,8 @@ def effect_figure(table: DataFrame, model: str = "") -> Figure:
         figure,
         f"{model and f'{model}. '}LocA-SAE (corrected) minus each other form, with 95 % intervals over seeds: left of "
         "the dashed line, LocA is lower. Against random groups, the difference is what angular variance is worth.",
-        title=f"{model and f'{model}: '}LocA − Top-K trained on for as long: {_differ(long, FORM_NAMES['topk'])}",
-    )
-
-
-def _differ(effects: DataFrame, against: str) -> str:
-    """LocA minus one other form, metric by metric."""
-    values = effects[effects["against"] == against].set_index("metric")["effect"]
-    return ", ".join(
-        f"{name_of(metric)} {values[metric]:+.3f}" for metric in ("NMSE", "dead_rate", "dF1", "absorption")
+        title=f"{model and f'{model}: '}LocA − Top-K trained on for as long: NMSE {plain['NMSE']}, share of dead "
+        f"latents {plain['dead_rate']}, {table['seed'].nunique()} seeds",
     )
 
 

@@ -183,5 +183,5 @@ def plan_figure(scale: str = "small") -> Figure:
         "Hours until the last task ends, planned from measured rows. A task is never divided, so workers help only as "
         "long as there are many more tasks than workers.",
         "Line plot of hours against workers, both logarithmic, one falling line for each set of SAEs.",
-        f"{most} workers take {', '.join(ends)} hours",
+        f"{most} workers take {', '.join(ends)} hours, in the order of the legend",
     )

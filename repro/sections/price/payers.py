@@ -21,7 +21,6 @@ from repro.price.measure import Measure
 from repro.sae import SAE
 from repro.sections.effects import Effect, mean_over
 from repro.sections.price.run import held_out, setting_of
-from repro.sections.price.titles import of_payers
 from repro.sections.scales import Scale
 from repro.sections.setup import Prepared, prepare
 from repro.sections.tables import save_table
@@ -199,6 +198,7 @@ def payers_figure(model: str, table: DataFrame) -> Figure:
     figure.update_yaxes(title_text="squared error / energy", row=1, col=1)
     figure.update_yaxes(title_text="missed by the encoder", row=2, col=1)
     figure.update_layout(height=620)
+    ends = means[means["property"] == titles[0]].sort_values("order")["group"].iloc[[0, -1]].tolist()
     saes = table.groupby(["variant", "sparsity"]).ngroups
     tokens = int(means[means["property"] == titles[0]]["n"].sum())
     return caption(
@@ -206,5 +206,6 @@ def payers_figure(model: str, table: DataFrame) -> Figure:
         f"{model}. Above, tokens: mean squared error of the encoder's codes and of pursuit's with as many latents, by "
         "what kind of token it is; the distance between the lines is the guess's. Below, latents: of the times that "
         f"pursuit fires a latent, how often the encoder does not. Means over {saes} SAEs, {tokens:,} held-out tokens.",
-        title=of_payers(model, means, titles[0]),
+        title=f"{model}: of the relative error of tokens that training saw {ends[0]} times the guess makes more than "
+        f"of those seen {ends[1]} times, by {extra(table)}",
     )

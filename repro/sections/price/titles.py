@@ -9,7 +9,7 @@ import numpy as np
 from repro.price.words import NAMES
 from repro.sections.effects import FAMILIES, FAMILY_NAMES
 from repro.sections.figures import name_of
-from repro.sections.price.words import PARTS_OF_GUESS, by_part, final
+from repro.sections.price.words import PARTS_OF_GUESS, by_part, final, saved
 from repro.sections.types import DataFrame
 
 OF = {"NMSE": "NMSE", "CE": "loss increase", "KL": "divergence"}
@@ -17,23 +17,28 @@ OF = {"NMSE": "NMSE", "CE": "loss increase", "KL": "divergence"}
 
 
 def of_parts(tables: Mapping[str, DataFrame], metric: str) -> str:
-    """The guess's part of the mean increase, for each language model."""
+    """What pursuit changes of the encoder's mean increase, with its interval over variants, for each language model."""
     parts = []
     for model, table in tables.items():
-        mean = {part: by_part(table, metric, part)["value"].mean() for part in (*PARTS_OF_GUESS, "dictionary")}
-        parts.append(f"{sum(mean[p] for p in PARTS_OF_GUESS):.3f} of {sum(mean.values()):.3f} on {model}")
-    return f"Of the encoder's mean {OF[metric]}, the guess makes {', '.join(parts)}"
+        total = sum(by_part(table, metric, part)["value"].mean() for part in (*PARTS_OF_GUESS, "dictionary"))
+        parts.append(f"{total:.3f} on {model} by {saved(table, metric)}")
+    return f"Pursuit changes the encoder's mean {OF[metric]} of {'; of '.join(parts)}"
 
 
 def of_exchange(tables: Mapping[str, DataFrame]) -> str:
     """Error and loss increase of the L1 optimum and of pursuit as multiples of the encoder's, first language model."""
     model, table = next(iter(tables.items()))
-    means = final(table.dropna(subset=["CE"])).groupby("mode")[["NMSE", "loss_increase"]].mean()
+    rows = final(table.dropna(subset=["CE"]))
+    means = rows.groupby("mode")[["NMSE", "loss_increase"]].mean()
     times = (means / means.loc["encoder"]).loc[["optimum", "pursuit"]]
     parts = [
         f"{NAMES[str(kind)]} {row['NMSE']:.2g} and {row['loss_increase']:.2g} times" for kind, row in times.iterrows()
     ]
-    return f"{model}, mean NMSE and loss increase beside the encoder's: {', '.join(parts)}"
+    return f"{model}, mean NMSE and loss increase beside the encoder's: {', '.join(parts)} ({_saes(rows)} SAEs)"
+
+
+def _saes(rows: DataFrame) -> int:
+    return rows.groupby(["variant", "sparsity", "seed"]).ngroups
 
 
 def of_frontier(model: str, lines: Mapping[str, DataFrame], metric: str) -> str | None:
@@ -51,24 +56,18 @@ def of_frontier(model: str, lines: Mapping[str, DataFrame], metric: str) -> str 
         return None
     needed = np.exp(np.interp(np.log(value), y[::-1], x[::-1]))
     name = "loss increase" if metric == "loss_increase" else name_of(metric)
-    return f"{model}: with {needed:.3g} nonzeros pursuit reaches the {name} that the encoder has with {l0:.3g}"
+    return (
+        f"One SAE of {model}: with {needed:.3g} nonzeros pursuit reaches the {name} that the encoder has with {l0:.3g}"
+    )
 
 
 def of_training(model: str, part: DataFrame, metric: str) -> str:
     """The guess's share at the first and the last step that is drawn, by what the SAEs were trained with."""
     parts = []
     for family, name in FAMILY_NAMES.items():
-        steps = part[part["variant"].isin(FAMILIES[family])].groupby("step")["value"].mean()
+        rows = part[part["variant"].isin(FAMILIES[family])]
+        rows = rows[rows.groupby(["variant", "sparsity"])["step"].transform("nunique") > 1]  # the lines that are drawn
+        steps = rows.groupby("step")["value"].mean()
         if len(steps) > 1:
-            parts.append(f"{steps.iloc[0]:.0%} → {steps.iloc[-1]:.0%} ({name})")
+            parts.append(f"{steps.iloc[0]:.0%} → {steps.iloc[-1]:.0%} ({name}, n = {_saes(rows)})")
     return f"{model}, the guess's share of the {OF[metric]} in training: {', '.join(parts)}"
-
-
-def of_payers(model: str, means: DataFrame, rarity: str) -> str:
-    """What the guess costs the tokens that training saw least and most often."""
-    rows = means[means["property"] == rarity].sort_values("order")
-    rare, common = rows.iloc[0], rows.iloc[-1]
-    return (
-        f"{model}: the guess makes {rare['guess']:.3f} of the error of tokens seen {rare['group']} times in training, "
-        f"{common['guess']:.3f} of those seen {common['group']} times"
-    )

@@ -110,19 +110,19 @@ def cost_figure(table: DataFrame, fista: DataFrame | None, metric: str, against:
         f"{label(metric)} against {COSTS[against]}, mean over the BatchTopK SAEs. Corrected lines share "
         "one λ and end at the square, the certified optimum; the leftmost point of each is the encoder. Times were "
         "measured on the machine that the table's provenance names.",
-        title=_cheapest(both, metric, against),
+        title=_ends(both, metric, against),
     )
 
 
-def _cheapest(both: DataFrame, metric: str, against: str) -> str:
+def _ends(both: DataFrame, metric: str, against: str) -> str:
     """What the last step of each walk reaches, or what it costs as a multiple of the certified optimum."""
     walks = {way: part for way, part in both.groupby("way") if way != "certified"}
     ends = {WALKS[way]: part[part["steps"] == part["steps"].max()] for way, part in walks.items()}
     last = f"{both['steps'].max():.0f} steps"
     if against == "steps":
-        return f"{name_of(metric)} after {last}: " + ", ".join(
-            f"{short(e[metric].mean())} {w}" for w, e in ends.items()
-        )
+        means = {way: end[[metric, "L0"]].mean() for way, end in ends.items()}
+        shown = [f"{short(m[metric])} with {m['L0']:,.0f} nonzeros ({way})" for way, m in means.items()]
+        return f"{name_of(metric)} after {last}: {', '.join(shown)}"
     optimum = both[both["way"] == "certified"][against].mean()
     times = ", ".join(f"{end[against].mean() / optimum:.2g} ({way})" for way, end in ends.items())
     return f"{last} cost so many times the {COSTS[against]} of the certified optimum: {times}"
