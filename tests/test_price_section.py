@@ -299,7 +299,7 @@ def test_titles_of_the_price_say_what_the_tables_hold():
         for part, value in (("values", values), ("support", support), ("dictionary", 5))
     ]
     title = titles.of_parts({"a": pd.DataFrame(parts)}, "CE")  # t(0.975, 1) * 1 = 12.706
-    assert title.endswith("loss increase of 9.000 on a by -4.000 [-16.706, +8.706], n = 2 variants")
+    assert title.endswith("loss increase of 9.000 by -4.000 [-16.706, +8.706], n = 2 variants")
     saes = {"variant": "topk", "sparsity": 8, "seed": 0, "step": 10, "CE": 1}
     modes = pd.DataFrame(
         saes | {"mode": ["encoder", "optimum", "pursuit"], "NMSE": [2, 3, 1], "loss_increase": [4, 8, 1]}
